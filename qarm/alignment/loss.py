@@ -1,0 +1,140 @@
+"""The contrastive loss over the negatives of all ranks.
+
+InfoNCE (arXiv 1807.03748), symmetric: triggers pick their target among all ranks' targets, and
+targets their trigger. Candidates that are no negatives are masked, and the popularity of
+candidates is taken out by the logQ correction of sampled softmax (Yi et al., RecSys 2019).
+
+Shapes: B rows of this rank, C = B x ranks candidates, d dimensions of a vector.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qarm.alignment.known_pairs import KnownPairs
+from qarm.training import collectives
+
+_MASKED = -1e9
+
+
+class Temperature(nn.Module):
+    """A learnable temperature, kept within [low, high]."""
+
+    def __init__(self, start: float, low: float, high: float) -> None:
+        super().__init__()
+        self.low, self.high = math.log(low), math.log(high)
+        self.log_value = nn.Parameter(torch.tensor(math.log(start)))
+
+    def forward(self) -> Tensor:
+        """The temperature, a scalar; a step that went beyond a bound is taken back first."""
+        with torch.no_grad():
+            self.log_value.clamp_(self.low, self.high)
+        return self.log_value.exp()
+
+
+@dataclass
+class PairBatch:
+    """B pairs of this rank; padding rows have weight 0."""
+
+    triggers: Tensor
+    """(B,) rows of the item store."""
+    targets: Tensor
+    """(B,) rows of the item store."""
+    trigger_logq: Tensor
+    """(B,) log of the chance that a row of the training table has this trigger."""
+    target_logq: Tensor
+    """(B,) likewise for targets."""
+    weights: Tensor
+    """(B,) weight of each row in the loss."""
+
+
+def info_nce(
+    trigger_vectors: Tensor,
+    target_vectors: Tensor,
+    batch: PairBatch,
+    temperature: Tensor,
+    *,
+    logq: bool,
+    known: KnownPairs | None,
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of this rank's losses, and the sum of the weights.
+
+    Padding rows are neither anchors nor negatives. For an anchor, a candidate is no negative if it
+    is the anchor itself, another row's copy of its positive, or, with ``known``, a known partner.
+
+    Args:
+        trigger_vectors, target_vectors: (B, d), of unit length.
+        batch: the rows.
+        temperature: scalar.
+        logq: whether to subtract the candidates' log chance.
+        known: partners in training pairs; None: not masked.
+    """
+    gathered = {
+        name: collectives.gather(getattr(batch, name))
+        for name in ("triggers", "targets", "trigger_logq", "target_logq", "weights")
+    }
+    forward = _one_way(
+        trigger_vectors,
+        collectives.gather_with_grad(target_vectors),
+        batch.triggers,
+        gathered["targets"],
+        gathered["target_logq"] if logq else None,
+        gathered["weights"],
+        temperature,
+        known,
+    )
+    backward = _one_way(
+        target_vectors,
+        collectives.gather_with_grad(trigger_vectors),
+        batch.targets,
+        gathered["triggers"],
+        gathered["trigger_logq"] if logq else None,
+        gathered["weights"],
+        temperature,
+        known,
+    )
+    return 0.5 * (batch.weights * (forward + backward)).sum(), batch.weights.sum()
+
+
+def _one_way(
+    anchor_vectors: Tensor,
+    candidate_vectors: Tensor,
+    anchors: Tensor,
+    candidates: Tensor,
+    candidate_logq: Tensor | None,
+    candidate_weights: Tensor,
+    temperature: Tensor,
+    known: KnownPairs | None,
+) -> Tensor:
+    """Loss of each anchor, (B,)."""
+    logits_BC = anchor_vectors @ candidate_vectors.T / temperature
+    if candidate_logq is not None:
+        logits_BC = logits_BC - candidate_logq
+    count = len(anchors)
+    own = torch.arange(count, device=logits_BC.device)
+    positives = own + collectives.rank() * count
+    masked_BC = no_negatives(anchors, candidates[positives], candidates, known)
+    masked_BC |= candidate_weights == 0
+    masked_BC[own, positives] = False  # the positive itself, padding or not: no row is all masked
+    logits_BC = logits_BC.masked_fill(masked_BC, _MASKED)
+    return nn.functional.cross_entropy(logits_BC, positives, reduction="none")
+
+
+def no_negatives(
+    anchors: Tensor, positives: Tensor, candidates: Tensor, known: KnownPairs | None
+) -> Tensor:
+    """(B, C): the anchor itself, its positive, or a known partner of it."""
+    masked = (candidates == anchors[:, None]) | (candidates == positives[:, None])
+    if known is not None:
+        partners = known.among(_numpy(anchors), _numpy(candidates))
+        masked |= torch.from_numpy(partners).to(masked.device)
+    return masked
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()

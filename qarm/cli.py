@@ -1,0 +1,170 @@
+"""The ``qarm`` command. The jobs under ``jobs/`` share its options and its error handling."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from qarm import __version__
+from qarm.config import Config, load
+from qarm.errors import QarmError
+from qarm.pipeline.stages import STAGES, stage
+
+EXIT_CODES = """exit codes: 0 done; 1 other error; 2 configuration; 3 bad input; 4 a gate stopped
+the run; 5 rows unaccounted for; 6 training failed; 7 an earlier stage has not run"""
+
+
+def _instant(text: str) -> datetime:
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected an ISO date or time such as 2026-11-23 or 2026-11-23T04:00:00, got {text!r}"
+        ) from error
+    if parsed.tzinfo is not None:
+        parsed = parsed.astimezone(UTC).replace(tzinfo=None)
+    return parsed
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, metavar="TOML", help="configuration file (URI)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="override a setting; may be given several times",
+    )
+    parser.add_argument("--lake", metavar="URI", help="override the lake's folder")
+    parser.add_argument(
+        "--master",
+        default="local[*]",
+        help="Spark master of a session opened here; spark-submit brings its own (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--as-of",
+        type=_instant,
+        metavar="TIME",
+        help='what "now" is, ISO, UTC (default: the moment after the log\'s last event)',
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="run even if inputs, configuration and code are unchanged",
+    )
+
+
+def _config(arguments: argparse.Namespace) -> Config:
+    overrides = list(arguments.set)
+    if arguments.lake:
+        overrides.append(f"lake={json.dumps(arguments.lake)}")
+    return load(arguments.config, overrides)
+
+
+def _run(arguments: argparse.Namespace, first: str | None, last: str | None) -> None:
+    from qarm.pipeline.runner import run_pipeline
+    from qarm.session import open_session
+
+    config = _config(arguments)
+    spark = open_session(f"qarm {config.name}", master=arguments.master, settings=config.spark)
+    tree = run_pipeline(
+        config, spark, first=first, last=last, as_of=arguments.as_of, force=arguments.force
+    )
+    one = first is not None and first == last
+    wanted = [s for s in tree["stages"] if s["name"] == first] if one else tree["stages"]
+    brief = ("name", "status", "rows_in", "rows_out", "dropped", "seconds", "peak_bytes")
+    print(json.dumps([{k: s[k] for k in brief if k in s} for s in wanted]))
+
+
+def _lineage(arguments: argparse.Namespace) -> None:
+    from qarm.lake.lineage import trace
+
+    for line in trace(_config(arguments), arguments.table):
+        print(line)
+
+
+def _settings(arguments: argparse.Namespace) -> None:
+    from qarm.config.describe import describe
+
+    print(describe(arguments.section))
+
+
+def _tables(arguments: argparse.Namespace) -> None:
+    from schemas.describe import describe
+
+    print(describe(arguments.table))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="qarm",
+        description="Aligned item vectors, semantic IDs and a ranker from interaction logs.",
+        epilog=EXIT_CODES,
+    )
+    parser.add_argument("--version", action="version", version=f"qarm {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    names = [s.name for s in STAGES]
+
+    run = commands.add_parser("run", help="all stages in order, skipping what is up to date")
+    _common(run)
+    run.add_argument("--from", dest="first", choices=names, help="start at this stage")
+    run.add_argument("--to", dest="last", choices=names, help="stop after this stage")
+    run.set_defaults(do=lambda a: _run(a, a.first, a.last))
+
+    for each in STAGES:
+        command = commands.add_parser(each.name, help=each.summary, description=each.summary)
+        _common(command)
+        command.set_defaults(do=lambda a, name=each.name: _run(a, name, name))
+
+    lineage = commands.add_parser("lineage", help="walk a table back to the logs")
+    _common(lineage)
+    lineage.add_argument("table", help="name of a table, such as semantic_ids")
+    lineage.set_defaults(do=_lineage)
+
+    settings = commands.add_parser("settings", help="every setting, with default and meaning")
+    settings.add_argument("section", nargs="?", help="only this section, such as ranker")
+    settings.set_defaults(do=_settings)
+
+    tables = commands.add_parser("tables", help="every table and column, with its meaning")
+    tables.add_argument("table", nargs="?", help="only this table")
+    tables.set_defaults(do=_tables)
+    return parser
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Run ``action``; print errors that a user can act on without a traceback; the exit code."""
+    try:
+        action()
+    except QarmError as error:
+        print(f"qarm: {type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("qarm: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``qarm``."""
+    arguments = build_parser().parse_args(argv)
+    return guarded(lambda: arguments.do(arguments))
+
+
+def job(name: str, argv: Sequence[str] | None = None) -> int:
+    """Entry point of a ``jobs/`` file: one stage, options as in the CLI."""
+    each = stage(name)
+    parser = argparse.ArgumentParser(
+        prog=f"jobs/{name.replace('-', '_')}.py", description=each.summary, epilog=EXIT_CODES
+    )
+    _common(parser)
+    arguments = parser.parse_args(argv)
+    return guarded(lambda: _run(arguments, each.name, each.name))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Stage assign-codes: vectors and the frozen codebook -> semantic_ids, only what has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qarm.codes.catalog_quality import measure
+from qarm.codes.codebook import Codebook, lists_to_matrix, matrix_to_lists
+from qarm.codes.recode import TABLE, Plan, compare
+from qarm.codes.sources import encoder_versions, load_codebook, plain_errors
+from qarm.errors import InputError
+from qarm.ingest.times import micros_of
+from qarm.pipeline.result import Ledger, StageResult
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark import Broadcast
+    from pyspark.sql import DataFrame
+
+    from qarm.pipeline.context import Context
+
+_CODED = (
+    "item_id string, item_idx bigint, content_hash string, residual_error float, "
+    "rq array<int>, vq array<int>"
+)
+
+
+def run(context: Context) -> StageResult:
+    """Code what is new or changed; removed items leave; the rest is not touched.
+
+    Raises:
+        InputError: the codebook is of another encoder or dimension, has changed under its id, or
+            has fewer anchors than a VQ code is long; a vector has NaN.
+    """
+    from pyspark.sql import functions as F
+
+    codebook = load_codebook(context)
+    _check_frozen(context, codebook)
+    vq_k = _vq_length(context, codebook)
+    versions = encoder_versions(context)
+    encoder = _encoder(codebook, versions)
+    vectors = context.table("item_embeddings").where(F.col("encoder_version") == encoder)
+    plan = compare(context, codebook, vectors, vq_k, keep_older=context.config.codes.keep_old_codes)
+    broadcast = context.spark.sparkContext.broadcast(codebook)
+    with plain_errors():
+        _write(context, codebook, plan, assign_codes(plan.todo, broadcast, vq_k), encoder)
+        table = context.lake.read(context.outputs[TABLE.name])
+        ours = table.where(F.col("codebook_id") == codebook.codebook_id)
+        counts = {r[0]: int(r[1]) for r in table.groupBy("codebook_id").count().collect()}
+        rows_out = counts.get(codebook.codebook_id, 0)
+        metrics = measure(context, broadcast, vectors, ours, rows_out)
+    others = {f"encoder {v}": n for v, n in sorted(versions.items()) if v != encoder}
+    return StageResult(
+        ledgers=[
+            Ledger(
+                name="item vectors",
+                rows_in=sum(versions.values()),
+                rows_out=rows_out,
+                dropped=others,
+            ),
+            Ledger(
+                name="semantic ids",
+                rows_in=plan.before,
+                rows_out=sum(counts.values()),
+                added={"new_item": plan.new},
+                dropped={"removed_item": plan.removed, "older_codebook": plan.older},
+            ),
+        ],
+        metrics=metrics,
+        facts={
+            "codebook_id": codebook.codebook_id,
+            "codebook_content": codebook.content_hash,
+            "encoder_version": encoder,
+            "rq_sizes": codebook.sizes,
+            "vq_anchors": len(codebook.anchors),
+            "vq_k": vq_k,
+            "new": plan.new,
+            "changed": plan.changed,
+            "unchanged": plan.same,
+            "removed": plan.removed,
+        },
+    )
+
+
+def assign_codes(vectors: DataFrame, codebook: Broadcast[Codebook], vq_k: int) -> DataFrame:
+    """Codes of ``vectors`` (item_id, item_idx, content_hash, vector): all but ``vector``, and
+    residual_error, rq and vq. Arrow in, Arrow out; the codebook goes to each worker once."""
+    return vectors.select("item_id", "item_idx", "content_hash", "vector").mapInArrow(
+        _coder(codebook, vq_k), _CODED
+    )
+
+
+def _coder(
+    broadcast: Broadcast[Codebook], vq_k: int
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def code(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+        import torch
+
+        torch.set_num_threads(1)  # a task is one slot
+        codebook = broadcast.value
+        for batch in batches:
+            if batch.num_rows == 0:
+                continue
+            x = lists_to_matrix(batch["vector"], "item_embeddings").astype(np.float32, copy=False)
+            rq, left = codebook.rq(x)
+            vq = codebook.vq(x, vq_k)
+            yield pa.RecordBatch.from_arrays(
+                [
+                    batch["item_id"],
+                    batch["item_idx"],
+                    batch["content_hash"],
+                    pa.array(left),
+                    matrix_to_lists(rq),
+                    matrix_to_lists(vq),
+                ],
+                names=["item_id", "item_idx", "content_hash", "residual_error", "rq", "vq"],
+            )
+
+    return code
+
+
+def _write(
+    context: Context, codebook: Codebook, plan: Plan, coded: DataFrame, encoder: str
+) -> None:
+    """Commit what the plan asks for: nothing, all rows, or a MERGE of the rows concerned."""
+    from pyspark.sql import functions as F
+
+    context.say(
+        f"{plan.new} new and {plan.changed} changed items to code, {plan.same} unchanged, "
+        f"{plan.removed + plan.older} rows leave"
+    )
+    if plan.idle:
+        assert plan.table is not None
+        context.outputs[TABLE.name] = plan.table
+        return
+    rows = coded.withColumns(
+        {
+            "codebook_id": F.lit(codebook.codebook_id),
+            "encoder_version": F.lit(encoder),
+            "assigned_at": F.timestamp_micros(F.lit(micros_of(context.now))),
+        }
+    )
+    about = {"codebook_id": codebook.codebook_id, "encoder_version": encoder}
+    if plan.replaces_all:
+        context.overwrite(TABLE, rows, **about)
+    else:
+        context.merge(TABLE, rows, update_when="true", leave=plan.leave, **about)
+
+
+def _check_frozen(context: Context, codebook: Codebook) -> None:
+    """An id whose contents have changed since the last run is refused."""
+    before = context.facts(context.stage)
+    if (
+        before.get("codebook_id") == codebook.codebook_id
+        and before.get("codebook_content") != codebook.content_hash
+    ):
+        raise InputError(
+            f"codebook {codebook.codebook_id} has other contents than when it was last used; a "
+            "codebook is immutable: give the changed one an id of its own (column codebook_id)"
+        )
+
+
+def _vq_length(context: Context, codebook: Codebook) -> int:
+    """Length of VQ codes: as the codebook says, else the configuration; 0 without anchors."""
+    n = len(codebook.anchors)
+    k = int(codebook.fit.get("vq_k", context.config.codes.vq_k))
+    if 0 < n < k:
+        raise InputError(
+            f"codes.vq_k = {k} needs at least as many anchors, codebook {codebook.codebook_id} has "
+            f"{n}; lower codes.vq_k"
+        )
+    return k if n else 0
+
+
+def _encoder(codebook: Codebook, versions: dict[str, int]) -> str:
+    """The encoder whose vectors are coded."""
+    wanted = codebook.encoder_version
+    if wanted in versions:
+        return wanted
+    if not wanted and len(versions) == 1:  # the user's own codebook, which does not say
+        return next(iter(versions))
+    raise InputError(
+        f"codebook {codebook.codebook_id} is of encoder {wanted or '(not named)'}, "
+        f"item_embeddings has vectors of {sorted(versions)}; run fit-codebooks again, or bring "
+        "vectors and codebook of one encoder (column encoder_version)"
+    )

@@ -1,0 +1,72 @@
+"""Compiling kernels and keeping threads under control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: No NaN or infinity reaches a kernel (inputs are checked), so minima may be vector instructions.
+FINITE = frozenset({"nnan", "ninf", "nsz", "contract"})
+#: Sums may be taken in any order as well: for float64 sums over the dimensions only.
+REORDERED = FINITE | {"reassoc"}
+
+
+def kernel(fastmath: frozenset[str]) -> Callable[[F], F]:
+    """``numba.njit`` that releases the GIL and caches machine code where the code can be cached.
+
+    Code imported from a zip (``--py-files``) has no place for a cache in older releases of numba
+    unless NUMBA_CACHE_DIR names one; there it is compiled once a process.
+    """
+
+    def wrap(function: F) -> F:
+        def compiled(cache: bool) -> Any:
+            return numba.njit(nogil=True, fastmath=set(fastmath), cache=cache)(function)
+
+        try:
+            return cast(F, compiled(cache=True))
+        except RuntimeError:  # "cannot cache function: no locator available"
+            return cast(F, compiled(cache=False))
+
+    return wrap
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """torch computes each product on the calling thread; we split rows over threads ourselves."""
+    import torch
+
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def over_rows(work: Callable[[int, int], None], rows: int, threads: int, multiple: int) -> None:
+    """Call ``work(start, stop)`` for ``threads`` ranges of rows, each a multiple of ``multiple``.
+
+    What ``work`` does to a row must not depend on the range, so that any number of threads gives
+    the same result.
+    """
+    tiles = -(-rows // multiple)
+    cuts: Sequence[int] = [min(tiles * t // threads * multiple, rows) for t in range(threads + 1)]
+    ranges = [(a, b) for a, b in pairwise(cuts) if b > a]
+    with one_torch_thread():
+        if len(ranges) <= 1:
+            for start, stop in ranges:
+                work(start, stop)
+            return
+        with ThreadPoolExecutor(len(ranges)) as pool:
+            for future in [pool.submit(work, start, stop) for start, stop in ranges]:
+                future.result()

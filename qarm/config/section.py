@@ -1,0 +1,11 @@
+"""Base of all configuration sections."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A frozen section; unknown keys are errors; the string under a field is its documentation."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )

@@ -1,0 +1,1 @@
+"""Item encoder: frozen backbones and their cached features, towers, fusion, the whole catalogue."""

@@ -1,0 +1,189 @@
+"""``python -m qarm.evidence``: the shipped configurations, several seeds each, mean and deviation.
+
+Every seed runs the whole pipeline in a lake of its own, ``<lake>/<configuration>-seed<k>``; what is
+up to date there is not run again, so that the command can be repeated and goes on where it stopped.
+A seed moves ID vectors, alignment, codebooks, sampled negatives and the ranker. The spread over
+seeds is that of the method; the report's intervals are about users.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qarm import progress
+from qarm.cli import guarded
+from qarm.config import Config, load
+from qarm.errors import QarmError
+from qarm.lake import files
+from qarm.report.figures import Figures, combine
+from qarm.report.findings import EVALUATE, SOURCES, VARIANTS, ordered
+
+CONFIGS = ("conf/demo.toml", "conf/movielens-100k.toml", "conf/amazon-scientific.toml")
+SEEDED = ("pairs.seed={}", "alignment.seed={}", "codes.seed={}", "samples.seed={}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure over the seeds."""
+
+    group: str
+    label: str
+    values: list[float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For evidence.json."""
+        figure = combine({"value": v, "n": 1} for v in self.values)
+        return {
+            "group": self.group,
+            "figure": self.label,
+            "mean": figure.value,
+            "deviation": figure.deviation,
+            "values": self.values,
+        }
+
+    def as_text(self) -> str:
+        """For people."""
+        told = self.as_dict()
+        spread = f" ± {told['deviation']:.4f}" if told["deviation"] is not None else ""
+        each = "  ".join(f"{v:.4f}" for v in self.values)
+        return f"  {self.label:<42} {told['mean']:>9.4f}{spread:<10}   {each}"
+
+
+def overrides(seed: int) -> list[str]:
+    """Settings that a seed changes, as for ``qarm run --set``."""
+    return [*(text.format(seed) for text in SEEDED), f"ranker.seeds=[{seed}]"]
+
+
+def missing_sources(config: Config) -> list[str]:
+    """Source files of a configuration that are not there."""
+    return [uri for uri in (*config.log.path, *config.items.path) if not files.describe(uri)]
+
+
+def run_seed(path: str, lake: str, seed: int, extra: Sequence[str] = ()) -> dict[str, Any]:
+    """Run the pipeline in its own process; returns its summary.json.
+
+    Raises:
+        QarmError: the run failed; its own message stands above.
+    """
+    command = [sys.executable, "-m", "qarm.cli", "run", "--config", path, "--lake", lake]
+    for override in (*overrides(seed), *extra):
+        command += ["--set", override]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode != 0:
+        raise QarmError(
+            f"{path} with seed {seed} failed with exit code {done.returncode}; the reason stands "
+            "above. Run the same command again to go on from the last stage that finished"
+        )
+    summary: dict[str, Any] = json.loads(files.read_text(files.join(lake, "summary.json")))
+    return summary
+
+
+def rows_of(metrics: Sequence[dict[str, Any]], cutoff: int) -> Iterator[Row]:
+    """What is printed, from the metrics of all seeds.
+
+    Args:
+        metrics: rows of ``metrics`` in summary.json, of one run after the other.
+        cutoff: k of new-pair Recall@k.
+    """
+    figures = Figures(metrics)
+
+    def row(group: str, label: str, *key: str) -> Iterator[Row]:
+        if values := figures.seeds(*key):
+            yield Row(group, label, values)
+
+    for source in ("u2i", "swing"):
+        group = f"new-pair Recall@{cutoff}, {SOURCES[source]}, warm"
+        where = (f"{source} warm", "test")
+        for space in ("chance", "raw", "aligned", "id_vectors"):
+            yield from row(group, space, EVALUATE, f"recall@{cutoff}", space, *where)
+        ratio = (EVALUATE, f"recall_ratio@{cutoff}", "aligned/raw")
+        yield from row(group, "aligned / raw", *ratio, *where)
+    heads = [m.removeprefix("auc") for m in figures.names(EVALUATE, "metric") if m[:3] == "auc"]
+    for head in dict.fromkeys(h for h in heads if h == "" or h.startswith("[")):
+        label = f", label {head.strip('[]')}" if head else ""
+        for metric in ("auc", "auc_gain", "uauc", "gauc", "log_loss"):
+            for variant in ordered(figures.names(EVALUATE, "variant")):
+                key = (EVALUATE, metric + head, variant, "all", "test")
+                over = " over floor" if (metric, variant) == ("auc_gain", "base") else ""
+                over = over or (" over base" if metric == "auc_gain" else "")
+                name = f"{metric} {VARIANTS.get(variant, variant)}{over}"
+                yield from row(f"ranker, test{label}", name, *key)
+    for metric in figures.names("assign-codes", "metric"):
+        for variant in ("rq", "vq", ""):
+            name = metric if metric[:2] == variant else f"{variant} {metric}".strip()
+            yield from row("codes, all items", name, "assign-codes", metric, variant, "all")
+
+
+def _evidence(arguments: argparse.Namespace) -> None:
+    told: list[dict[str, Any]] = []
+    for path in arguments.configs:
+        config = load(path, arguments.set)
+        if absent := missing_sources(config):
+            print(
+                f"{config.name}: skipped, its data is not here ({', '.join(absent)}); it is not "
+                "shipped with the project"
+            )
+            continue
+        runs = []
+        for seed in arguments.seeds:
+            lake = files.join(arguments.lake, f"{Path(path).stem}-seed{seed}")
+            progress.say(f"{config.name}, seed {seed}, in {lake}")
+            runs.append(run_seed(path, lake, seed, arguments.set))
+        found = list(
+            rows_of([m for run in runs for m in run["metrics"]], config.evaluation.recall_at[0])
+        )
+        told.append(
+            {
+                "config": path,
+                "name": config.name,
+                "seeds": arguments.seeds,
+                "seconds": [sum(s.get("seconds", 0) for s in run["stages"]) for run in runs],
+                "peak_bytes": max(s.get("peak_bytes", 0) for run in runs for s in run["stages"]),
+                "figures": [row.as_dict() for row in found],
+            }
+        )
+        _print(told[-1], found)
+        uri = files.join(arguments.lake, "evidence.json")
+        files.write_text(uri, json.dumps(told, indent=1))
+    if told:
+        print(f"\nwritten to {files.join(arguments.lake, 'evidence.json')}")
+
+
+def _print(run: dict[str, Any], rows: Sequence[Row]) -> None:
+    seconds = ", ".join(f"{s:.0f} s" for s in run["seconds"])
+    seeds, peak = ", ".join(map(str, run["seeds"])), run["peak_bytes"] / 1e9
+    print(f"\n== {run['name']}, seeds {seeds}: {seconds}; peak {peak:.2f} GB")
+    print(f"  {'':<42} {'mean':>9} ± deviation   each seed")
+    group = ""
+    for row in rows:
+        if row.group != group:
+            group = row.group
+            print(f"\n  -- {group}")
+        print(row.as_text())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        prog="python -m qarm.evidence",
+        description="Run configurations with several seeds; print mean and deviation.",
+    )
+    parser.add_argument("--configs", nargs="+", default=list(CONFIGS), metavar="TOML")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
+    parser.add_argument(
+        "--lake", default="lake/evidence", metavar="URI", help="folder of the lakes"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE")
+    arguments = parser.parse_args(argv)
+    return guarded(lambda: _evidence(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

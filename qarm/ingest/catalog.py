@@ -1,0 +1,233 @@
+"""The catalogue: from files of its own, or from the lines of the log."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qarm.config.data import ItemSource
+from qarm.errors import InputError
+from qarm.ingest import content, images
+from qarm.ingest.log import JSON_OPTIONS, id_text
+from qarm.ingest.sources import FILE, column, open_files, require_columns, visible
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+#: Reasons that keep a catalogue line out, and those that cost an item one of its modalities only.
+LINE_REASONS = ("null_item", "duplicate_item")
+MODALITY_REASONS = ("undecodable_image", "bad_audio")
+#: Parts whose lines may describe an item: a later price or name is not known in training.
+_KNOWN_PARTS = ("mine", "train")
+
+
+def open_catalog(spark: SparkSession, items: ItemSource) -> DataFrame:
+    """The raw catalogue, with ``FILE``.
+
+    Raises:
+        InputError: a file or a column is missing.
+    """
+    raw = open_files(
+        spark,
+        items.path,
+        field="items.path",
+        file_format=items.format,
+        csv_options=items.csv_options,
+    )
+    where = f"items.path ({', '.join(items.path)})"
+    require_columns(raw, {"items.id": items.id, **content.source_columns(items)}, where)
+    return raw
+
+
+def read_catalog(raw: DataFrame, items: ItemSource) -> DataFrame:
+    """One row a catalogue line: item_id, the content columns, content_hash, and what is wrong.
+
+    ``reason`` (null_item, duplicate_item; null: the line is an item), ``image_problem``,
+    ``bad_audio``, and ``raw`` as JSON where there is something to report. Of lines with one id the
+    one with most columns filled stays, of those the one with the smallest fingerprint.
+    """
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    own = visible(raw)
+    kinds = {f.name: f.dataType.simpleString() for f in raw.schema}
+    described = content.described(items, kinds, lambda name: F.col("raw").getField(name))
+    binary = [name for name in own if kinds[name] == "binary"]
+    parts = [F.to_json(F.struct(*[column(n) for n in own if n not in binary]), JSON_OPTIONS)]
+    parts += [F.coalesce(F.sha2(column(name), 256), F.lit("")) for name in binary]
+    copies = Window.partitionBy(F.coalesce("item_id", "fingerprint")).orderBy(
+        F.desc("filled"), "fingerprint", "file"
+    )
+    reason = (
+        F.when(F.col("item_id").isNull(), "null_item")
+        .when(F.row_number().over(copies) > 1, "duplicate_item")
+        .otherwise(F.lit(None))
+    )
+    lines = (
+        raw.select(
+            F.struct(*[column(name) for name in own]).alias("raw"),
+            F.col(FILE).alias("file"),
+            id_text(column(items.id)).alias("item_id"),
+            F.sha2(F.concat_ws("|", *parts), 256).alias("fingerprint"),
+            F.size(
+                F.array_compact(F.array(*[F.when(column(n).isNotNull(), 1) for n in own]))
+            ).alias("filled"),
+        )
+        .withColumn("reason", reason)
+        .withColumns(described)
+    )
+    given = F.col("raw").getField(items.audio).isNotNull() if items.audio else F.lit(False)
+    bad_audio = given & (F.col("audio").isNull() | content.not_finite(F.col("audio")))
+    lines = lines.withColumn("bad_audio", F.coalesce(bad_audio, F.lit(False)))
+    lines = lines.withColumn("audio", F.when(~F.col("bad_audio"), F.col("audio")))
+    problem: Column = F.lit(None).cast("string")
+    if items.image is not None:
+        lines = images.checked(lines, by_uri=kinds[items.image] == "string")
+        lines = lines.withColumn("image", F.when(F.col("image_problem").isNull(), F.col("image")))
+        problem = F.col("image_problem")
+    reported = F.col("reason").isNotNull() | problem.isNotNull() | F.col("bad_audio")
+    return lines.select(
+        "item_id",
+        *content.CONTENT,
+        content.content_hash(F.col).alias("content_hash"),
+        F.lit(kinds[items.id]).alias("source_type"),
+        "reason",
+        problem.alias("image_problem"),
+        "bad_audio",
+        F.when(reported, F.to_json("raw", JSON_OPTIONS)).alias("raw"),
+        F.col("file").alias("source"),
+    )
+
+
+def ids(raw: DataFrame, items: ItemSource, known: DataFrame) -> DataFrame:
+    """Distinct item_id that a log row may name: of the files, and of table items.
+
+    Items that have left the catalogue keep their events.
+    """
+    named = raw.select(id_text(column(items.id)).alias("item_id"))
+    both = named.unionByName(known.select("item_id"))
+    return both.where("item_id IS NOT NULL").distinct()
+
+
+def summary(present: DataFrame) -> dict[str, int]:
+    """Items, and how many of them have no text, an image, an audio vector.
+
+    Raises:
+        InputError: audio vectors differ in length.
+    """
+    from pyspark.sql import functions as F
+
+    row = present.agg(
+        F.count("*").alias("items"),
+        F.count_if(F.col("title").isNull() & F.col("text").isNull()).alias("without_text"),
+        F.count_if(F.col("image").isNotNull()).alias("with_image"),
+        F.count_if(F.col("audio").isNotNull()).alias("with_audio"),
+        F.min(F.size("audio")).alias("shortest"),
+        F.max(F.size("audio")).alias("longest"),
+    ).first()
+    assert row is not None
+    if row["shortest"] != row["longest"]:
+        raise InputError(
+            f"items.audio: vectors must have one length, seen {row['shortest']} to "
+            f"{row['longest']}; mend the source or leave items.audio out"
+        )
+    return {name: int(row[name]) for name in ("items", "without_text", "with_image", "with_audio")}
+
+
+def content_of_lines(raw: DataFrame, items: ItemSource) -> list[Column]:
+    """The log's own columns that describe the item, as fields c0, c1, ... of struct ``raw``.
+
+    Raises:
+        InputError: the log lacks such a column.
+    """
+    from pyspark.sql import functions as F
+
+    require_columns(raw, content.source_columns(items), "items.from_log: the log")
+    names = list(dict.fromkeys(content.source_columns(items).values()))
+    return [F.col("raw").getField(name).alias(f"c{i}") for i, name in enumerate(names)]
+
+
+def from_lines(events: DataFrame, raw: DataFrame, items: ItemSource, source_type: str) -> DataFrame:
+    """The catalogue made from the log, in the form of ``read_catalog`` without any problem.
+
+    Each column takes the item's most frequent value that is not null among lines of the training
+    period, else among all lines; of equally frequent ones the smallest.
+
+    Args:
+        events: with item_id, part, and ``contents`` (one struct of ``content_of_lines`` a line).
+        raw: the log, for its types.
+        items: the configuration.
+        source_type: type of the item's id in the log.
+    """
+    from pyspark.sql import functions as F
+
+    kinds = {f.name: f.dataType.simpleString() for f in raw.schema}
+    names = list(dict.fromkeys(content.source_columns(items).values()))
+    lines = events.select(
+        "item_id",
+        F.col("part").isin(*_KNOWN_PARTS).alias("known"),
+        F.explode_outer("contents").alias("line") if names else F.lit(None).alias("line"),
+    )
+
+    def most_frequent(i: int, name: str) -> Column:
+        value = F.col(f"line.c{i}")
+        if kinds[name] == "string":
+            value = F.when(F.length(F.trim(value)) > 0, F.trim(value))
+        known = F.mode(F.when(F.col("known"), value), deterministic=True)
+        return F.coalesce(known, F.mode(value, deterministic=True)).alias(f"c{i}")
+
+    modes = lines.groupBy("item_id").agg(
+        F.count("*").alias("lines"), *[most_frequent(i, name) for i, name in enumerate(names)]
+    )
+    described = content.described(items, kinds, lambda name: F.col(f"c{names.index(name)}"))
+    found = modes.select("item_id", *[value.alias(name) for name, value in described.items()])
+    null = F.lit(None).cast("string")
+    if items.image is not None:
+        folder = F.lit(raw.inputFiles()[0]).alias("file")
+        found = images.checked(
+            found.withColumn("file", folder), by_uri=kinds[items.image] == "string"
+        )
+        found = found.withColumn("image", F.when(F.col("image_problem").isNull(), F.col("image")))
+    else:
+        found = found.withColumn("image_problem", null)
+    bad_audio = F.coalesce(content.not_finite(F.col("audio")), F.lit(False))
+    found = found.withColumn("bad_audio", bad_audio)
+    found = found.withColumn("audio", F.when(~F.col("bad_audio"), F.col("audio")))
+    return found.select(
+        "item_id",
+        *content.CONTENT,
+        content.content_hash(F.col).alias("content_hash"),
+        F.lit(source_type).alias("source_type"),
+        null.alias("reason"),
+        "image_problem",
+        "bad_audio",
+        F.to_json(F.struct("item_id", "title", "image_uri")).alias("raw"),
+        F.lit("log").alias("source"),
+    )
+
+
+def rejected(lines: DataFrame, run_id: str) -> DataFrame:
+    """What is wrong with catalogue lines, as rows of table quarantine; a line may have two rows."""
+    from pyspark.sql import functions as F
+
+    def problem(applies: Column, reason: Column, detail: Column) -> Column:
+        return F.when(applies, F.struct(reason.alias("reason"), detail.alias("detail")))
+
+    null = F.lit(None).cast("string")
+    usable = F.col("reason").isNull()
+    found = F.array(
+        problem(~usable, F.col("reason"), F.col("item_id")),
+        problem(
+            usable & F.col("image_problem").isNotNull(),
+            F.lit("undecodable_image"),
+            F.col("image_problem"),
+        ),
+        problem(usable & F.col("bad_audio"), F.lit("bad_audio"), null),
+    )
+    return lines.withColumn("problem", F.explode(F.filter(found, lambda p: p.isNotNull()))).select(
+        F.lit("items").alias("table"),
+        F.col("problem.reason").alias("reason"),
+        F.col("problem.detail").alias("detail"),
+        "raw",
+        "source",
+        F.lit(run_id).alias("run_id"),
+    )

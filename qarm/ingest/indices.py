@@ -1,0 +1,51 @@
+"""Dense, append-only numbers for ids, without pulling everything through one partition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from qarm.ingest.caching import Keeper
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+
+def numbered(
+    df: DataFrame, order: Sequence[Column], name: str, keep: Keeper, *, start: int = 0
+) -> tuple[DataFrame, int]:
+    """``df`` with ``name`` = ``start`` + the row's 0-based rank in ``order``, and how many rows.
+
+    Rows are sorted by range: each partition holds a range and knows how many rows lie before it.
+    The only thing collected is one count a partition.
+
+    Args:
+        df: rows; kept, since ranges are drawn from a sample and must not be drawn twice.
+        order: total order; rows that are equal in it may be ranked either way.
+        name: of the new column (bigint).
+        keep: frees the sorted rows later.
+        start: the first number.
+    """
+    from pyspark.sql import functions as F
+
+    partitions = int(df.sparkSession.conf.get("spark.sql.shuffle.partitions") or 1)
+    placed = keep(
+        df.repartitionByRange(partitions, *order)
+        .sortWithinPartitions(*order)
+        # The id is (partition << 33) + row within the partition.
+        .withColumn("__place", F.monotonically_increasing_id())
+    )
+    partition = F.shiftright("__place", 33).cast("int")
+    row = F.col("__place").bitwiseAND(F.lit((1 << 33) - 1))
+    counts = {
+        r["partition"]: r["rows"]
+        for r in placed.groupBy(partition.alias("partition"))
+        .agg(F.count("*").alias("rows"))
+        .collect()
+    }
+    total = sum(counts.values())
+    before = [0, *accumulate(counts.get(p, 0) for p in range(partitions))]
+    offsets = F.array(*[F.lit(start + n).cast("bigint") for n in before[:partitions]])
+    rank = F.element_at(offsets, partition + 1) + row
+    return placed.withColumn(name, rank.cast("bigint")).drop("__place"), total

@@ -1,0 +1,251 @@
+"""Raw log rows -> canonical rows, each with the first reason, if any, that keeps it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from qarm.config.data import LogSource, Split
+from qarm.errors import ConfigError, InputError
+from qarm.ingest import expressions, splits, times
+from qarm.ingest.sources import FILE, column, open_files, require_columns, visible
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+#: Reasons in the order in which they are asked; a row gets the first that applies.
+REASONS = (
+    "null_user",
+    "null_item",
+    "null_event",
+    "unparsable_time",
+    "future_time",
+    "return",
+    "not_selected",
+    "unknown_item",
+    "bad_value",
+    "exact_duplicate",
+)
+#: Column with the part that split.files gives to all rows of a file.
+FILE_PART = "__part"
+#: to_json's own defaults cut timestamps to milliseconds.
+JSON_OPTIONS = {
+    "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
+    "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
+}
+
+
+def open_log(spark: SparkSession, source: LogSource, split: Split) -> DataFrame:
+    """The raw log, with ``FILE``, and with ``FILE_PART`` where split.files names the parts.
+
+    Raises:
+        InputError: a file or a column is missing.
+        ConfigError: both log.path and split.files name files.
+    """
+    from pyspark.sql import functions as F
+
+    wanted = {"log.user": source.user, "log.item": source.item}
+    if source.time is None:
+        raise ConfigError("log.time must name the column of the time, or of the position")
+    wanted["log.time"] = source.time
+    for field in ("event", "value", "split"):
+        if (name := getattr(source, field)) is not None:
+            wanted[f"log.{field}"] = name
+    text = [source.user, source.item]
+    text += [name for name in (source.event, source.split) if name is not None]
+    if source.time_format == "iso":
+        text.append(source.time)
+    groups: list[tuple[str | None, Sequence[str]]] = [(None, source.path)]
+    if split.kind == "files":
+        if source.path:
+            raise ConfigError('split.kind = "files" names the log itself; leave log.path empty')
+        groups = list(split.files.items())
+    union: DataFrame | None = None
+    for part, uris in groups:
+        field = "log.path" if part is None else f"split.files.{part}"
+        frame = open_files(
+            spark,
+            uris,
+            field=field,
+            file_format=source.format,
+            csv_options=source.csv_options,
+            text_columns=text,
+        )
+        require_columns(frame, wanted, f"{field} ({', '.join(uris)})")
+        if part is not None:
+            frame = frame.withColumn(FILE_PART, F.lit(part))
+        union = frame if union is None else union.unionByName(frame, allowMissingColumns=True)
+    assert union is not None
+    return union
+
+
+def canonical(
+    raw: DataFrame, source: LogSource, split: Split, future_at: datetime | None
+) -> DataFrame:
+    """One row a raw row, with our columns and the raw row itself as struct ``raw``.
+
+    Columns: raw, file, fingerprint (SHA-256 of the raw row), user_id, item_id, event, ts, value,
+    weight, label_<name> for each label, source_split, part_rank (place of the row's own part, -1:
+    none), reason and detail (null so far: usable), late_reason (applies after the catalogue).
+
+    Raises:
+        ConfigError: an expression or split.column_values does not fit the log.
+        InputError: a column has a type that cannot be used.
+    """
+    from pyspark.sql import functions as F
+
+    assert source.time is not None
+    own = [name for name in visible(raw) if name != FILE_PART]
+    kinds = {f.name: f.dataType.simpleString() for f in raw.schema}
+    for field in ("user", "item", "event"):
+        name = getattr(source, field)
+        if name is not None and kinds[name].split("<")[0] in ("array", "map", "struct", "binary"):
+            raise InputError(
+                f"log.{field}: column {name!r} is of type {kinds[name]}, expected text or a number"
+            )
+    row = F.struct(*[column(name) for name in own])
+    value: Column = F.lit(None).cast("double")
+    if source.value is not None:
+        value = column(source.value).try_cast("double")
+    part: Column = F.lit(None).cast("string")
+    if split.kind == "files":
+        part = F.col(FILE_PART)
+    elif source.split is not None:
+        part = column(source.split).cast("string")
+    selected = expressions.condition(raw, source.rows, "log.rows") if source.rows else F.lit(True)
+    returned = (
+        expressions.condition(raw, source.returns, "log.returns")
+        if source.returns
+        else F.lit(False)
+    )
+    event = column(source.event).cast("string") if source.event else F.lit(source.event_name)
+    rows = raw.select(
+        row.alias("raw"),
+        F.col(FILE).alias("file"),
+        F.sha2(F.to_json(row, JSON_OPTIONS), 256).alias("fingerprint"),
+        id_text(column(source.user)).alias("user_id"),
+        id_text(column(source.item)).alias("item_id"),
+        id_text(event).alias("event"),
+        times.instant(
+            column(source.time),
+            kinds[source.time],
+            source.time_format,
+            f"log.time: column {source.time!r}",
+        ).alias("ts"),
+        value.alias("value"),
+        (column(source.value).isNotNull() if source.value else F.lit(False)).alias("has_value"),
+        expressions.number(raw, source.weight, "log.weight").alias("weight"),
+        *[
+            expressions.condition(raw, sql, f"log.labels.{name}").alias(f"label_{name}")
+            for name, sql in source.labels.items()
+        ],
+        part.alias("source_split"),
+        selected.alias("selected"),
+        returned.alias("returned"),
+        column(source.time).cast("string").alias("time_text"),
+    )
+    return _with_reasons(rows, split, future_at)
+
+
+def _with_reasons(rows: DataFrame, split: Split, future_at: datetime | None) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    future: Column = F.lit(False)
+    if future_at is not None:
+        future = F.unix_micros("ts") >= times.micros_of(future_at)
+    unusable_value = F.col("has_value") & (F.col("value").isNull() | ~_finite("value"))
+    unusable_weight = F.col("weight").isNull() | ~_finite("weight") | (F.col("weight") <= 0)
+    early = (
+        (F.col("user_id").isNull(), "null_user", None),
+        (F.col("item_id").isNull(), "null_item", None),
+        (F.col("event").isNull(), "null_event", None),
+        (F.col("ts").isNull(), "unparsable_time", F.col("time_text")),
+        (future, "future_time", F.col("ts").cast("string")),
+        (F.col("returned"), "return", None),
+        (~F.col("selected"), "not_selected", None),
+    )
+    late = (
+        (unusable_value, "bad_value", F.concat(F.lit("value "), F.col("value").cast("string"))),
+        (unusable_weight, "bad_value", F.concat(F.lit("weight "), F.col("weight").cast("string"))),
+    )
+    return rows.select(
+        *("raw", "file", "fingerprint", "user_id", "item_id", "event", "ts", "value", "weight"),
+        *[name for name in rows.columns if name.startswith("label_")],
+        "source_split",
+        splits.part_rank(F.col("source_split"), split).alias("part_rank"),
+        _first_of(early).alias("early"),
+        _first_of(late).alias("late"),
+    )
+
+
+def _first_of(reasons: Sequence[tuple[Column, str, Column | None]]) -> Column:
+    """Struct (reason, detail) of the first that applies; null: none does."""
+    from pyspark.sql import functions as F
+
+    found: Column = F.lit(None)
+    for applies, reason, detail in reversed(reasons):
+        shown = F.lit(None).cast("string") if detail is None else detail
+        pair = F.struct(F.lit(reason).alias("reason"), shown.alias("detail"))
+        found = F.when(applies, pair).otherwise(found)
+    return found
+
+
+def _finite(name: str) -> Column:
+    from pyspark.sql import functions as F
+
+    return ~F.isnan(name) & (F.abs(name) != float("inf"))
+
+
+def id_text(value: Column) -> Column:
+    """The id as text, unchanged; blank becomes null."""
+    from pyspark.sql import functions as F
+
+    text = value.cast("string")
+    return F.when(F.length(F.trim(text)) > 0, text)
+
+
+def judged(rows: DataFrame, known_items: DataFrame | None) -> DataFrame:
+    """Rows of ``canonical`` with their final ``reason`` and ``detail`` (null: usable).
+
+    The rows come out partitioned by ``shard`` (the user, or the fingerprint where there is none),
+    so that merging and ordering by user need no further shuffle.
+
+    Args:
+        rows: of ``canonical``.
+        known_items: distinct item_id of the catalogue; None: every item is known.
+    """
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    unknown: Column = F.lit(None)
+    if known_items is not None:
+        rows = rows.join(
+            known_items.select("item_id", F.lit(True).alias("known")), "item_id", "left"
+        )
+        unknown = _first_of(((F.col("known").isNull(), "unknown_item", F.col("item_id")),))
+    # Of equal rows the one with the latest part stays: an event of train and test is a test event.
+    copies = Window.partitionBy("shard", "fingerprint").orderBy(F.desc("part_rank"), "file")
+    copy = _first_of(((F.row_number().over(copies) > 1, "exact_duplicate", None),))
+    placed = rows.withColumn("shard", F.coalesce("user_id", "fingerprint")).repartition("shard")
+    verdict = F.coalesce(F.col("early"), unknown, F.col("late"), copy)
+    return (
+        placed.withColumn("verdict", verdict)
+        .withColumn("reason", F.col("verdict.reason"))
+        .withColumn("detail", F.col("verdict.detail"))
+        .drop("early", "late", "verdict", "known")
+    )
+
+
+def rejected(lines: DataFrame, run_id: str) -> DataFrame:
+    """Rows of ``judged`` with a reason, as rows of table quarantine."""
+    from pyspark.sql import functions as F
+
+    return lines.where(F.col("reason").isNotNull()).select(
+        F.lit("interactions").alias("table"),
+        "reason",
+        "detail",
+        F.to_json("raw", JSON_OPTIONS).alias("raw"),
+        F.col("file").alias("source"),
+        F.lit(run_id).alias("run_id"),
+    )

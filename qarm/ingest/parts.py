@@ -1,0 +1,51 @@
+"""Which events a later stage may look at: parts of the split, joined to the interactions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from qarm.pipeline.context import Context
+
+#: Parts in the order of time: mine_end <= train_end <= valid_end.
+PARTS = ("mine", "train", "valid", "test")
+#: What names an event in event_splits once ids are indices.
+EVENT_KEY = ("user_idx", "item_idx", "event", "ts")
+
+
+def mining_parts(splits_facts: Mapping[str, Any]) -> list[str]:
+    """Parts that pairs and ID vectors are mined from.
+
+    Args:
+        splits_facts: facts of stage ingest; ``has_mine`` says whether the split has a period of
+            its own for mining.
+    """
+    return ["mine"] if splits_facts.get("has_mine") else ["train"]
+
+
+def training_parts(splits_facts: Mapping[str, Any]) -> list[str]:
+    """Parts that lie before ``train_end``: what vocabularies, rates and codebooks may see."""
+    del splits_facts  # the same for every split; an absent mine part has no rows
+    return ["mine", "train"]
+
+
+def with_part(interactions: DataFrame, event_splits: DataFrame) -> DataFrame:
+    """``interactions`` with the column ``part``; events without a part are left out."""
+    parts = event_splits.select(*EVENT_KEY, "part")
+    return interactions.join(parts, list(EVENT_KEY))
+
+
+def mining_events(context: Context) -> DataFrame:
+    """Positive events of the mining parts: (user_idx, item_idx, ts, seq, weight)."""
+    from pyspark.sql import functions as F
+
+    facts = dict(context.facts("ingest"))
+    splits = context.table("event_splits")
+    if context.is_external("event_splits"):  # the facts are about another split
+        facts["has_mine"] = not splits.where(F.col("part") == "mine").isEmpty()
+    wanted = splits.where(F.col("part").isin(mining_parts(facts)))
+    events = with_part(context.table("interactions").where("positive"), wanted)
+    return events.select("user_idx", "item_idx", "ts", "seq", "weight")

@@ -1,0 +1,185 @@
+"""Which part each event belongs to: pure functions on events with user_id, ts and seq."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from qarm.config import fingerprint
+from qarm.config.data import LogSource, Split
+from qarm.errors import ConfigError, InputError
+from qarm.ingest.caching import Keeper
+from qarm.ingest.indices import numbered
+from qarm.ingest.parts import PARTS
+from qarm.ingest.times import from_micros
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+
+def parameters(split: Split, log: LogSource) -> dict[str, Any]:
+    """What defines the split: its kind and the settings that this kind reads.
+
+    Raises:
+        ConfigError: settings that do not go together.
+    """
+    if split.kind in ("column", "files") and split.mine > 0:
+        raise ConfigError(
+            f"split.mine = {split.mine} needs kind global, per_user or leave_last_n; under "
+            f'"{split.kind}" name the part mine in the data itself'
+        )
+    if split.kind == "column" and log.split is None:
+        raise ConfigError('split.kind = "column" needs log.split, the column with the part')
+    found: dict[str, Any] = {"kind": split.kind}
+    if split.kind in ("global", "per_user"):
+        found |= {"mine": split.mine, "train": split.train, "valid": split.valid}
+    elif split.kind == "leave_last_n":
+        found |= {
+            "mine": split.mine,
+            "valid_events": split.valid_events,
+            "test_events": split.test_events,
+        }
+    elif split.kind == "column":
+        found |= {"column": log.split, "column_values": dict(split.column_values)}
+    else:
+        found |= {"files": {part: list(uris) for part, uris in split.files.items()}}
+    return found
+
+
+def split_id(split: Split, log: LogSource) -> str:
+    """Kind and hash of the parameters, such as ``global-1f2e...``."""
+    return f"{split.kind}-{fingerprint(parameters(split, log))}"
+
+
+def part_of_source(value: Column, split: Split) -> Column:
+    """The part that the log's own value means; null: it is not mapped."""
+    from pyspark.sql import functions as F
+
+    part = F.when(value.isin(*PARTS), value)
+    for seen, meant in split.column_values.items():
+        part = F.when(value == seen, F.lit(meant)).otherwise(part)
+    return part
+
+
+def part_rank(value: Column, split: Split) -> Column:
+    """Place of that part in time, 0 for mine to 3 for test; -1: none."""
+    from pyspark.sql import functions as F
+
+    names = F.array(*[F.lit(p) for p in PARTS])
+    place = F.array_position(names, part_of_source(value, split)).cast("int") - 1
+    return F.coalesce(place, F.lit(-1))
+
+
+def assign(events: DataFrame, split: Split, keep: Keeper) -> DataFrame:
+    """``events`` with the column ``part``, one of PARTS; kept, since several tables come from it.
+
+    Raises:
+        InputError: too few instants for a cut.
+        ConfigError: the log names a part that split.column_values does not map.
+    """
+    if split.kind == "per_user":
+        return keep(per_user(events, split))
+    if split.kind == "leave_last_n":
+        return keep(leave_last_n(events, split))
+    events = keep(events)
+    if split.kind == "global":
+        return _by_cuts(events, global_cuts(events, split, keep))
+    return by_source(events, split)
+
+
+def global_cuts(events: DataFrame, split: Split, keep: Keeper) -> dict[str, int]:
+    """Part -> the instant (epoch microseconds) before which it and all earlier parts end.
+
+    The cut for share q is the ts of row floor(q n) in time; events at a cut all go to the later
+    side, so that the parts are strictly ordered in time.
+
+    Raises:
+        InputError: all events of the training period share their instant with the cut.
+    """
+    from pyspark.sql import functions as F
+
+    moments = events.select(F.unix_micros("ts").alias("micros"))
+    ranked, rows = numbered(moments, [F.col("micros").asc()], "place", keep)
+    shares = {
+        "mine": split.mine,
+        "train": split.mine + split.train,
+        "valid": split.mine + split.train + split.valid,
+    }
+    # 0.7 + 0.1 is a little below 0.8: without rounding a cut could slip by a row.
+    places = {part: min(rows - 1, math.floor(round(q * rows, 6))) for part, q in shares.items()}
+    wanted = ranked.where(F.col("place").isin(0, *places.values())).collect()
+    at = {row["place"]: row["micros"] for row in wanted}
+    cuts = {part: at[place] for part, place in places.items()}
+    if cuts["train"] <= at[0]:
+        raise InputError(
+            f"split.kind = global: no event lies before the end of the training period "
+            f"({from_micros(cuts['train']).isoformat()}), since too many of the {rows} events "
+            "share one instant; use per_user or leave_last_n, or a finer time"
+        )
+    return cuts
+
+
+def _by_cuts(events: DataFrame, cuts: dict[str, int]) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    micros = F.unix_micros("ts")
+    part = F.lit("test")
+    for name in ("valid", "train", "mine"):
+        part = F.when(micros < cuts[name], F.lit(name)).otherwise(part)
+    return events.withColumn("part", part)
+
+
+def _user_events() -> Column:
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    return F.count("*").over(Window.partitionBy("user_id"))
+
+
+def per_user(events: DataFrame, split: Split) -> DataFrame:
+    """By (seq + .5) / n of the user's events in time: time-safe per user only."""
+    from pyspark.sql import functions as F
+
+    place = (F.col("seq") + 0.5) / _user_events()
+    part = F.lit("test")
+    for name, end in (
+        ("valid", split.mine + split.train + split.valid),
+        ("train", split.mine + split.train),
+        ("mine", split.mine),
+    ):
+        part = F.when(place < round(end, 9), F.lit(name)).otherwise(part)
+    return events.withColumn("part", part)
+
+
+def leave_last_n(events: DataFrame, split: Split) -> DataFrame:
+    """The user's last test_events, the valid_events before them, the rest (earliest: mine)."""
+    from pyspark.sql import functions as F
+
+    rows = _user_events()
+    to_go = rows - F.col("seq")  # 1 for the last event
+    part = (
+        F.when(to_go <= split.test_events, "test")
+        .when(to_go <= split.test_events + split.valid_events, "valid")
+        .when((F.col("seq") + 0.5) / rows < split.mine, "mine")
+        .otherwise("train")
+    )
+    return events.withColumn("part", part)
+
+
+def by_source(events: DataFrame, split: Split) -> DataFrame:
+    """The part that the log itself names.
+
+    Raises:
+        ConfigError: values that are no part and not in split.column_values.
+    """
+    from pyspark.sql import functions as F
+
+    unmapped = events.where(F.col("part_rank") < 0).groupBy("source_split").count()
+    if seen := unmapped.orderBy(F.desc("count")).limit(10).collect():
+        shown = ", ".join(f"{row['source_split']!r} ({row['count']} events)" for row in seen)
+        raise ConfigError(
+            f"split.column_values does not say which part these values mean: {shown}; map each "
+            f'to one of {", ".join(PARTS)}, such as column_values = {{ holdout = "test" }}, or '
+            "leave the rows out by log.rows"
+        )
+    return events.withColumn("part", part_of_source(F.col("source_split"), split))

@@ -1,0 +1,1 @@
+"""Tables and files of the lake: create, validate, pin, publish."""

@@ -1,0 +1,117 @@
+"""Small files by URI (file, hdfs, s3a, ...), through fsspec; writes replace a file at once."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import uuid
+from contextlib import suppress
+from typing import IO, Any
+
+import fsspec
+
+_SCHEMES = {"s3a": "s3", "s3n": "s3", "wasbs": "abfs", "abfss": "abfs"}
+
+
+def _open_fs(uri: str) -> tuple[Any, str]:
+    """File system and path of ``uri``; Spark's schemes are mapped to fsspec's."""
+    scheme, found, rest = uri.partition("://")
+    if found and scheme in _SCHEMES:
+        uri = f"{_SCHEMES[scheme]}://{rest}"
+    elif not found and uri.startswith("file:"):
+        uri = uri.removeprefix("file:")
+    return fsspec.core.url_to_fs(uri)
+
+
+def join(uri: str, *parts: str) -> str:
+    """``uri`` with ``parts`` appended."""
+    return posixpath.join(uri, *parts)
+
+
+def absolute(uri: str) -> str:
+    """``uri`` unchanged if it has a scheme, else the absolute local path."""
+    return uri if "://" in uri or uri.startswith("file:") else os.path.abspath(uri)
+
+
+def local_path(uri: str) -> str | None:
+    """The local path behind ``uri``, or None where it is not on a local file system."""
+    if uri.startswith("file:"):
+        return "/" + uri.removeprefix("file:").lstrip("/")
+    return None if "://" in uri else uri
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file or folder."""
+    fs, path = _open_fs(uri)
+    return bool(fs.exists(path))
+
+
+def read_text(uri: str) -> str:
+    """The file as UTF-8 text."""
+    fs, path = _open_fs(uri)
+    with fs.open(path, "rb") as file:
+        return bytes(file.read()).decode("utf-8")
+
+
+def write_bytes(uri: str, content: bytes) -> None:
+    """Write the file at once: readers see the old content or the new, never half of it."""
+    fs, path = _open_fs(uri)
+    fs.makedirs(posixpath.dirname(path), exist_ok=True)
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with fs.open(temporary, "wb") as file:
+            file.write(content)
+        if local_path(uri) is not None:
+            os.replace(temporary, path)
+        else:
+            fs.mv(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            fs.rm(temporary)
+        raise
+
+
+def write_text(uri: str, text: str) -> None:
+    """``write_bytes`` for UTF-8 text."""
+    write_bytes(uri, text.encode("utf-8"))
+
+
+def open_file(uri: str, mode: str = "rb") -> IO[Any]:
+    """Open for streaming."""
+    fs, path = _open_fs(uri)
+    if "w" in mode:
+        fs.makedirs(posixpath.dirname(path), exist_ok=True)
+    return fs.open(path, mode)
+
+
+def list_dir(uri: str) -> list[str]:
+    """Names in a folder, sorted; empty if there is none."""
+    fs, path = _open_fs(uri)
+    if not fs.exists(path):
+        return []
+    return sorted(posixpath.basename(str(p).rstrip("/")) for p in fs.ls(path, detail=False))
+
+
+def remove_tree(uri: str) -> None:
+    """Remove a folder with all in it, or a file; nothing if there is none."""
+    fs, path = _open_fs(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def describe(uri: str) -> list[dict[str, Any]]:
+    """Files at ``uri`` (a file, a folder or a glob): name, size in bytes, and modification mark.
+
+    Two equal answers mean, for a source that is replaced and not edited in place, equal content.
+    """
+    fs, path = _open_fs(uri)
+    names = fs.glob(path) if any(c in path for c in "*?[") else [path]
+    found: list[dict[str, Any]] = []
+    for name in sorted(names):
+        if not fs.exists(name):
+            continue
+        for file in sorted(fs.find(name)) if fs.isdir(name) else [name]:
+            info = fs.info(file)
+            mark = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
+            found.append({"name": str(file), "size": info.get("size"), "mark": str(mark)})
+    return found

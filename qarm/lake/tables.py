@@ -1,0 +1,289 @@
+"""Delta tables made from ``schemas/``: create, validate, write, merge, pin, read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from qarm.errors import InputError, SchemaError
+from qarm.lake import files
+from schemas.table import Table
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+_USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+#: Delta's error classes for a broken CHECK or NOT NULL.
+_RULE = re.compile(r"DELTA_VIOLATE_CONSTRAINT_WITH_VALUES|DELTA_NOT_NULL_CONSTRAINT_VIOLATED")
+
+
+@dataclass(frozen=True)
+class TableRef:
+    """A table at one version: what manifests name and readers read."""
+
+    name: str
+    path: str
+    version: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def conform(df: DataFrame, table: Table, where: str) -> DataFrame:
+    """``df`` with exactly the table's columns in order, cast where no value can be lost.
+
+    Raises:
+        SchemaError: a column is missing or has a type that cannot be widened to the schema's.
+    """
+    from pyspark.sql import functions as F
+
+    wanted = _struct(table)
+    missing = [c.name for c in table.columns if c.name not in df.columns and not c.nullable]
+    if missing:
+        raise SchemaError(
+            f"{where}: table {table.name} needs column(s) {missing}; seen {df.columns}. "
+            f"Expected columns: {table.ddl()}"
+        )
+    columns = []
+    for expected in wanted:
+        name = expected.name
+        if name not in df.columns:
+            columns.append(F.lit(None).cast(expected.dataType).alias(name))
+            continue
+        seen = df.schema[name].dataType.simpleString()
+        asked = expected.dataType.simpleString()
+        if seen != asked and not _widens(seen, asked):
+            raise SchemaError(
+                f"{where}: column {name} of table {table.name} should be {asked}, is {seen}; "
+                "cast it before"
+            )
+        columns.append(F.col(f"`{name}`").cast(expected.dataType).alias(name))
+    return df.select(*columns)
+
+
+def _struct(table: Table) -> StructType:
+    from pyspark.sql.types import StructType
+
+    parsed = StructType.fromDDL(", ".join(f"`{c.name}` {c.type}" for c in table.columns))
+    assert isinstance(parsed, StructType)
+    return parsed
+
+
+def _widens(seen: str, asked: str) -> bool:
+    for container in ("array", "map"):
+        if seen.startswith(f"{container}<") and asked.startswith(f"{container}<"):
+            pairs = zip(
+                seen[len(container) + 1 : -1].split(","),
+                asked[len(container) + 1 : -1].split(","),
+                strict=False,
+            )
+            return all(a == b or _widens(a, b) for a, b in pairs)
+    integers = ["tinyint", "smallint", "int", "bigint"]
+    if seen in integers and asked in integers:
+        return integers.index(seen) <= integers.index(asked)
+    if asked == "double":
+        return seen in ("float", *integers) or seen.startswith("decimal")
+    if asked == "float":  # vectors often come as doubles; float32 is what all models use
+        return seen in ("double", *integers) or seen.startswith("decimal")
+    return seen in ("void", "timestamp_ntz") and asked in ("timestamp", "string")
+
+
+def check_vectors(df: DataFrame, column: str, where: str) -> int:
+    """Dimensions of the vectors in ``column``.
+
+    Raises:
+        InputError: a vector is null, has NaN or infinity, or lengths differ; says how many rows.
+    """
+    from pyspark.sql import functions as F
+
+    value = F.col(column)
+    not_finite = F.exists(value, lambda x: F.isnan(x) | (F.abs(x) == float("inf")) | x.isNull())
+    row = df.agg(
+        F.count("*").alias("rows"),
+        F.count_if(value.isNull()).alias("nulls"),
+        F.count_if(not_finite).alias("bad"),
+        F.min(F.size(value)).alias("least"),
+        F.max(F.size(value)).alias("most"),
+    ).first()
+    assert row is not None
+    if row["nulls"] or row["bad"]:
+        raise InputError(
+            f"{where}: column {column} has {row['bad']} vectors with NaN or infinity and "
+            f"{row['nulls']} nulls among {row['rows']} rows; leave such items out or mend them"
+        )
+    if row["least"] != row["most"]:
+        raise InputError(
+            f"{where}: vectors in {column} must have one length, seen {row['least']} to "
+            f"{row['most']}"
+        )
+    return int(row["most"] or 0)
+
+
+class Lake:
+    """The Delta tables under one root; every commit carries ``lineage`` as user metadata."""
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        self.spark = spark
+        self.root = files.absolute(root)
+
+    def path(self, name: str) -> str:
+        """URI of a table."""
+        return files.join(self.root, "tables", name)
+
+    def version(self, name: str) -> int:
+        """Latest committed version; -1 if the table does not exist."""
+        from delta.tables import DeltaTable
+
+        path = self.path(name)
+        if not DeltaTable.isDeltaTable(self.spark, path):
+            return -1
+        row = DeltaTable.forPath(self.spark, path).history(1).first()
+        assert row is not None
+        return int(row["version"])
+
+    def create(self, table: Table) -> None:
+        """Create the table from its schema, with constraints and properties, unless it is there.
+
+        Where it is there with other columns (the labels are configuration), it is replaced; older
+        versions stay readable.
+        """
+        from delta.tables import DeltaTable
+
+        path = self.path(table.name)
+        builder = DeltaTable.create(self.spark)
+        if DeltaTable.isDeltaTable(self.spark, path):
+            there = [
+                (f.name, f.dataType) for f in self.spark.read.format("delta").load(path).schema
+            ]
+            if there == [(f.name, f.dataType) for f in _struct(table)]:
+                return
+            builder = DeltaTable.replace(self.spark)
+        builder = builder.location(path).comment(table.comment)
+        for column in table.columns:
+            builder = builder.addColumn(
+                column.name, column.type, nullable=column.nullable, comment=column.comment
+            )
+        if table.partition_by:
+            builder = builder.partitionedBy(*table.partition_by)
+        for key, value in table.all_properties.items():
+            builder = builder.property(key, value)
+        for name, condition in table.constraints.items():
+            builder = builder.property(f"delta.constraints.{name}", condition)
+        builder.execute()
+
+    @contextmanager
+    def _commit(self, table: Table, lineage: Mapping[str, Any]) -> Iterator[None]:
+        """Put ``lineage`` into the commit; say in plain words which rule a row breaks."""
+        from py4j.protocol import Py4JJavaError
+        from pyspark.errors import PySparkException
+
+        self.spark.conf.set(_USER_METADATA, json.dumps(lineage, sort_keys=True, default=str))
+        try:
+            yield
+        except (Py4JJavaError, PySparkException) as error:
+            broken = [line for line in str(error).splitlines() if _RULE.search(line)]
+            if not broken:
+                raise
+            raise SchemaError(
+                f"stage {lineage.get('stage')}: a row breaks a rule of table {table.name}: "
+                f"{_RULE.split(broken[0])[-1].strip('] ')} Nothing was written."
+            ) from error
+        finally:
+            self.spark.conf.unset(_USER_METADATA)
+
+    def overwrite(self, table: Table, df: DataFrame, lineage: Mapping[str, Any]) -> TableRef:
+        """Replace all rows in one commit."""
+        self.create(table)
+        path = self.path(table.name)
+        rows = conform(df, table, f"stage {lineage.get('stage')}")
+        with self._commit(table, lineage):
+            rows.write.format("delta").mode("overwrite").save(path)
+        return TableRef(table.name, path, self.version(table.name))
+
+    def merge(
+        self,
+        table: Table,
+        df: DataFrame,
+        lineage: Mapping[str, Any],
+        *,
+        update_when: str | None = None,
+        delete_missing_where: str | None = None,
+        leave: DataFrame | None = None,
+    ) -> TableRef:
+        """MERGE on the table's key (source is ``s``, target is ``t``).
+
+        Args:
+            table: the schema; its key identifies rows, of which ``df`` has one each.
+            df: new rows.
+            lineage: goes into the commit.
+            update_when: SQL on s and t; matched rows for which it holds are replaced. None: never.
+            delete_missing_where: SQL on t; rows that ``df`` lacks and for which it holds leave.
+            leave: keys of rows that leave in the same commit; none of them is in ``df``. Unlike
+                ``delete_missing_where``, it needs no look at the rows that stay.
+        """
+        from delta.tables import DeltaTable
+        from pyspark.sql import functions as F
+
+        self.create(table)
+        path = self.path(table.name)
+        rows = conform(df, table, f"stage {lineage.get('stage')}")
+        if leave is not None:
+            keys = leave.select(*table.key).withColumn("__leave", F.lit(True))
+            rows = rows.withColumn("__leave", F.lit(False))
+            rows = rows.unionByName(keys, allowMissingColumns=True)
+        source = rows.alias("s")
+        on = " AND ".join(f"t.`{k}` = s.`{k}`" for k in table.key)
+        builder = DeltaTable.forPath(self.spark, path).alias("t").merge(source, on)
+        if leave is not None:
+            builder = builder.whenMatchedDelete("s.__leave")
+        if update_when is not None:
+            builder = builder.whenMatchedUpdateAll(update_when)
+        builder = builder.whenNotMatchedInsertAll(None if leave is None else "NOT s.__leave")
+        if delete_missing_where is not None:
+            builder = builder.whenNotMatchedBySourceDelete(delete_missing_where)
+        with self._commit(table, lineage):
+            builder.execute()
+        return TableRef(table.name, path, self.version(table.name))
+
+    def read(self, ref: TableRef) -> DataFrame:
+        """The table at the pinned version."""
+        reader = self.spark.read.format("delta").option("versionAsOf", ref.version)
+        return reader.load(ref.path)
+
+    def live_files(self, ref: TableRef) -> list[str]:
+        """URIs of the Parquet files of the pinned version, sorted.
+
+        Raises:
+            InputError: deletion vectors or column mapping are on, so that the files alone do not
+                give the table.
+        """
+        from delta.tables import DeltaTable
+
+        detail = DeltaTable.forPath(self.spark, ref.path).detail().first()
+        assert detail is not None
+        properties = detail["properties"]
+        for key, off in (
+            ("delta.enableDeletionVectors", "false"),
+            ("delta.columnMapping.mode", "none"),
+        ):
+            if properties.get(key, off) != off:
+                raise InputError(
+                    f"{ref.path}: {key} is {properties[key]!r}; training reads the files of a "
+                    f"snapshot directly and needs {off!r}. Rewrite the table with "
+                    f"TBLPROPERTIES ('{key}' = '{off}')"
+                )
+        return sorted(self.read(ref).inputFiles())
+
+
+def null_safe_text(column: Column) -> Column:
+    """The column as text, trimmed; empty becomes null."""
+    from pyspark.sql import functions as F
+
+    text = F.trim(column.cast("string"))
+    return F.when(F.length(text) > 0, text)

@@ -1,0 +1,304 @@
+"""Stage mine-pairs: positive events of the mining period -> id_vectors and item_pairs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from qarm.config import fingerprint
+from qarm.errors import ConfigError, GateError, InputError
+from qarm.ingest.parts import mining_events, mining_parts
+from qarm.pairs.id_vectors import train_id_vectors
+from qarm.pairs.itemcf import mine_itemcf
+from qarm.pairs.mined import PAIR_COLUMNS, Mined
+from qarm.pairs.swing import mine_swing
+from qarm.pairs.user2item import cap_user2item, mine_user2item, pair_user2item
+from qarm.pipeline.result import Ledger, Metric, StageResult
+from schemas import id_vectors as id_vectors_schema
+from schemas import item_pairs as item_pairs_schema
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from qarm.pipeline.context import Context
+
+_TITLES = {"u2i": "User2Item", "swing": "Swing", "itemcf": "ItemCF"}
+
+
+class _Kept:
+    """Frames that are read more than once, to be let go together."""
+
+    def __init__(self) -> None:
+        self._frames: list[DataFrame] = []
+
+    def __call__(self, df: DataFrame) -> DataFrame:
+        self._frames.append(df.persist())  # memory, then disk
+        return self._frames[-1]
+
+    def release(self) -> None:
+        while self._frames:
+            self._frames.pop().unpersist()
+
+
+def run(context: Context) -> StageResult:
+    """Write id_vectors and item_pairs, but for what the user brings.
+
+    Raises:
+        InputError: the mining period has no positive event.
+        GateError: fewer pairs than gates.min_pairs; item_pairs is not written then.
+        ConfigError: pairs.sources is empty.
+    """
+    kept = _Kept()
+    try:
+        events = kept(mining_events(context))
+        log = _describe(events)
+        if not log["events"]:
+            raise InputError(
+                "mine-pairs: the mining period has no positive event "
+                f"(part {' + '.join(mining_parts(context.facts('ingest')))} of the split); check "
+                "log.labels, log.positive and the shares of the split"
+            )
+        context.say(f"{log['events']:,} events, {log['users']:,} users, {log['items']:,} items")
+        ledgers: list[Ledger] = []
+        if not context.is_external("id_vectors"):
+            ledgers.append(_write_id_vectors(context, events, log["items"]))
+        if context.is_external("item_pairs"):
+            return StageResult(ledgers=ledgers, facts={"log": log})
+        return _write_pairs(context, events, log, ledgers, kept)
+    finally:
+        kept.release()
+
+
+def _describe(events: DataFrame) -> dict[str, Any]:
+    from pyspark.sql import functions as F
+
+    row = events.agg(
+        F.count("*").alias("events"),
+        F.count_distinct("user_idx").alias("users"),
+        F.count_distinct("item_idx").alias("items"),
+        F.unix_micros(F.max("ts")).alias("last"),
+    ).first()
+    assert row is not None
+    last = row["last"]
+    end = datetime(1970, 1, 1) + timedelta(microseconds=last + 1) if last is not None else None
+    return {
+        "events": row["events"],
+        "users": row["users"],
+        "items": row["items"],
+        "end": end.isoformat() if end else None,
+    }
+
+
+def _write_id_vectors(context: Context, events: DataFrame, items: int) -> Ledger:
+    from pyspark.sql import functions as F
+
+    context.say("ID vectors: implicit ALS")
+    vectors = train_id_vectors(events, context.config.pairs.id_vectors, context.config.pairs.seed)
+    context.overwrite(id_vectors_schema.TABLE, vectors.withColumn("model", F.lit("als")))
+    return Ledger(
+        name="ID vectors, items", rows_in=items, rows_out=context.table("id_vectors").count()
+    )
+
+
+def _write_pairs(
+    context: Context, events: DataFrame, log: dict[str, Any], ledgers: list[Ledger], kept: _Kept
+) -> StageResult:
+    from pyspark.sql import functions as F
+
+    config = context.config.pairs
+    sources: list[str] = list(dict.fromkeys(config.sources))
+    if not sources:
+        raise ConfigError("pairs.sources is empty; name at least one of u2i, swing, itemcf")
+    miners = {"u2i": _mine_user2item, "swing": _mine_swing, "itemcf": _mine_itemcf}
+    frames: list[DataFrame] = []
+    of_source: list[Ledger] = []
+    skew: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    for source in sources:
+        context.say(f"{_TITLES[source]} pairs")
+        pairs, more, skew[source] = miners[source](context, events, kept)
+        ledgers += more
+        of_source.append(more[-1])
+        versions[source] = _version(context, source)
+        frames.append(
+            pairs.select(*PAIR_COLUMNS)
+            .withColumn("source", F.lit(source))
+            .withColumn("miner_version", F.lit(versions[source]))
+        )
+    found = sum(ledger.rows_out for ledger in of_source)
+    if found < context.config.gates.min_pairs:
+        raise GateError(
+            f"gates.min_pairs: {found} pairs were mined, at least {context.config.gates.min_pairs} "
+            f"are asked for; from {log['events']} events of {log['users']} users on "
+            f"{log['items']} items. Nothing was published. Lower the floors under [pairs], or look "
+            "at what ingest set aside"
+        )
+    union = frames[0]
+    for frame in frames[1:]:
+        union = union.unionByName(frame)
+    window_end, split_id = _window_end(context, log), _split_id(context)
+    context.overwrite(
+        item_pairs_schema.TABLE,
+        union.withColumn("split_id", F.lit(split_id)).withColumn(
+            "window_end", F.lit(window_end.isoformat()).cast("timestamp")
+        ),
+    )
+    return _result(context, log, ledgers, of_source, sources, skew, versions, window_end, split_id)
+
+
+def _mine_user2item(
+    context: Context, events: DataFrame, kept: _Kept
+) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
+    from pyspark.sql import functions as F
+
+    config = context.config.pairs.u2i
+    mined = mine_user2item(
+        events.withColumn("is_target", F.lit(True)),
+        context.table("id_vectors"),
+        config.window,
+        config.min_similarity,
+    )
+    rows = Mined(rows=kept(mined.rows), names=mined.names)
+    tally = rows.tally()
+    targets = Ledger(
+        name="User2Item targets",
+        rows_in=tally.pop("targets"),
+        rows_out=rows.pairs.count(),
+        dropped=tally,
+    )
+    pairs = kept(pair_user2item(rows.pairs))
+    capped = kept(cap_user2item(pairs, config.max_pairs_per_item))
+    before, after = pairs.count(), capped.count()
+    largest = pairs.groupBy("target").count().agg(F.max("count")).first()
+    assert largest is not None
+    skew = {"most_pairs_of_a_target": int(largest[0] or 0)}
+    ledger = Ledger(
+        name="User2Item pairs",
+        rows_in=before,
+        rows_out=after,
+        dropped={"over_cap": before - after},
+    )
+    return capped, [targets, ledger], skew
+
+
+def _mine_swing(
+    context: Context, events: DataFrame, kept: _Kept
+) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
+    config = context.config.pairs
+    return _keep_pairs("Swing", mine_swing(events, config.swing, config.seed, kept), kept)
+
+
+def _mine_itemcf(
+    context: Context, events: DataFrame, kept: _Kept
+) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
+    return _keep_pairs("ItemCF", mine_itemcf(events, context.config.pairs.itemcf, kept), kept)
+
+
+def _keep_pairs(
+    title: str, mined: Mined, kept: _Kept
+) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
+    rows = Mined(rows=kept(mined.rows), names=mined.names)
+    tally = rows.tally()
+    ledger = Ledger(
+        name=f"{title} pairs",
+        rows_in=tally.pop("scored"),
+        rows_out=rows.pairs.count(),
+        dropped=tally,
+    )
+    return rows.pairs, [ledger], mined.skew
+
+
+def _version(context: Context, source: str) -> str:
+    """Hash of what the source's pairs depend on beside the events."""
+    config = context.config.pairs
+    parts: dict[str, Any] = {
+        "source": source,
+        "code": context.code_version,
+        "parameters": getattr(config, source).model_dump(mode="json"),
+    }
+    if source == "u2i":
+        own = {"als": config.id_vectors.model_dump(mode="json"), "seed": config.seed}
+        external = context.is_external("id_vectors")
+        parts["vectors"] = context.config.external.tables["id_vectors"] if external else own
+    if source == "swing":
+        parts["seed"] = config.seed
+    return fingerprint(parts)
+
+
+def _split_id(context: Context) -> str:
+    if not context.is_external("event_splits") and "split_id" in context.facts("ingest"):
+        return str(context.facts("ingest")["split_id"])
+    row = context.table("event_splits").select("split_id").first()
+    assert row is not None  # there are mining events, so there are rows
+    return str(row["split_id"])
+
+
+def _window_end(context: Context, log: dict[str, Any]) -> datetime:
+    """End of the mining period: the split's, else the moment after the last event mined.
+
+    Splits by user have no one end, and a split of the user's own is not described by ingest.
+    """
+    facts = context.facts("ingest")
+    end = facts.get("mine_end" if facts.get("has_mine") else "train_end")
+    if context.is_external("event_splits") or not end:
+        end = log["end"]
+    instants = [datetime.fromisoformat(each) for each in (end, log["end"])]
+    return max(
+        each.astimezone(UTC).replace(tzinfo=None) if each.tzinfo else each for each in instants
+    )
+
+
+def _result(
+    context: Context,
+    log: dict[str, Any],
+    ledgers: list[Ledger],
+    of_source: list[Ledger],
+    sources: list[str],
+    skew: dict[str, Any],
+    versions: dict[str, str],
+    window_end: datetime,
+    split_id: str,
+) -> StageResult:
+    """Counts of the committed table, beside what the miners said."""
+    from pyspark.sql import functions as F
+
+    written = context.table("item_pairs").select("trigger", "target", "source")
+    either = written.select("source", F.explode(F.array("trigger", "target")).alias("item_idx"))
+    covered = {
+        row["source"]: row["items"]
+        for row in either.groupBy("source")
+        .agg(F.count_distinct("item_idx").alias("items"))
+        .collect()
+    }
+    rows = {row["source"]: row["count"] for row in written.groupBy("source").count().collect()}
+    dropped = {
+        f"{source} {reason}": n
+        for source, ledger in zip(sources, of_source, strict=True)
+        for reason, n in ledger.dropped.items()
+    }
+    total = Ledger(
+        name="item pairs",
+        rows_in=sum(ledger.rows_in for ledger in of_source),
+        rows_out=sum(rows.values()),
+        dropped=dropped,
+    )
+    part = "+".join(mining_parts(context.facts("ingest")))
+    metrics = []
+    for source in sources:
+        n = rows.get(source, 0)
+        share = covered.get(source, 0) / log["items"]
+        metrics += [
+            Metric(metric="pairs", value=n, n=n, variant=source, part=part),
+            Metric(metric="item_coverage", value=share, n=log["items"], variant=source, part=part),
+        ]
+    return StageResult(
+        ledgers=[total, *ledgers],
+        metrics=metrics,
+        facts={
+            "log": log,
+            "split_id": split_id,
+            "window_end": window_end.isoformat(),
+            "miner_versions": versions,
+            "skew": skew,
+        },
+    )

@@ -1,0 +1,1 @@
+"""Stages, what they hand to each other, and how they are run."""

@@ -1,0 +1,151 @@
+"""What a stage is handed: configuration, session, pinned inputs, and where to write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from qarm import progress
+from qarm.config import Config
+from qarm.errors import MissingStageError
+from qarm.lake import external, files, manifest
+from qarm.lake.tables import Lake, TableRef
+from schemas import Table
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+
+@dataclass
+class Context:
+    """Handed to a stage's ``run``. Reads are pinned; writes carry lineage."""
+
+    config: Config
+    spark: SparkSession
+    lake: Lake
+    stage: str
+    run_id: str
+    code_version: str
+    config_hash: str
+    as_of: datetime | None = None
+    """What "now" is; None: the moment after the log's last event (fact ``as_of`` of ingest)."""
+    outputs: dict[str, TableRef] = field(default_factory=dict)
+    inputs: dict[str, TableRef] = field(default_factory=dict)
+
+    def ref(self, name: str) -> TableRef:
+        """The pinned version of a table: written by this run, the user's own, or published.
+
+        Raises:
+            MissingStageError: no stage has published it and the user has brought none.
+        """
+        found = self.find(name)
+        if found is None:
+            raise MissingStageError(
+                f"stage {self.stage} needs table {name}, which nobody has published in "
+                f"{self.lake.root}; run the stage that writes it, or name a table of your own "
+                f"under [external.tables] {name}"
+            )
+        return found
+
+    def find(self, name: str) -> TableRef | None:
+        """Like ``ref``, or None."""
+        if name in self.outputs:
+            return self.outputs[name]
+        if name not in self.inputs:
+            if name in self.config.external.tables:
+                found = external.adopt(self, name, self.config.external.tables[name])
+            else:
+                pinned = manifest.pinned(self.lake.root, name)
+                if pinned is None:
+                    return None
+                found = pinned
+            self.inputs[name] = found
+        return self.inputs[name]
+
+    def is_external(self, name: str) -> bool:
+        """Whether the user brings this table."""
+        return name in self.config.external.tables
+
+    def table(self, name: str) -> DataFrame:
+        """The table at its pinned version."""
+        return self.lake.read(self.ref(name))
+
+    def artifact(self, stage: str, name: str) -> dict[str, Any]:
+        """An artifact that another stage has published: {uri, version, ...}.
+
+        Raises:
+            MissingStageError: the stage has not run.
+        """
+        found = manifest.find(self.lake.root, stage)
+        if found is None or name not in found.artifacts:
+            raise MissingStageError(
+                f"stage {self.stage} needs {name} of stage {stage}, which has not run in "
+                f"{self.lake.root}"
+            )
+        return found.artifacts[name]
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """Facts that another stage has published; empty if it has not run."""
+        found = manifest.find(self.lake.root, stage)
+        return found.facts if found is not None else {}
+
+    @property
+    def now(self) -> datetime:
+        """``--as-of``, else the moment after the log's last event, else 1970 (UTC, naive)."""
+        if self.as_of is not None:
+            return self.as_of
+        known = self.facts("ingest").get("as_of")
+        return datetime.fromisoformat(known) if known else datetime(1970, 1, 1)
+
+    @property
+    def lineage(self) -> dict[str, Any]:
+        """Goes into every commit."""
+        return {
+            "stage": self.stage,
+            "run_id": self.run_id,
+            "config_hash": self.config_hash,
+            "code_version": self.code_version,
+            "as_of": str(self.as_of) if self.as_of else None,
+            "inputs": {name: ref.as_dict() for name, ref in sorted(self.inputs.items())},
+        }
+
+    def overwrite(self, table: Table, df: DataFrame, **lineage: Any) -> TableRef:
+        """Replace a table in one commit; ``lineage`` adds to the commit's metadata."""
+        ref = self.lake.overwrite(table, df, {**self.lineage, **lineage})
+        self.outputs[table.name] = ref
+        return ref
+
+    def merge(
+        self,
+        table: Table,
+        df: DataFrame,
+        *,
+        update_when: str | None = None,
+        delete_missing_where: str | None = None,
+        leave: DataFrame | None = None,
+        **lineage: Any,
+    ) -> TableRef:
+        """MERGE into a table on its key; see ``Lake.merge``."""
+        ref = self.lake.merge(
+            table,
+            df,
+            {**self.lineage, **lineage},
+            update_when=update_when,
+            delete_missing_where=delete_missing_where,
+            leave=leave,
+        )
+        self.outputs[table.name] = ref
+        return ref
+
+    def live_files(self, name: str) -> list[str]:
+        """Parquet files of a table's pinned version: what training reads."""
+        return self.lake.live_files(self.ref(name))
+
+    def work_dir(self, *parts: str) -> str:
+        """URI of a folder for this run's artifacts; equal runs have the same one."""
+        return files.join(self.lake.root, "artifacts", self.stage, self.run_id, *parts)
+
+    def say(self, message: str) -> None:
+        """A line of progress."""
+        progress.say(f"{self.stage}: {message}")

@@ -1,0 +1,155 @@
+"""The ten stages, in order: what each reads, writes, and is configured by."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qarm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qarm.pipeline.context import Context
+    from qarm.pipeline.result import StageResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage. Its function lives in ``module`` and is called ``run``."""
+
+    name: str
+    summary: str
+    """One line for --help."""
+    module: str
+    sections: tuple[str, ...]
+    """Configuration sections whose change makes the stage run again."""
+    inputs: tuple[str, ...]
+    """Tables read."""
+    outputs: tuple[str, ...]
+    """Tables written."""
+    packages: tuple[str, ...]
+    """Sub-packages of qarm whose code the result depends on."""
+    artifacts: tuple[str, ...] = ()
+    """Artifacts of other stages read, as "stage/name"."""
+    optional_inputs: tuple[str, ...] = ()
+    """Tables read if they are there."""
+
+    def load(self) -> Callable[[Context], StageResult]:
+        """The stage's function."""
+        function: Callable[[Context], StageResult] = importlib.import_module(self.module).run
+        return function
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        name="ingest",
+        summary="raw logs and catalogue -> items, users, interactions, event_splits, quarantine",
+        module="qarm.ingest.stage",
+        sections=("log", "items", "split", "gates"),
+        inputs=(),
+        outputs=("items", "users", "interactions", "event_splits", "quarantine"),
+        packages=("ingest", "lake"),
+    ),
+    Stage(
+        name="mine-pairs",
+        summary="training-period events -> id_vectors, item_pairs (User2Item, Swing, ItemCF)",
+        module="qarm.pairs.stage",
+        sections=("pairs",),
+        inputs=("items", "interactions", "event_splits"),
+        outputs=("id_vectors", "item_pairs"),
+        packages=("pairs", "lake"),
+    ),
+    Stage(
+        name="train-alignment",
+        summary="item_pairs + catalogue -> encoder (Horovod over Petastorm)",
+        module="qarm.alignment.stage",
+        sections=("encoder", "alignment", "training"),
+        inputs=("items", "item_pairs", "event_splits"),
+        outputs=("item_features", "alignment_pairs"),
+        packages=("alignment", "encoders", "training", "lake"),
+    ),
+    Stage(
+        name="embed-catalog",
+        summary="encoder + catalogue -> item_embeddings",
+        module="qarm.encoders.stage",
+        sections=("encoder",),
+        inputs=("items",),
+        outputs=("item_features", "item_embeddings"),
+        packages=("encoders", "lake"),
+        artifacts=("train-alignment/encoder",),
+    ),
+    Stage(
+        name="fit-codebooks",
+        summary="item_embeddings -> codebooks (VQ anchors, residual k-means)",
+        module="qarm.codes.fit_stage",
+        sections=("codes",),
+        inputs=("item_embeddings",),
+        outputs=("codebooks",),
+        packages=("codes", "lake"),
+        optional_inputs=("items", "event_splits"),
+    ),
+    Stage(
+        name="assign-codes",
+        summary="codebooks + item_embeddings -> semantic_ids of the whole catalogue",
+        module="qarm.codes.assign_stage",
+        sections=("codes",),
+        inputs=("item_embeddings", "codebooks"),
+        outputs=("semantic_ids",),
+        packages=("codes", "lake"),
+        artifacts=("fit-codebooks/codebook",),
+        optional_inputs=("items",),
+    ),
+    Stage(
+        name="build-samples",
+        summary="events -> ranking_samples with history and negatives",
+        module="qarm.ranking.samples_stage",
+        sections=("samples",),
+        inputs=("items", "interactions", "event_splits"),
+        outputs=("ranking_samples",),
+        packages=("ranking", "lake"),
+    ),
+    Stage(
+        name="train-ranker",
+        summary="ranking_samples + codes -> ranker of each variant, predictions",
+        module="qarm.ranking.train_stage",
+        sections=("ranker", "training"),
+        inputs=("ranking_samples", "semantic_ids", "item_embeddings", "codebooks"),
+        outputs=("predictions",),
+        packages=("ranking", "training", "lake"),
+    ),
+    Stage(
+        name="evaluate",
+        summary="predictions, vectors and test pairs -> metrics",
+        module="qarm.evaluation.stage",
+        sections=("evaluation", "pairs", "gates"),
+        inputs=("predictions", "interactions", "event_splits", "item_embeddings"),
+        outputs=("metrics",),
+        packages=("evaluation", "pairs", "lake"),
+        optional_inputs=("item_pairs", "id_vectors", "item_features", "semantic_ids", "items"),
+    ),
+    Stage(
+        name="report",
+        summary="everything -> report.html",
+        module="qarm.report.stage",
+        sections=(),
+        inputs=("metrics", "interactions", "items", "semantic_ids"),
+        outputs=(),
+        packages=("report",),
+        optional_inputs=("item_pairs", "event_splits", "predictions"),
+    ),
+)
+
+BY_NAME = {stage.name: stage for stage in STAGES}
+
+
+def stage(name: str) -> Stage:
+    """The stage of that name (``-`` and ``_`` are the same).
+
+    Raises:
+        ConfigError: there is none; names those that are.
+    """
+    found = BY_NAME.get(name.replace("_", "-"))
+    if found is None:
+        raise ConfigError(f"no stage {name!r}; stages: {', '.join(BY_NAME)}")
+    return found

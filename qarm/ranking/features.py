@@ -1,0 +1,185 @@
+"""From a batch of samples to the tensors that the model takes.
+
+A batch of 1,000 samples names 51,000 items, most of them several times. Everything that depends on
+the item alone is computed once for each distinct item, and looked up from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from qarm.ranking.item_table import ItemTable
+
+_DAY_SECONDS = 86_400.0
+RATE_EDGE = 1e-4
+"""Rates are kept this far from 0 and 1 before their logit."""
+_HASH = 0x9E3779B97F4A7C15
+
+DENSE = (
+    "user_count",
+    "user_rate",
+    "item_count",
+    "item_rate",
+    "history_length",
+    "recency",
+    "recency_unknown",
+)
+"""Dense features, in order: logarithms of counts, logits of rates, log of the days since the last
+positive, and whether there was none."""
+
+SAMPLE_COLUMNS = (
+    "user_idx",
+    "item_idx",
+    "ts",
+    "weight",
+    "user_count",
+    "user_rate",
+    "item_count",
+    "item_rate",
+    "history_length",
+    "history_item_idx",
+    "history_ts",
+)
+"""Columns of ranking_samples that are read beside the labels."""
+
+
+@dataclass(frozen=True)
+class Items:
+    """Distinct items of a batch, U of them, and what is known of each.
+
+    Attributes:
+        id_row: (U,) row of the id tables.
+        vector: (U, d) aligned vectors, zeros where there is none.
+        rq_rows: (U, L) rows of the RQ table, 0 where there is none.
+        vq_rows: (U, K) rows of the VQ table, 0 where there is none.
+        rq: (U, L) codes, -1 where there is none.
+    """
+
+    id_row: Tensor
+    vector: Tensor
+    rq_rows: Tensor
+    vq_rows: Tensor
+    rq: Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch of B samples; the history is cut to H, the longest in the batch.
+
+    Attributes:
+        items: distinct items.
+        target: (B,) place of the target among them.
+        history: (B, H) places of the history's items; 0 where padded.
+        is_real: (B, H) whether the entry is real.
+        age: (B, H) log(1 + days) between the entry and the sample, 0 where padded.
+        user_row: (B,) row of the user table.
+        dense: (B, len(DENSE)), not yet normalised.
+    """
+
+    items: Items
+    target: Tensor
+    history: Tensor
+    is_real: Tensor
+    age: Tensor
+    user_row: Tensor
+    dense: Tensor
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What turns item and user numbers into rows of tables.
+
+    Attributes:
+        table: arrays by item_idx.
+        rq_rows: (n, L) int32, see ``item_table.code_rows``.
+        item_buckets, user_buckets: rows of the id tables.
+    """
+
+    table: ItemTable
+    rq_rows: NDArray[np.int32]
+    item_buckets: int
+    user_buckets: int
+
+    def inputs(self, batch: Mapping[str, Tensor]) -> Inputs:
+        """The batch as the model takes it."""
+        longest = max(1, int(batch["history_length"].max()))
+        history = batch["history_item_idx"][:, -longest:]
+        is_real = history >= 0
+        target = batch["item_idx"]
+        # Padding looks up the target, so that it adds no item; the mask keeps it out.
+        named = torch.cat([target, torch.where(is_real, history, target[:, None]).reshape(-1)])
+        items, places = distinct(named.numpy(), self.table.rows)
+        place = torch.from_numpy(places)
+        seconds = (batch["ts"][:, None] - batch["history_ts"][:, -longest:]).float()
+        age = torch.log1p(seconds.clamp_min(0.0) / _DAY_SECONDS) * is_real
+        return Inputs(
+            items=self.items(items),
+            target=place[: len(target)],
+            history=place[len(target) :].view(history.shape),
+            is_real=is_real,
+            age=age,
+            user_row=torch.from_numpy(bucket(batch["user_idx"].numpy(), self.user_buckets)),
+            dense=dense_features(batch, recency=age[:, -1]),
+        )
+
+    def items(self, item_idx: NDArray[np.int64]) -> Items:
+        """What is known of the items (U,)."""
+        table = self.table
+        return Items(
+            id_row=torch.from_numpy(bucket(item_idx, self.item_buckets)),
+            vector=torch.from_numpy(table.vector[item_idx]),
+            rq_rows=torch.from_numpy(self.rq_rows[item_idx].astype(np.int64)),
+            vq_rows=torch.from_numpy(table.vq[item_idx].astype(np.int64) + 1),
+            rq=torch.from_numpy(table.rq[item_idx]),
+        )
+
+
+def distinct(item_idx: NDArray[np.int64], rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct numbers below ``rows``, ascending, and the place of each number among them."""
+    if rows > 8 * len(item_idx):  # a catalogue much larger than the batch: sort the batch
+        found, places = np.unique(item_idx, return_inverse=True)
+        return found, places
+    seen = np.zeros(rows, np.int64)
+    seen[item_idx] = 1
+    return np.flatnonzero(seen), (np.cumsum(seen) - 1)[item_idx]
+
+
+def bucket(numbers: NDArray[np.int64], buckets: int) -> NDArray[np.int64]:
+    """Row of each number in a table of ``buckets`` rows: itself while it fits, else a hash.
+
+    Fibonacci hashing (Knuth, vol. 3, 6.4). Numbers that fit keep their row, so that a table that
+    is large enough has no collisions.
+    """
+    numbers = np.asarray(numbers, np.int64)
+    if not len(numbers) or numbers.max() < buckets:
+        return numbers
+    mixed = (numbers.astype(np.uint64) * np.uint64(_HASH)) >> np.uint64(24)
+    return np.where(numbers < buckets, numbers, (mixed % np.uint64(buckets)).astype(np.int64))
+
+
+def dense_features(batch: Mapping[str, Tensor], recency: Tensor) -> Tensor:
+    """(B, len(DENSE)), see ``DENSE``; ``recency``: log(1 + days) since the last positive."""
+    empty = batch["history_length"] == 0
+    columns = [
+        torch.log1p(batch["user_count"]),
+        logit(batch["user_rate"]),
+        torch.log1p(batch["item_count"]),
+        logit(batch["item_rate"]),
+        torch.log1p(batch["history_length"].float()),
+        recency,
+        empty.float(),
+    ]
+    return torch.stack(columns, dim=1)
+
+
+def logit(rate: Tensor) -> Tensor:
+    """log(p / (1 - p)), of p kept away from 0 and 1."""
+    return torch.logit(rate, eps=RATE_EDGE)

@@ -1,0 +1,282 @@
+"""The ranker: target attention over the history, cross network, one head a label.
+
+Shapes: B samples, H history entries, U distinct items of the batch, D width of an item, d width of
+aligned vectors, L levels, K anchors an item.
+
+An item is its id embedding beside its content, where the variant has one: the frozen aligned
+vector, the sum of its RQ rows, the mean of its VQ rows, each d wide and together brought to
+``content_dimensions`` by one linear layer. The same representation serves target and history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qarm.config import Ranker
+from qarm.ranking.features import DENSE, Inputs, Items
+from qarm.ranking.optimizer import SPARSE_ROWS
+
+CONTENT = {
+    "base": (),
+    "vector": ("vector",),
+    "vq": ("vq",),
+    "rq": ("rq",),
+    "vq_rq": ("vq", "rq"),
+}
+"""Variant -> the uses of content in it."""
+
+CROSS = ("same_c1", "same_c1_c2", "vq_overlap")
+"""Target-aware features: share of history items with the target's c1, share with its (c1, c2), and
+mean share of anchors that they have in common."""
+
+_ID_SCALE = 0.05
+_ATTENTION_WIDTH = 16
+_ATTENTION_HIDDEN = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What the model's shape depends on beside the configuration.
+
+    Attributes:
+        variant: a key of ``CONTENT``.
+        id_dropout: chance to drop an item's id; 1: the id is never used.
+        heads: number of labels.
+        item_rows, user_rows: rows of the id tables.
+        dimensions: d.
+    """
+
+    variant: str
+    id_dropout: float
+    heads: int
+    item_rows: int
+    user_rows: int
+    dimensions: int
+
+
+def _table(rows: int, width: int, scale: float) -> nn.Embedding:
+    """An embedding table that starts as noise; large ones get sparse gradients."""
+    table = nn.Embedding(rows, width, sparse=rows > SPARSE_ROWS)
+    nn.init.normal_(table.weight, std=scale)
+    return table
+
+
+class ItemEncoder(nn.Module):
+    """Items -> representation (U, D) and bias of each head (U, heads).
+
+    Args:
+        tables: "rq" and "vq" -> start of the code table, (rows, d); row 0 stands for none.
+    """
+
+    def __init__(self, config: Ranker, spec: ModelSpec, tables: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.uses = CONTENT[spec.variant]
+        self.id_dropout = spec.id_dropout
+        self.vector_scale = config.code_scale
+        self.id = _table(spec.item_rows, config.id_dimensions, _ID_SCALE)
+        self.bias = _table(spec.item_rows, spec.heads, 0.0)
+        self.codes = nn.ModuleDict(
+            {
+                name: nn.EmbeddingBag.from_pretrained(
+                    tables[name].clone(),
+                    freeze=False,
+                    mode=mode,
+                    padding_idx=0,
+                    sparse=len(tables[name]) > SPARSE_ROWS,
+                )
+                for name, mode in (("vq", "mean"), ("rq", "sum"))
+                if name in self.uses
+            }
+        )
+        self.width = config.id_dimensions
+        if self.uses:
+            self.content = nn.Linear(len(self.uses) * spec.dimensions, config.content_dimensions)
+            self.width += config.content_dimensions
+
+    def contents(self, items: Items) -> list[Tensor]:
+        """The uses of content, each (U, d), before the linear layer."""
+        rows = {"vq": items.vq_rows, "rq": items.rq_rows}
+        return [
+            items.vector * self.vector_scale if name == "vector" else self.codes[name](rows[name])
+            for name in self.uses
+        ]
+
+    def forward(self, items: Items) -> tuple[Tensor, Tensor]:
+        """(U, D) and (U, heads). Dropping an id drops its bias too, for the whole batch."""
+        keep = self._keep(items.id_row)
+        parts = [self.id(items.id_row) * keep]
+        if self.uses:
+            parts.append(self.content(torch.cat(self.contents(items), dim=1)))
+        return torch.cat(parts, dim=1), self.bias(items.id_row) * keep
+
+    def _keep(self, id_row: Tensor) -> Tensor:
+        """(U, 1): 0 where the id is dropped."""
+        rows = (len(id_row), 1)
+        if self.id_dropout >= 1:
+            return torch.zeros(rows)
+        if not self.training or self.id_dropout == 0:
+            return torch.ones(rows)
+        return (torch.rand(rows) >= self.id_dropout).float()
+
+
+class TargetAttention(nn.Module):
+    """Interest in the target: history items weighted by an activation unit (DIN, arXiv 1706.06978).
+
+    The unit looks at projections of both items, their product, and the entry's age. Weights are a
+    softmax with one more logit of zero, so that they add up to less than 1 where nothing fits:
+    how much fits is a feature of its own, and an empty history needs no special case.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(width, _ATTENTION_WIDTH, bias=False)
+        self.query = nn.Linear(width, _ATTENTION_WIDTH, bias=False)
+        self.of_key = nn.Linear(_ATTENTION_WIDTH, _ATTENTION_HIDDEN, bias=False)
+        self.of_query = nn.Linear(_ATTENTION_WIDTH, _ATTENTION_HIDDEN)
+        self.of_product = nn.Linear(_ATTENTION_WIDTH, _ATTENTION_HIDDEN, bias=False)
+        self.of_age = nn.Parameter(torch.zeros(_ATTENTION_HIDDEN))
+        self.out = nn.Linear(_ATTENTION_HIDDEN, 1)
+
+    def forward(self, items: Tensor, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Weighted sum (B, D) and sum of weights (B, 1).
+
+        Args:
+            items: (U, D).
+        """
+        keys = self.key(items)
+        # One look-up for all that depends on the history item alone.
+        looked_up = F.embedding(inputs.history, torch.cat([keys, self.of_key(keys), items], dim=1))
+        key, hidden, value = looked_up.split(
+            [_ATTENTION_WIDTH, _ATTENTION_HIDDEN, items.shape[1]], dim=2
+        )
+        query = self.query(items[inputs.target])
+        hidden = (
+            hidden
+            + self.of_product(key * query[:, None])
+            + self.of_query(query)[:, None]
+            + inputs.age[:, :, None] * self.of_age
+        )
+        logits = self.out(F.relu(hidden)).squeeze(2).masked_fill(~inputs.is_real, float("-inf"))
+        sink = logits.new_zeros(len(logits), 1)
+        weights = torch.softmax(torch.cat([logits, sink], dim=1), dim=1)[:, :-1]
+        return torch.bmm(weights[:, None], value).squeeze(1), weights.sum(1, keepdim=True)
+
+
+class CrossNetwork(nn.Module):
+    """x_{l+1} = x_0 * (W_l x_l + b_l) + x_l (DCN-V2, arXiv 2008.13535)."""
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+
+    def forward(self, first: Tensor) -> Tensor:
+        """(B, width) -> (B, width)."""
+        x = first
+        for layer in self.layers:
+            x = first * layer(x) + x
+        return x
+
+
+class RankerModel(nn.Module):
+    """Inputs -> logits (B, heads).
+
+    Args:
+        config: section ``ranker``.
+        spec: shapes.
+        tables: see ``ItemEncoder``.
+        dense_mean, dense_std: of the dense features on the train part, each len(DENSE) long.
+    """
+
+    def __init__(
+        self,
+        config: Ranker,
+        spec: ModelSpec,
+        tables: Mapping[str, Tensor],
+        dense_mean: Sequence[float],
+        dense_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.items = ItemEncoder(config, spec, tables)
+        self.attention = TargetAttention(self.items.width)
+        self.cross_features = config.cross_features
+        width = 3 * self.items.width + 1 + len(DENSE) + (len(CROSS) if config.cross_features else 0)
+        self.user = None
+        if config.use_user_id:
+            self.user = _table(spec.user_rows, config.id_dimensions, _ID_SCALE)
+            width += config.id_dimensions
+        self.cross = CrossNetwork(width, config.cross_layers)
+        layers: list[nn.Module] = []
+        for hidden in config.hidden:
+            layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(config.dropout)]
+            width = hidden
+        self.shared = nn.Sequential(*layers)
+        self.heads = nn.Linear(width, spec.heads)
+        # The floor's own model, so that the ranker starts no worse than it.
+        self.wide = nn.Linear(len(DENSE), spec.heads, bias=False)
+        nn.init.zeros_(self.wide.weight)
+        self.dense_mean: Tensor
+        self.dense_std: Tensor
+        self.register_buffer("dense_mean", torch.tensor(dense_mean, dtype=torch.float32))
+        self.register_buffer("dense_std", torch.tensor(dense_std, dtype=torch.float32))
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """(B, heads) logits."""
+        items, bias = self.items(inputs.items)
+        target = items[inputs.target]
+        interest, attended = self.attention(items, inputs)
+        dense = (inputs.dense - self.dense_mean) / self.dense_std
+        parts = [target, interest, target * interest, attended, dense]
+        if self.user is not None:
+            parts.append(self.user(inputs.user_row))
+        if self.cross_features:
+            parts.append(cross_features(inputs))
+        hidden = self.shared(self.cross(torch.cat(parts, dim=1)))
+        return self.heads(hidden) + self.wide(dense) + bias[inputs.target]
+
+    def parameter_groups(self, config: Ranker) -> list[dict]:
+        """Groups for the optimiser: id tables without decay; code tables without it, slowly."""
+        rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
+        codes = list(self.items.codes.parameters())
+        tables = [*self.items.id.parameters(), *self.items.bias.parameters()]
+        if self.user is not None:
+            tables += self.user.parameters()
+        apart = {id(p) for p in (*codes, *tables)}
+        rest = [p for p in self.parameters() if id(p) not in apart]
+        groups = [
+            {"params": rest, "lr": rate, "weight_decay": decay},
+            {"params": tables, "lr": rate, "weight_decay": 0.0},
+            {"params": codes, "lr": rate * config.code_learning_rate, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+
+def cross_features(inputs: Inputs) -> Tensor:
+    """(B, len(CROSS)), see ``CROSS``; 0 where history or code is missing."""
+    rq, vq = inputs.items.rq, inputs.items.vq_rows
+    length = inputs.is_real.sum(1).clamp_min(1)
+    coded = inputs.is_real & (rq[inputs.target, :1] >= 0)
+    same_c1 = coded & (rq[inputs.history, 0] == rq[inputs.target, :1])
+    second = min(1, rq.shape[1] - 1)
+    same_c2 = same_c1 & (rq[inputs.history, second] == rq[inputs.target, second, None])
+    common = torch.zeros(inputs.history.shape)
+    theirs, ours = vq[inputs.history], vq[inputs.target]
+    for anchor in ours.unbind(1):
+        common += ((theirs == anchor[:, None, None]) & (anchor > 0)[:, None, None]).any(2)
+    overlap = common * inputs.is_real / vq.shape[1]
+    return torch.stack([c.float().sum(1) / length for c in (same_c1, same_c2, overlap)], dim=1)
+
+
+def loss_sum(logits: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted sum over samples of the binary cross entropy, mean over heads; and sum of weights.
+
+    Args:
+        logits, labels: (B, heads).
+        weight: (B,).
+    """
+    each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+    return (each * weight).sum(), weight.sum()

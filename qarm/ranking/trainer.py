@@ -1,0 +1,314 @@
+"""One rank of train-ranker: every variant, seed and grid point; the best of each scores.
+
+Every variant gets the same trials: each id_dropout of the grid, at most the same epochs. Epoch and
+grid point are chosen by the AUC of the first head on the validation part; test is scored once, by
+the model chosen. All start in one launch, for starting ranks takes longer than a small training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from qarm.codes.codebook import Codebook
+from qarm.config import Ranker, fingerprint
+from qarm.errors import TrainingError
+from qarm.lake import files
+from qarm.ranking import code_tables, item_table
+from qarm.ranking.auc import AucCounter
+from qarm.ranking.features import SAMPLE_COLUMNS, Lookup
+from qarm.ranking.model import CONTENT, ModelSpec, RankerModel, loss_sum
+from qarm.ranking.optimizer import LazyAdamW
+from qarm.training import collectives, loop
+from qarm.training.loader import WEIGHT, EpochLoader
+from qarm.training.state import separate
+
+logger = logging.getLogger(__name__)
+
+_HISTORY = ("history_item_idx", "history_ts")
+
+
+def train(spec: dict[str, Any]) -> dict[str, Any]:
+    """Train what the spec (of ``train_stage``) asks for, score valid and test.
+
+    Returns:
+        trials: one entry a variant, seed and id_dropout, with the AUC of each epoch.
+        models: variant/seed -> {uri, sha256} of the chosen model.
+        rows_per_rank: train rows that each rank read in the last epoch.
+    """
+    work = _Work(spec)
+    trials: list[dict[str, Any]] = []
+    models: dict[str, dict[str, str]] = {}
+    rows_per_rank: list[int] = []
+    for seed in work.config.seeds:
+        for variant in work.config.variants:
+            best: tuple[RankerModel, dict[str, Any]] | None = None
+            for id_dropout in work.config.id_dropout:
+                model, trial = work.try_out(variant, seed, id_dropout)
+                trials.append(trial)
+                rows_per_rank = trial.pop("rows_per_rank")
+                if best is None or trial["auc"] > best[1]["auc"]:
+                    best = (model, trial)
+            assert best is not None
+            model, trial = best
+            trial["chosen"] = True
+            for part in ("valid", "test"):
+                work.score(model, trial, part)
+            models[f"{variant}/{seed}"] = work.save(model, trial)
+    collectives.barrier()
+    work.close()
+    return {"trials": trials, "models": models, "rows_per_rank": rows_per_rank}
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """What code tables are made of; empty where no variant uses codes."""
+
+    book: Codebook | None
+    rows: code_tables.RqRows | None
+
+    def tables(self, config: Ranker, lookup: Lookup, variant: str, seed: int) -> dict[str, Any]:
+        """Starts of the variant's code tables."""
+        start = code_tables.TableStart(config.code_start, config.code_scale, seed)
+        found = {}
+        if self.book is not None and self.rows is not None and "rq" in CONTENT[variant]:
+            found["rq"] = code_tables.rq_start(
+                lookup.table, lookup.rq_rows, self.rows.count, self.book.levels, start
+            )
+        if self.book is not None and "vq" in CONTENT[variant]:
+            found["vq"] = code_tables.vq_start(self.book.anchors, start)
+        return {name: torch.from_numpy(weight) for name, weight in found.items()}
+
+
+class _Work:
+    """What all trials share."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec = spec
+        self.config = Ranker.model_validate(spec["ranker"])
+        self.labels: list[str] = spec["labels"]
+        self.rank, self.world = collectives.rank(), collectives.size()
+        self.temporary: str | None = None
+        table = self._item_table()
+        self.codes = self._read_codes(table)
+        rq_rows = np.zeros((table.rows, 0), np.int32)
+        if self.codes.rows is not None:
+            rq_rows = self.codes.rows.rows(table.rq)
+        self.lookup = Lookup(
+            table=table,
+            rq_rows=rq_rows,
+            item_buckets=min(self.config.item_buckets, table.rows),
+            user_buckets=min(self.config.user_buckets, spec["user_rows"]),
+        )
+        logger.info("rank %d of %d: %d items mapped", self.rank, self.world, table.rows)
+
+    def _item_table(self) -> item_table.ItemTable:
+        """Built by one rank a machine, mapped by all."""
+        about = dict(self.spec["items"])
+        folder = files.local_path(about.pop("folder"))
+        if folder is None:  # a store that cannot be mapped
+            name = f"qarm-items-{fingerprint(about)}"
+            folder = self.temporary = os.path.join(tempfile.gettempdir(), name)
+        table = None
+        if collectives.local_rank() == 0:
+            table = item_table.build(folder, **about)
+        collectives.barrier()
+        return table or item_table.build(folder, **about)
+
+    def close(self) -> None:
+        """Remove what was put beside the lake."""
+        if self.temporary is not None and collectives.local_rank() == 0:
+            files.remove_tree(self.temporary)
+
+    def _read_codes(self, table: item_table.ItemTable) -> _Codes:
+        uses = {use for variant in self.config.variants for use in CONTENT[variant]}
+        if not uses & {"rq", "vq"}:
+            return _Codes(None, None)
+        book = None
+        if self.spec["codebook"] is not None:
+            with files.open_file(self.spec["codebook"]) as file:
+                book = Codebook.from_bytes(file.read())
+        book = code_tables.check(table, book, uses, self.config.code_start)
+        rows = None
+        if "rq" in uses:
+            rows = code_tables.RqRows.of(
+                table, book.sizes, self.config.code_tables, self.config.code_buckets
+            )
+        return _Codes(book, rows)
+
+    def loader(self, part: str, *, seed: int | None = None) -> EpochLoader:
+        """Batches of a part; shuffled if a seed is given."""
+        rows = self.config.predict_batch_size
+        if seed is not None:
+            rows = max(1, self.config.batch_size // self.world)
+        length = self.spec["history_length"]
+        return EpochLoader(
+            self.spec["files"][part],
+            ["sample_id", *SAMPLE_COLUMNS, *(f"label_{name}" for name in self.labels)],
+            batch_size=rows,
+            rank=self.rank,
+            world=self.world,
+            seed=0 if seed is None else seed,
+            shuffle=seed is not None,
+            list_lengths=dict.fromkeys(_HISTORY, length),
+        )
+
+    def targets(self, batch: loop.Batch) -> torch.Tensor:
+        """(B, heads)."""
+        return torch.stack([batch[f"label_{name}"] for name in self.labels], dim=1)
+
+    def try_out(
+        self, variant: str, seed: int, id_dropout: float
+    ) -> tuple[RankerModel, dict[str, Any]]:
+        """One training; the model at its best epoch, and its record."""
+        config, optimizer = self.config, self.config.optimizer
+        model = self._model(variant, seed, id_dropout)
+        train, valid = self.loader("train", seed=seed), self.loader("valid")
+
+        def loss(model: Any, batch: loop.Batch) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = model(self.lookup.inputs(batch))
+            return loss_sum(logits, self.targets(batch), batch["weight"] * batch[WEIGHT])
+
+        def evaluate() -> dict[str, float]:
+            counter = AucCounter()
+            for batch in valid.epoch(0):
+                logits = model(self.lookup.inputs(batch))
+                label = batch[f"label_{self.labels[0]}"]
+                counter.add(logits[:, 0], label, batch["weight"] * batch[WEIGHT])
+            return {"auc": counter.value()}
+
+        name = f"{variant}-{seed}-{id_dropout:g}"
+        fitted = loop.fit(
+            model,
+            loss,
+            train,
+            epochs=config.epochs,
+            optimizer=LazyAdamW(model.parameter_groups(config)),
+            warmup_steps=optimizer.warmup_steps,
+            schedule=optimizer.schedule,
+            gradient_clip=optimizer.gradient_clip,
+            evaluate=evaluate,
+            monitor="auc",
+            patience=config.patience,
+            checkpoint_folder=files.join(self.spec["checkpoints"], name),
+            keep=self.spec["keep_checkpoints"],
+            seed=seed,
+            manifest={"config_hash": self.spec["config_hash"]},
+        )
+        auc = fitted.best_metrics["auc"]
+        if math.isnan(auc):
+            raise TrainingError(
+                f"the validation part has no two labels of {self.labels[0]!r}, so that no epoch "
+                "can be chosen; give [split] a larger valid share, or raise samples.eval_positives"
+            )
+        trial = {
+            "variant": variant,
+            "seed": seed,
+            "id_dropout": id_dropout,
+            "auc": auc,
+            "epoch": fitted.best_epoch + 1,
+            "epochs": [record["auc"] for record in fitted.history],
+            "seconds": round(fitted.seconds, 2),
+            "rows_per_second": round(fitted.history[-1]["rows_per_second"]),
+            "input_wait_share": round(fitted.input_wait_share, 3),
+            "rows_per_rank": fitted.rows_per_rank,
+            "chosen": False,
+        }
+        if self.rank == 0:
+            logger.info(
+                "%s, seed %d, id dropout %g: valid AUC %.4f at epoch %d of %d, %d rows/s",
+                *(variant, seed, id_dropout, auc),
+                *(trial["epoch"], len(fitted.history), trial["rows_per_second"]),
+            )
+        return model, trial
+
+    def _model(self, variant: str, seed: int, id_dropout: float) -> RankerModel:
+        torch.manual_seed(seed)
+        return RankerModel(
+            self.config,
+            self.model_spec(variant, id_dropout),
+            self.codes.tables(self.config, self.lookup, variant, seed),
+            self.spec["dense"]["mean"],
+            self.spec["dense"]["std"],
+        )
+
+    def model_spec(self, variant: str, id_dropout: float) -> ModelSpec:
+        """Shapes of a model."""
+        return ModelSpec(
+            variant=variant,
+            id_dropout=id_dropout,
+            heads=len(self.labels),
+            item_rows=self.lookup.item_buckets,
+            user_rows=self.lookup.user_buckets,
+            dimensions=self._dimensions(),
+        )
+
+    def _dimensions(self) -> int:
+        width = self.lookup.table.vector.shape[1]
+        return width or (self.codes.book.dimensions if self.codes.book else 0)
+
+    def score(self, model: RankerModel, trial: dict[str, Any], part: str) -> None:
+        """Write this rank's scores of a part: (sample_id, score of each head)."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        heads = [f"score_{name}" for name in self.labels]
+        schema = pa.schema(
+            [("sample_id", pa.int64()), ("variant", pa.string()), ("seed", pa.int32())]
+            + [(name, pa.float32()) for name in heads]
+        )
+        name = f"{trial['variant']}-{trial['seed']}-{part}-{self.rank}.parquet"
+        model.eval()
+        with (
+            files.open_file(files.join(self.spec["scores"], name), "wb") as sink,
+            parquet.ParquetWriter(sink, schema) as writer,
+            torch.no_grad(),
+        ):
+            for batch in self.loader(part).epoch(0):
+                scores = torch.sigmoid(model(self.lookup.inputs(batch)))
+                real = batch[WEIGHT] > 0
+                rows = int(real.sum())
+                columns = [
+                    pa.array(batch["sample_id"][real].numpy()),
+                    pa.array([trial["variant"]] * rows, pa.string()),
+                    pa.array(np.full(rows, trial["seed"], np.int32)),
+                    *(pa.array(column.contiguous().numpy()) for column in scores[real].unbind(1)),
+                ]
+                writer.write_batch(pa.record_batch(columns, schema=schema))
+
+    def save(self, model: RankerModel, trial: dict[str, Any]) -> dict[str, str]:
+        """Write the model as safetensors beside a manifest; rank 0 writes."""
+        from safetensors.torch import save as to_bytes
+
+        folder = files.join(self.spec["models"], f"{trial['variant']}-{trial['seed']}")
+        tensors = separate(model.state_dict())
+        if self.codes.rows is not None and "rq" in CONTENT[trial["variant"]]:
+            # What an item of tomorrow needs to find its rows.
+            for level, keys in enumerate(self.codes.rows.keys):
+                tensors[f"rq_prefixes.{level}"] = torch.from_numpy(keys)
+        content = to_bytes(tensors)
+        digest = hashlib.sha256(content).hexdigest()
+        if self.rank == 0:
+            manifest = {
+                "model": asdict(self.model_spec(trial["variant"], trial["id_dropout"])),
+                "ranker": self.config.model_dump(mode="json"),
+                "labels": self.labels,
+                "history_length": self.spec["history_length"],
+                "encoder_version": self.spec["items"]["encoder_version"],
+                "codebook_id": self.spec["items"]["codebook_id"],
+                "rq_sizes": list(self.codes.rows.sizes) if self.codes.rows else [],
+                "trial": trial,
+                "sha256": digest,
+            }
+            files.write_bytes(files.join(folder, "model.safetensors"), content)
+            files.write_text(files.join(folder, "manifest.json"), json.dumps(manifest, indent=1))
+        return {"uri": folder, "sha256": digest}

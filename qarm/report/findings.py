@@ -1,0 +1,135 @@
+"""The run in plain sentences: what got better, what did not, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from qarm.report.figures import Figures, digits, percent, signed
+
+EVALUATE = "evaluate"
+VARIANTS = {
+    "floor": "floor",
+    "base": "base",
+    "vector": "+ frozen vector",
+    "vq": "+ VQ codes",
+    "rq": "+ RQ codes",
+    "vq_rq": "+ VQ and RQ codes",
+}
+SOURCES = {"u2i": "User2Item", "swing": "Swing", "itemcf": "ItemCF", "user": "your own"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence."""
+
+    tone: str
+    """good, bad or plain."""
+    text: str
+
+
+def findings(figures: Figures, cutoff: int, items: int | None) -> list[Finding]:
+    """What a reader should take home, in the order of the pipeline."""
+    found = [
+        *_vectors(figures, cutoff),
+        *_codes(figures, items),
+        *_base(figures),
+        *_content(figures),
+    ]
+    return found or [Finding("plain", "Nothing has been evaluated yet.")]
+
+
+def _vectors(figures: Figures, cutoff: int) -> Iterator[Finding]:
+    for source in ("u2i", "swing"):
+        where = f"{source} warm"
+        aligned, raw, chance = (
+            figures.get(EVALUATE, f"recall@{cutoff}", v, where, "test")
+            for v in ("aligned", "raw", "chance")
+        )
+        if aligned is None or raw is None or chance is None:
+            continue
+        ratio = figures.get(EVALUATE, f"recall_ratio@{cutoff}", "aligned/raw", where, "test")
+        text = (
+            f"{SOURCES[source]} pairs nobody trained on: the aligned vectors find "
+            f"{percent(aligned.value)} of targets among the trigger's {cutoff} nearest items, the "
+            f"best raw vectors {percent(raw.value)}, chance {percent(chance.value)}"
+        )
+        if ratio is None:
+            yield Finding("plain", text + ".")
+            continue
+        span = f", 95 % interval {ratio.low:.2f} to {ratio.high:.2f}" if ratio.low else ""
+        low, high = ratio.low or ratio.value, ratio.high or ratio.value
+        if low > 1:
+            yield Finding("good", f"{text}: {ratio.value:.2f} times raw{span}.")
+        elif high < 1:
+            yield Finding("bad", f"{text}: alignment made it worse, {ratio.value:.2f} times{span}.")
+        else:
+            yield Finding(
+                "plain", f"{text}: no difference that can be told, {ratio.value:.2f} times{span}."
+            )
+
+
+def _codes(figures: Figures, items: int | None) -> Iterator[Finding]:
+    shared = figures.get("assign-codes", "shared_rate", "rq")
+    duplicate = figures.get("assign-codes", "duplicate_rate", "rq")
+    if shared is None or duplicate is None:
+        return
+    of = f" of {items:,} items" if items else ""
+    yield Finding(
+        "plain",
+        f"{percent(shared.value)}{of} share their whole RQ code with another item; there are "
+        f"{percent(1 - duplicate.value)} as many distinct codes as items.",
+    )
+
+
+def _base(figures: Figures) -> Iterator[Finding]:
+    base = figures.get(EVALUATE, "auc", "base", "all", "test")
+    floor = figures.get(EVALUATE, "auc", "floor", "all", "test")
+    gain = figures.get(EVALUATE, "auc_gain", "base", "all", "test")
+    if base is None or floor is None or gain is None:
+        return
+    text = (
+        f"The base ranker's AUC is {digits(base.value)}; the floor, a logistic regression on "
+        f"smoothed rates, has {digits(floor.value)}"
+    )
+    verdict = {
+        "better": ("good", "the base is better"),
+        "worse": ("bad", "the base is WORSE than two counts, so its gains mean little"),
+        "unclear": ("bad", "the base is NOT clearly better than two counts"),
+    }
+    tone, words = verdict[gain.verdict]
+    yield Finding(tone, f"{text}: {words} ({_interval(gain.value, gain.low, gain.high)}).")
+
+
+def _content(figures: Figures) -> Iterator[Finding]:
+    for variant, name in VARIANTS.items():
+        if variant in ("floor", "base"):
+            continue
+        gain = figures.get(EVALUATE, "auc_gain", variant, "all", "test")
+        if gain is None:
+            continue
+        words = {
+            "better": ("good", "a higher AUC than base"),
+            "worse": ("bad", "a LOWER AUC than base"),
+            "unclear": ("plain", "NOT better than base by more than chance allows"),
+        }
+        tone, verdict = words[gain.verdict]
+        rare = figures.get(EVALUATE, "auc_gain", variant, "tail", "test")
+        clear = rare is not None and rare.verdict != "unclear"
+        tail = f"; on rare items {rare.verdict}, {signed(rare.value)}" if rare and clear else ""
+        yield Finding(
+            tone,
+            f"Base {name}: {verdict} ({_interval(gain.value, gain.low, gain.high)}{tail}).",
+        )
+
+
+def _interval(value: float, low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return signed(value)
+    return f"{signed(value)} AUC, 95 % interval {signed(low)} to {signed(high)}"
+
+
+def ordered(names: Sequence[str]) -> list[str]:
+    """Variants in the order in which they build on each other; unknown ones last."""
+    known = [v for v in VARIANTS if v in names]
+    return known + sorted(set(names) - set(known))

@@ -1,0 +1,377 @@
+"""The report's sections, from manifests and figures; each is None where its stage has not run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qarm.ingest.parts import PARTS
+from qarm.lake.manifest import Manifest
+from qarm.pipeline.stages import STAGES
+from qarm.report import plots
+from qarm.report.figures import Figure, Figures
+from qarm.report.findings import EVALUATE, SOURCES, VARIANTS, ordered
+from qarm.report.tables import PairSource
+
+#: Vector spaces in the order of the recall plot, and their colours.
+SPACES = {
+    "chance": "chance",
+    "raw": "raw, best",
+    "aligned": "aligned",
+    "id_vectors": "ID vectors",
+}
+#: Bars of fewer pairs are left out of the plot; they are in the table.
+MIN_PLOTTED = 30
+_SPACE_COLORS = dict(
+    zip(SPACES.values(), (plots.GREY, *plots.COLORS[1::-1], plots.COLORS[2]), strict=True)
+)
+
+
+@dataclass(frozen=True)
+class Log:
+    """What went in."""
+
+    facts: Mapping[str, Any]
+    parts: list[tuple[str, int, int]]
+    """(part, events, positives)."""
+    plots: list[tuple[str, str]]
+    """(caption, SVG)."""
+
+
+def log(manifests: Mapping[str, Manifest]) -> Log | None:
+    """From the facts of ingest."""
+    if "ingest" not in manifests:
+        return None
+    facts = manifests["ingest"].facts
+    drawn = []
+    described = facts.get("log", {})
+    if "over_time" in described:
+        by_time = facts.get("split", {}).get("kind") == "global"
+        ends = {
+            part: facts[f"{part}_end"]
+            for part in ("mine", "train", "valid")
+            if by_time and part in facts.get("parts", {}) and f"{part}_end" in facts
+        }
+        note = "" if ends else " (the split is not by date, so parts are not shaded)"
+        drawn.append((f"Events over time{note}", plots.over_time(described["over_time"], ends)))
+    if degrees := described.get("degrees"):
+        curves = {f"of {name}": degrees[name] for name in ("users", "items") if name in degrees}
+        drawn.append(
+            (
+                "How active users and how popular items are (percentiles)",
+                plots.percentiles(curves, "events"),
+            )
+        )
+    parts = [
+        (part, int(n), int(facts.get("positives", {}).get(part, 0)))
+        for part in PARTS
+        if (n := facts.get("parts", {}).get(part))
+    ]
+    return Log(facts, parts, drawn)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one stage."""
+
+    stage: str
+    counted: str
+    rows_in: int
+    added: dict[str, int]
+    dropped: dict[str, int]
+    rows_out: int
+    first: bool
+    """Whether it is the stage's first line."""
+
+
+def rows(manifests: Mapping[str, Manifest]) -> list[Rows]:
+    """Every ledger of every stage that has published, in the order of the pipeline."""
+    found = []
+    for stage in STAGES:
+        if stage.name not in manifests:
+            continue
+        entry = manifests[stage.name].result
+        ledgers = [{**entry, "name": entry.get("counted", "")}, *entry.get("ledgers", [])]
+        for i, ledger in enumerate(ledgers):
+            found.append(
+                Rows(
+                    stage.name,
+                    ledger["name"],
+                    ledger["rows_in"],
+                    _largest_first(ledger.get("added", {})),
+                    _largest_first(ledger.get("dropped", {})),
+                    ledger["rows_out"],
+                    i == 0,
+                )
+            )
+    return found
+
+
+def _largest_first(reasons: Mapping[str, int]) -> dict[str, int]:
+    return {k: n for k, n in sorted(reasons.items(), key=lambda pair: -pair[1]) if n}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What was mined."""
+
+    sources: list[tuple[str, PairSource, Figure | None]]
+    """(name, counts, share of mined items with a pair)."""
+    plots: list[tuple[str, str]]
+
+
+def pairs(figures: Figures, sources: Sequence[PairSource]) -> Pairs | None:
+    """From ``tables.pair_sources`` and the coverage that mine-pairs has measured."""
+    if not sources:
+        return None
+    parts = figures.names("mine-pairs", "part") or [""]
+    drawn = []
+    place = list(SOURCES).index
+    sources = sorted(sources, key=lambda of: place(of.source) if of.source in SOURCES else 99)
+    for color, of in zip(plots.COLORS, sources, strict=False):
+        name = SOURCES.get(of.source, of.source)
+        what = "mean cosine" if of.source == "u2i" else "score"
+        what = f"log₁₀ {what}" if of.log_score else what
+        drawn += [
+            (f"{name}: {what}", plots.histogram(of.score_edges, of.score_counts, what, color)),
+            (
+                f"{name}: support",
+                plots.powers_of_two(of.support_counts, "distinct users, from", color),
+            ),
+        ]
+    listed = [
+        (
+            SOURCES.get(of.source, of.source),
+            of,
+            figures.get("mine-pairs", "item_coverage", of.source, "all", parts[0]),
+        )
+        for of in sources
+    ]
+    return Pairs(listed, drawn)
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Vectors before and after."""
+
+    cutoff: int
+    table: list[tuple[str, str, int, dict[str, Figure], Figure | None]]
+    """(source, warm or cold, pairs, space -> recall, ratio aligned to raw)."""
+    spaces: list[str]
+    plots: list[tuple[str, str]]
+    facts: Mapping[str, Any]
+    """Facts of the new pairs: candidates, items without a vector."""
+    left_out: str
+    """Why there is no table; empty: there is one."""
+
+
+def alignment(manifests: Mapping[str, Manifest], figures: Figures, cutoff: int) -> Alignment | None:
+    """New-pair recall from evaluate, and the course of the training."""
+    trained, evaluated = manifests.get("train-alignment"), manifests.get(EVALUATE)
+    if trained is None and evaluated is None:
+        return None
+    facts = evaluated.facts.get("new_pairs", {}) if evaluated else {}
+    metric = f"recall@{cutoff}"
+    spaces = [v for v in figures.names(EVALUATE, "variant") if _recalled(figures, metric, v)]
+    spaces = [s for s in SPACES if s in spaces] + sorted(set(spaces) - set(SPACES))
+    table, groups = [], {}
+    for source in ("u2i", "swing"):
+        for kind in ("all", "warm", "cold"):
+            where = f"{source} {kind}"
+            found = {}
+            for space in spaces:
+                figure = figures.get(EVALUATE, metric, space, where, "test")
+                if figure:
+                    found[space] = figure
+            if not found:
+                continue
+            ratio = figures.get(EVALUATE, f"recall_ratio@{cutoff}", "aligned/raw", where, "test")
+            n = max(f.n for f in found.values())
+            table.append((SOURCES[source], kind, n, found, ratio))
+            if kind != "all" and n >= MIN_PLOTTED:
+                shown = {label: found[s] for s, label in SPACES.items() if s in found}
+                groups[f"{SOURCES[source]}\n{kind}\nn = {n:,}"] = shown
+    drawn = []
+    if groups:
+        drawn.append(
+            (
+                f"Share of test pairs whose target is among the trigger's {cutoff} nearest items",
+                plots.bars(groups, f"new-pair Recall@{cutoff}", _SPACE_COLORS),
+            )
+        )
+    if trained and trained.facts.get("history"):
+        drawn += _training_curves(trained.facts)
+    left_out = facts.get("left_out", "") if evaluated else "stage evaluate has not run"
+    if not table and not left_out:
+        left_out = "the test part has no new pairs"
+    return Alignment(cutoff, table, spaces, drawn, facts, left_out)
+
+
+def _recalled(figures: Figures, metric: str, variant: str) -> bool:
+    return any(
+        figures.get(EVALUATE, metric, variant, f"{source} all", "test")
+        for source in ("u2i", "swing")
+    )
+
+
+def _training_curves(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    history = facts["history"]
+    epochs = [int(record["epoch"]) + 1 for record in history]
+    drawn = []
+    for name in sorted(k for k in history[0] if k.startswith("recall@")):
+        points = list(zip(epochs, (record[name] for record in history), strict=True))
+        if name in (facts.get("start") or {}):
+            points.insert(0, (0, facts["start"][name]))
+        best = int(facts.get("best_epoch", 0)) + 1
+        kept = [point for point in points if point[0] == best]
+        marks = {"epoch kept": kept[0]} if kept else {}
+        drawn.append(
+            (
+                "Held-out training pairs during alignment (epoch 0: before training)",
+                plots.lines({name: points}, "epoch", name, marks),
+            )
+        )
+    if "train_loss" in history[0]:
+        points = list(zip(epochs, (record["train_loss"] for record in history), strict=True))
+        drawn.append(
+            ("Contrastive loss", plots.lines({"loss": points}, "epoch", "loss (nats a pair)"))
+        )
+    return drawn
+
+
+@dataclass(frozen=True)
+class Codes:
+    """How good the codes are."""
+
+    levels: list[dict[str, Figure | None]]
+    """A dict a level: utilisation, dead, entropy, perplexity, error, relative_error, cosine,
+    prefix_cosine."""
+    collisions: list[tuple[str, str, dict[str, Figure | None]]]
+    """(kind, slice, duplicate_rate, shared_rate, items_per_code, largest_code)."""
+    anchors: dict[str, Figure | None]
+    plots: list[tuple[str, str]]
+    facts: Mapping[str, Any]
+
+
+def codes(manifests: Mapping[str, Manifest], figures: Figures) -> Codes | None:
+    """From the metrics of assign-codes."""
+    if "assign-codes" not in manifests:
+        return None
+    stage = "assign-codes"
+    names = {
+        "utilisation": "rq_utilisation",
+        "dead": "rq_dead",
+        "entropy": "rq_entropy",
+        "perplexity": "rq_perplexity",
+        "error": "rq_reconstruction_error",
+        "relative_error": "rq_relative_error",
+        "cosine": "rq_cosine",
+        "prefix_cosine": "rq_prefix_cosine",
+    }
+    levels: list[dict[str, Figure | None]] = []
+    while figures.get(stage, f"rq_utilisation_l{len(levels) + 1}", "rq"):
+        suffix = f"_l{len(levels) + 1}"
+        levels.append({k: figures.get(stage, m + suffix, "rq") for k, m in names.items()})
+    rates = ("duplicate_rate", "shared_rate", "items_per_code", "largest_code")
+    collisions = []
+    for kind in ("rq", "vq"):
+        for where in ("all", "known", "later", "never"):
+            row = {rate: figures.get(stage, rate, kind, where) for rate in rates}
+            if row["duplicate_rate"]:
+                collisions.append((kind.upper(), where, row))
+    anchors = {
+        k: figures.get(stage, f"vq_{k}_first", "vq")
+        for k in ("utilisation", "dead", "entropy", "perplexity")
+    }
+    drawn = []
+    if levels:
+        series = {
+            label: [(i, f.value) for i, level in enumerate(levels, 1) if (f := level[key])]
+            for key, label in (
+                ("prefix_cosine", "items that share a prefix"),
+                ("cosine", "item and its sum of centroids"),
+            )
+        }
+        series = {label: points for label, points in series.items() if points}
+        if series:
+            drawn.append(
+                (
+                    "Longer prefixes mean nearer items",
+                    plots.lines(series, "levels of the prefix", "mean cosine"),
+                )
+            )
+    return Codes(levels, collisions, anchors, drawn, manifests[stage].facts)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The ranker on one label."""
+
+    name: str
+    table: list[tuple[str, dict[str, Figure | None]]]
+    """(variant, metric -> figure on test)."""
+    slices: list[tuple[str, int, dict[str, Figure | None], dict[str, Figure | None]]]
+    """(slice, samples, variant -> AUC, variant -> gain)."""
+    variants: list[str]
+    plots: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """The ranker's figures."""
+
+    heads: list[Head]
+    trials: list[dict[str, Any]]
+    slice_meanings: Mapping[str, str]
+    head_events: int | None
+
+
+def ranker(manifests: Mapping[str, Manifest], figures: Figures) -> Ranker | None:
+    """From the metrics of evaluate and the trials of train-ranker."""
+    evaluated = manifests.get(EVALUATE)
+    trained = manifests.get("train-ranker")
+    if evaluated is None:
+        return None
+    names = figures.names(EVALUATE, "metric")
+    suffixes = ["", *sorted(m.removeprefix("auc") for m in names if m.startswith("auc["))]
+    meanings = dict(evaluated.facts.get("slices", []))
+    heads = [_head(figures, suffix, list(meanings)) for suffix in suffixes]
+    return Ranker(
+        [head for head in heads if head.table],
+        list(trained.facts.get("trials", [])) if trained else [],
+        meanings,
+        evaluated.facts.get("head_events"),
+    )
+
+
+def _head(figures: Figures, suffix: str, slices: Sequence[str]) -> Head:
+    def get(metric: str, variant: str, where: str = "all", part: str = "test") -> Figure | None:
+        return figures.get(EVALUATE, metric + suffix, variant, where, part)
+
+    variants = ordered([v for v in figures.names(EVALUATE, "variant") if get("auc", v)])
+    metrics = ("auc", "auc_gain", "uauc", "gauc", "log_loss")
+    table = [
+        (v, {**{m: get(m, v) for m in metrics}, "valid": get("auc", v, part="valid")})
+        for v in variants
+    ]
+    by_slice, gains = [], {}
+    for where in slices:
+        aucs = {v: get("auc", v, where) for v in variants}
+        if not any(aucs.values()):
+            continue
+        gain = {v: get("auc_gain", v, where) for v in variants}
+        n = max(f.n for f in aucs.values() if f)
+        by_slice.append((where, n, aucs, gain))
+        shown = {VARIANTS.get(v, v): g for v, g in gain.items() if g and v not in ("floor", "base")}
+        if shown:
+            gains[f"{where} (n = {n:,})"] = shown
+    drawn = []
+    if gains:
+        drawn.append(
+            (
+                "Gain over base by slice; lines are 95 % intervals over users",
+                plots.forest(gains, "difference in AUC to base"),
+            )
+        )
+    return Head(suffix.strip("[]"), table, by_slice, variants, drawn)

@@ -1,0 +1,80 @@
+"""The Spark session: settings come from ``spark-defaults.conf``, never from code."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qarm.errors import ConfigError
+from qarm.lake.files import local_path
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def defaults_file() -> Path:
+    """``spark-defaults.conf`` beside the package, or the one that QARM_SPARK_DEFAULTS names.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    named = os.environ.get("QARM_SPARK_DEFAULTS")
+    path = Path(named) if named else Path(__file__).resolve().parent.parent / "spark-defaults.conf"
+    if not path.is_file():
+        raise ConfigError(
+            f"no Spark settings at {path}; set QARM_SPARK_DEFAULTS to the repository's "
+            "spark-defaults.conf, or start by spark-submit --properties-file"
+        )
+    return path
+
+
+def open_session(
+    name: str, *, master: str = "local[*]", settings: Mapping[str, str] | None = None
+) -> SparkSession:
+    """The running session, or a new one.
+
+    Under ``spark-submit`` the session takes all its settings from there. Else one is started with
+    ``spark-defaults.conf``, then ``settings``, on ``master``.
+    """
+    from pyspark.sql import SparkSession
+
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not under spark-submit
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers take PATH's python3
+        arguments = ["--properties-file", str(defaults_file()), "--master", master, "--name", name]
+        for key, value in (settings or {}).items():
+            arguments += ["--conf", f"{key}={value}"]
+        os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join([*arguments, "pyspark-shell"])
+    session = SparkSession.builder.appName(name).getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    _ship_wheels(session)
+    return session
+
+
+def _ship_wheels(spark: SparkSession) -> None:
+    """Put wheels of ``--py-files`` on the path of the workers.
+
+    Spark sends them along but puts only .zip, .egg and .jar on the path; a wheel is a zip.
+    """
+    context = spark.sparkContext
+    shipped = (context.getConf().get("spark.submit.pyFiles") or "").split(",")
+    for path in (local_path(p) or p for p in shipped if p.endswith(".whl")):
+        if os.path.isfile(path):
+            copy = os.path.join(
+                tempfile.mkdtemp(prefix="qarm-wheel-"), f"{os.path.basename(path)}.zip"
+            )
+            shutil.copyfile(path, copy)
+            context.addPyFile(copy)
+
+
+def is_local(spark: SparkSession) -> bool:
+    """Whether the session runs on this machine alone."""
+    return str(spark.sparkContext.master).startswith("local")

@@ -1,0 +1,403 @@
+"""Collective operations between ranks; the only module that knows Horovod.
+
+A process that no launcher started is a world of one: every function here works there without
+Horovod installed, and returns what its single rank put in. Another backend would replace this
+module and nothing else. All functions are called by all ranks, in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from qarm.errors import TrainingError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+LAUNCH_ENVIRONMENT = {
+    "HOROVOD_STALL_CHECK_TIME_SECONDS": "60",
+    "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "600",
+}
+"""Defaults set where ranks are launched, so that a hang becomes an error that names the ranks."""
+
+_NOT_BUILT = (
+    "more than one rank needs Horovod, and it cannot be imported here ({error}); build it with "
+    "`make setup`, or set training.ranks = 1"
+)
+_horovod: Any = None
+_started = False
+
+
+class RankLostError(TrainingError):
+    """A collective failed, for another rank stopped or stalled; its error is the cause."""
+
+
+def init() -> None:
+    """Join the world that the launcher made; without a launcher, a world of one.
+
+    Called on the first use of any function here; calling it again does nothing.
+
+    Raises:
+        TrainingError: several ranks were launched and Horovod is not installed.
+    """
+    global _horovod, _started
+    if _started:
+        return
+    if "HOROVOD_RANK" in os.environ:
+        try:
+            import horovod.torch as horovod
+        except ImportError as error:
+            raise TrainingError(_NOT_BUILT.format(error=error)) from error
+        horovod.init()
+        _horovod = horovod
+    _started = True
+
+
+def shutdown() -> None:
+    """Leave the world; a later call of any function joins anew."""
+    global _horovod, _started
+    if _horovod is not None:
+        _horovod.shutdown()
+    _horovod, _started = None, False
+
+
+def rank() -> int:
+    """This process's number, 0 <= rank < size."""
+    init()
+    return int(_horovod.rank()) if _horovod else 0
+
+
+def size() -> int:
+    """Number of ranks."""
+    init()
+    return int(_horovod.size()) if _horovod else 1
+
+
+def local_rank() -> int:
+    """This process's number among those on the same machine: the accelerator it takes."""
+    init()
+    return int(_horovod.local_rank()) if _horovod else 0
+
+
+@contextmanager
+def _collective(what: str) -> Iterator[None]:
+    """Turn Horovod's errors into ours, with the operation and the rank."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "HorovodInternalError":
+            raise
+        raise RankLostError(
+            f"rank {os.environ.get('HOROVOD_RANK')}: {what} failed, for another rank stopped or "
+            f"stalled; its own error, or the log, tells why ({str(error).strip()})"
+        ) from error
+
+
+def _on_wire(tensor: Tensor) -> Tensor:
+    """``tensor``, contiguous and where this Horovod build can read it."""
+    tensor = tensor.detach().contiguous()
+    return tensor.cpu() if tensor.is_cuda and not _horovod.nccl_built() else tensor
+
+
+def allreduce_sum(tensor: Tensor, name: str | None = None) -> Tensor:
+    """Sum over ranks of tensors of one shape; a new tensor on the same device, no gradient."""
+    if size() == 1:
+        return tensor.detach().clone()
+    with _collective(name or "allreduce"):
+        total = _horovod.allreduce(_on_wire(tensor), op=_horovod.Sum, name=name)
+    return total.to(tensor.device)
+
+
+def allreduce_mean(tensor: Tensor, name: str | None = None) -> Tensor:
+    """Mean over ranks of floating tensors of one shape; no gradient."""
+    return allreduce_sum(tensor, name) / size()
+
+
+def gather(tensor: Tensor, name: str | None = None) -> Tensor:
+    """Tensors of all ranks concatenated along dimension 0 in rank order; no gradient.
+
+    First dimensions may differ between ranks, also be 0.
+    """
+    if size() == 1:
+        return tensor.detach().clone()
+    with _collective(name or "gather"):
+        return _horovod.allgather(_on_wire(tensor), name=name).to(tensor.device)
+
+
+def gather_with_grad(tensor: Tensor) -> Tensor:
+    """``gather`` with true gradients: those of the sum of all ranks' losses.
+
+    ``hvd.allgather`` averages in its backward pass, which makes the gathered side's gradient
+    1/world too small. Here the backward pass sums the gradients of all ranks and takes this
+    rank's rows, so that one rank with a batch of 2B equals two ranks with B each.
+
+    Args:
+        tensor: (rows, ...), the same number of rows on every rank.
+
+    Raises:
+        TrainingError: the ranks' first dimensions differ.
+    """
+    return tensor if size() == 1 else _gather_function().apply(tensor)
+
+
+def _gather_function() -> Any:
+    import torch
+
+    class GatherWithGrad(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, tensor: Tensor) -> Tensor:
+            context.rows = tensor.shape[0]
+            gathered = gather(tensor)
+            if gathered.shape[0] != context.rows * size():
+                raise TrainingError(
+                    f"gather_with_grad needs the same rows on all {size()} ranks; rank {rank()} "
+                    f"has {context.rows}, all together {gathered.shape[0]}"
+                )
+            return gathered
+
+        @staticmethod
+        def backward(context: Any, *gradients: Tensor) -> Tensor:
+            total = allreduce_sum(gradients[0])
+            return total[rank() * context.rows : (rank() + 1) * context.rows]
+
+    return GatherWithGrad
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """``value`` of every rank, in rank order, on every rank. For small things: it is pickled."""
+    if size() == 1:
+        return [value]
+    with _collective("gather_objects"):
+        return list(_horovod.allgather_object(value, name="qarm.objects"))
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's ``value`` on every rank. For small things: it is pickled."""
+    if size() == 1:
+        return value
+    with _collective("broadcast_object"):
+        return _horovod.broadcast_object(value, root_rank=0, name="qarm.object")
+
+
+def _broadcast_tensors(tensors: Mapping[str, Tensor]) -> None:
+    """Overwrite each tensor with rank 0's; names, shapes and types are equal on all ranks."""
+    import torch
+
+    with _collective("broadcast"), torch.no_grad():
+        sent = []
+        for name, tensor in tensors.items():
+            if not tensor.numel():
+                continue
+            wire = _on_wire(tensor)
+            sent.append((tensor, _horovod.broadcast_async(wire, root_rank=0, name=f"qarm.{name}")))
+        for tensor, handle in sent:
+            tensor.copy_(_horovod.synchronize(handle))
+
+
+def broadcast_model(model: nn.Module) -> None:
+    """Give every rank rank 0's parameters and buffers."""
+    if size() > 1:
+        _broadcast_tensors({f"model.{k}": v for k, v in model.state_dict().items()})
+
+
+def broadcast_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Give every rank rank 0's optimiser state and hyper-parameters.
+
+    Unlike ``hvd.broadcast_optimizer_state`` it takes no step to create missing state, and so
+    moves no weight.
+    """
+    if size() == 1:
+        return
+    import torch
+
+    from qarm.training.state import flatten, unflatten
+
+    tensors, scalars = flatten(optimizer.state_dict())
+    shapes = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+    shapes, scalars = broadcast_object((shapes, scalars))
+    if rank() > 0:
+        tensors = {name: torch.empty(s, dtype=dtype) for name, (s, dtype) in shapes.items()}
+    _broadcast_tensors({f"optimizer.{name}": tensor for name, tensor in tensors.items()})
+    if rank() > 0:
+        optimizer.load_state_dict(unflatten(tensors, scalars))
+
+
+def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[float, float]:
+    """Sum the gradients, losses and weights of all ranks, and divide by the total weight.
+
+    After ``loss.backward()`` on the weighted *sum* of losses of this rank's rows, each
+    parameter's ``grad`` is that of the weighted mean over the rows of all ranks, whatever their
+    number. Every trainable parameter takes part in every step, one without a gradient with
+    zeros, so that ranks never disagree on what is reduced (nor on what the optimiser updates).
+    Dense gradients travel as one tensor a type; those of ``sparse=True`` embeddings as coalesced
+    rows.
+
+    Args:
+        loss: scalar, sum of weight x loss over this rank's rows.
+        weight: scalar, sum of their weights.
+
+    Returns:
+        Mean loss and total weight over all ranks. With a total weight of 0 gradients stay 0.
+    """
+    import torch
+
+    totals = torch.stack([loss.detach().double().cpu(), weight.detach().double().cpu()])
+    dense, sparse = _split_gradients(model)
+    alone: list[nn.Parameter] = []
+    if size() == 1:  # nothing travels, so nothing is copied together
+        alone, dense = [parameter for group in dense for parameter in group], []
+    buffers = [torch.cat([_gradient(p).reshape(-1) for p in group]) for group in dense]
+    if size() > 1:
+        with _collective("gradient reduction"):
+            wires = [totals, *(_on_wire(buffer) for buffer in buffers)]
+            handles = [
+                _horovod.allreduce_async_(wire, op=_horovod.Sum, name=f"qarm.gradients.{i}")
+                for i, wire in enumerate(wires)
+            ]
+            totals, *reduced = (_horovod.synchronize(handle) for handle in handles)
+        buffers = [r.to(b.device) for r, b in zip(reduced, buffers, strict=True)]
+    total_loss, total_weight = totals.tolist()
+    scale = 1.0 / total_weight if total_weight else 0.0
+    for group, buffer in zip(dense, buffers, strict=True):
+        buffer.mul_(scale)
+        pieces = buffer.split([p.numel() for p in group])
+        for parameter, piece in zip(group, pieces, strict=True):
+            parameter.grad = piece.view_as(parameter)
+    for parameter in alone:
+        parameter.grad = _gradient(parameter).mul_(scale)
+    for parameter in sparse:
+        parameter.grad = _sum_sparse(parameter, scale)
+    return total_loss * scale, total_weight
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Replace each gradient by its mean over ranks (see ``reduce_gradients``)."""
+    import torch
+
+    reduce_gradients(model, torch.zeros(()), torch.ones(()))
+
+
+def _split_gradients(model: nn.Module) -> tuple[list[list[nn.Parameter]], list[nn.Parameter]]:
+    """Trainable parameters: dense ones grouped by type and device, and those declared sparse."""
+    declared = {id(m.weight) for m in model.modules() if getattr(m, "sparse", False) is True}
+    groups: dict[Any, list[nn.Parameter]] = {}
+    sparse = []
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        if id(parameter) in declared:
+            sparse.append(parameter)
+        else:
+            groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+    return list(groups.values()), sparse
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """The gradient, dense; zeros where there is none."""
+    import torch
+
+    if parameter.grad is None:
+        return torch.zeros_like(parameter)
+    return parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+
+
+def _sum_sparse(parameter: nn.Parameter, scale: float) -> Tensor:
+    """Gradient rows of all ranks, summed by row and scaled: a coalesced sparse tensor."""
+    import torch
+
+    gradient = parameter.grad
+    if gradient is None:
+        rows = torch.zeros(0, dtype=torch.int64, device=parameter.device)
+        values = parameter.new_zeros((0, *parameter.shape[1:]))
+    else:
+        gradient = (gradient if gradient.is_sparse else gradient.to_sparse(1)).coalesce()
+        rows, values = gradient.indices()[0], gradient.values()
+    rows, values = gather(rows), gather(values)
+    return torch.sparse_coo_tensor(
+        rows[None], values * scale, parameter.shape, check_invariants=False
+    ).coalesce()
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if size() > 1:
+        with _collective("barrier"):
+            _horovod.barrier()
+
+
+def reduce_metrics(metrics: Mapping[str, float], weight: float = 1.0) -> dict[str, float]:
+    """Mean of each metric over ranks, weighted by ``weight``; NaN where no rank has weight.
+
+    Raises:
+        TrainingError: the ranks report different metrics.
+    """
+    reported = gather_objects((dict(metrics), float(weight)))
+    names = [set(values) for values, _ in reported]
+    for other, found in enumerate(names):
+        if found != names[0]:
+            raise TrainingError(
+                f"rank 0 reports the metrics {sorted(names[0])}, rank {other} {sorted(found)}"
+            )
+    total = sum(w for _, w in reported)
+    return {
+        name: sum(values[name] * w for values, w in reported if w) / total
+        if total
+        else float("nan")
+        for name in metrics
+    }
+
+
+def horovodrun_command(ranks: int) -> list[str]:
+    """Command prefix that starts ``ranks`` processes on this machine, with gloo.
+
+    Raises:
+        TrainingError: Horovod is not installed.
+    """
+    try:
+        import horovod  # noqa: F401
+    except ImportError as error:
+        raise TrainingError(_NOT_BUILT.format(error=error)) from error
+    script = shutil.which("horovodrun", path=os.path.dirname(sys.executable))
+    start = [sys.executable, script] if script else [sys.executable, "-m", "horovod.runner.launch"]
+    return [*start, "--gloo", "-np", str(ranks), "-H", f"localhost:{ranks}"]
+
+
+def run_in_spark(
+    function: Callable[[], Any], ranks: int, start_timeout: int, log: Any
+) -> list[Any]:
+    """Run ``function`` on ``ranks`` Spark executors; its results in rank order.
+
+    Args:
+        function: pickled by value, so define it locally.
+        start_timeout: seconds to wait for as many free task slots as ranks.
+        log: text stream that gets the ranks' output.
+    """
+    import signal
+
+    try:
+        from horovod import spark
+    except ImportError as error:
+        raise TrainingError(_NOT_BUILT.format(error=error)) from error
+    # Horovod replaces these and never puts them back.
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return list(
+            spark.run(
+                function,
+                num_proc=ranks,
+                start_timeout=start_timeout,
+                use_gloo=True,
+                stdout=log,
+                stderr=log,
+                verbose=0,
+            )
+        )
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,30 @@
+"""The catalogue."""
+
+from schemas.table import CHANGE_FEED, Table, col
+
+TABLE = Table(
+    name="items",
+    comment="One row an item that the catalogue or the log has ever named",
+    columns=(
+        col("item_id", "string", "The source's own id, as text"),
+        col("item_idx", "bigint", "Dense, 0-based, append-only, never reused: what arrays use"),
+        col("first_seen", "timestamp", "First event (UTC); null: no event yet", nullable=True),
+        col("removed_at", "timestamp", "When it left the catalogue; null: present", nullable=True),
+        col("content_hash", "string", "SHA-256 of all content columns below"),
+        col("source_type", "string", "Type of the id in the source, such as bigint"),
+        col("title", "string", "Short name for people; null: none", nullable=True),
+        col("text", "string", "All text fields joined, for the encoder; null: none", nullable=True),
+        col("image", "binary", "Encoded image (JPEG, PNG); null: none", nullable=True),
+        col("image_uri", "string", "Where the image lies if not in the row", nullable=True),
+        col("audio", "array<float>", "Audio vector of the source; null: none", nullable=True),
+        col(
+            "attributes",
+            "map<string,array<string>>",
+            "Field -> values, such as genres; null: none",
+            nullable=True,
+        ),
+    ),
+    key=("item_id",),
+    constraints={"item_idx_not_negative": "item_idx >= 0"},
+    properties=CHANGE_FEED,
+)

@@ -1,0 +1,50 @@
+"""Samples of the ranker."""
+
+from collections.abc import Sequence
+
+from schemas.table import Table, col
+
+
+def table(labels: Sequence[str] = ("positive",), rates: bool = True) -> Table:
+    """Schema of the samples; one ``label_<name>`` column for each label in ``labels``.
+
+    ``rates`` says whether the smoothed-rate columns are filled; they are there in any case.
+    """
+    label_columns = tuple(col(f"label_{name}", "float", f"Label {name}, 0 or 1") for name in labels)
+    return Table(
+        name="ranking_samples",
+        comment="One row an impression: observed, or a sampled negative",
+        columns=(
+            col("sample_id", "bigint", "Hash of the impression's key; unique"),
+            col("user_idx", "bigint", "users.user_idx"),
+            col("item_idx", "bigint", "items.item_idx of the target"),
+            col("ts", "bigint", "Epoch seconds of the impression"),
+            *label_columns,
+            col("weight", "float", "Weight in the loss, above 0"),
+            col("part", "string", "train, valid or test"),
+            col("negative_kind", "string", "none (a positive), observed or sampled"),
+            col("is_repeat", "boolean", "Whether the user had the target before"),
+            col("item_train_events", "bigint", "Events of the target in mine and train"),
+            col("user_count", "float", "Events of the user before ts"),
+            col("user_rate", "float", "Smoothed share of positives among them, as of ts"),
+            col("item_count", "float", "Events of the target before ts"),
+            col("item_rate", "float", "Smoothed share of positives (or of all) among them"),
+            col("history_length", "int", "Real entries in the history"),
+            col(
+                "history_item_idx",
+                "array<bigint>",
+                "Positives strictly before ts, oldest first; fixed length, left-padded with -1",
+            ),
+            col("history_ts", "array<bigint>", "Their epoch seconds, padded with 0"),
+        ),
+        key=("sample_id",),
+        # Ranks read the files of one part.
+        partition_by=("part",),
+        constraints={
+            "part_known": "part IN ('mine', 'train', 'valid', 'test')",
+            "negative_kind_known": "negative_kind IN ('none', 'observed', 'sampled')",
+        },
+    )
+
+
+TABLE = table()

@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Make the environment in .venv: packages at setup.py's pins, Horovod from its sdist, Delta's jars, qarm itself
+# (editable). Does nothing where nothing has changed since the last time.
+#   PYTHON       interpreter to use (3.11 or 3.12)
+#   QARM_CACHE   see build_horovod.sh, whose other variables hold here too
+# Packages come as pip is configured to get them; a torch that is in .venv already, or an index given with
+# PIP_EXTRA_INDEX_URL, may be a CPU-only one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/step.sh
+venv=$PWD/.venv
+
+python=$(scripts/check_system.sh)
+
+# What the environment was made from. The path belongs to it: scripts in .venv/bin hold absolute paths.
+stamp=$venv/.qarm-setup
+inputs=$(
+    "$python" --version
+    pwd
+    env | grep -E '^(HOROVOD_(GPU|NCCL|CUDA|ROCM|CPU)|CXX=)' | LC_ALL=C sort || true
+    cksum setup.py spark-defaults.conf scripts/setup.sh scripts/build_horovod.sh
+)
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$inputs" ] && "$venv/bin/python" -c '' 2>/dev/null; then
+    echo "==> environment in .venv: up to date"
+    exit 0
+fi
+rm -f "$stamp"
+
+make_venv() {
+    # An environment of another Python, or moved from elsewhere, is made anew.
+    if [ -x "$venv/bin/python" ] && [ "$("$venv/bin/python" --version)" = "$("$python" --version)" ] &&
+        [ "$("$venv/bin/python" -c 'import sys; print(sys.prefix)')" = "$venv" ] && "$venv/bin/pip" --version >/dev/null 2>&1; then
+        echo "    keeping the one there"
+    else
+        "$python" -m venv --clear "$venv"
+    fi
+}
+
+pip_setting() { "$venv/bin/python" -m pip config get "$1" 2>/dev/null || true; }
+
+install_packages() {
+    local wanted=(--editable ".[all]" wheel)
+    # uv resolves and unpacks several times faster than pip; where it cannot be had or fails, pip does the same.
+    if "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv; then
+        # uv does not read pip's configuration: hand over what decides where packages come from.
+        local index extra cert=${PIP_CERT:-$(pip_setting global.cert)}
+        index=${PIP_INDEX_URL:-$(pip_setting global.index-url)}
+        extra=${PIP_EXTRA_INDEX_URL:-$(pip_setting global.extra-index-url)}
+        if env ${cert:+SSL_CERT_FILE="$cert"} ${index:+UV_DEFAULT_INDEX="$index"} \
+            ${extra:+UV_INDEX="$extra"} ${extra:+UV_INDEX_STRATEGY=unsafe-best-match} \
+            UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-180}" \
+            "$venv/bin/uv" pip install --python "$venv/bin/python" "${wanted[@]}"; then
+            return
+        fi
+        echo "    uv failed; trying pip" >&2
+    fi
+    "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "${wanted[@]}"
+}
+
+install_horovod() {
+    local wheel
+    wheel=$(scripts/build_horovod.sh "$venv/bin/python")
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-index --force-reinstall "$wheel"
+}
+
+fetch_jars() {
+    # spark-submit fetches spark.jars.packages before it starts a main class; this one only prints the version.
+    local log
+    log=$(mktemp)
+    if ! SPARK_LOCAL_IP=${SPARK_LOCAL_IP:-127.0.0.1} PYSPARK_PYTHON=$venv/bin/python "$venv/bin/spark-submit" \
+        --properties-file spark-defaults.conf --class org.apache.spark.deploy.SparkSubmit spark-internal --version \
+        >"$log" 2>&1; then
+        cat "$log" >&2
+        echo "Delta's jars could not be fetched from Maven Central (above: what Spark said)." >&2
+        rm -f "$log"
+        return 1
+    fi
+    rm -f "$log"
+}
+
+step "environment in .venv ($("$python" --version))" make_venv
+step "packages at the pins of setup.py" install_packages
+step "Horovod" install_horovod
+step "Delta jars" fetch_jars
+echo "$inputs" >"$stamp"
+echo "==> set up in $SECONDS s"

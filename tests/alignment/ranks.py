@@ -1,0 +1,46 @@
+"""Training functions that the tests launch on ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from qarm.alignment.known_pairs import KnownPairs
+from qarm.alignment.loss import PairBatch, Temperature, info_nce
+from qarm.training import collectives
+
+ITEMS, DIMENSIONS = 40, 6
+
+
+def one_step(spec: dict[str, Any]) -> dict[str, Any]:
+    """Loss and gradients of one batch of ``spec["rows"]`` pairs, shared out over the ranks."""
+    generator = torch.Generator().manual_seed(4)
+    rows = spec["rows"]
+    table = torch.nn.Embedding(ITEMS, DIMENSIONS)
+    with torch.no_grad():
+        table.weight.copy_(torch.randn(ITEMS, DIMENSIONS, generator=generator))
+    model = torch.nn.ModuleDict({"table": table, "temperature": Temperature(0.3, 0.01, 1.0)})
+    triggers = torch.randint(0, ITEMS, (rows,), generator=generator)
+    targets = torch.randint(0, ITEMS, (rows,), generator=generator)
+    chances = torch.log(torch.rand(2, rows, generator=generator))
+    weights = torch.rand(rows, generator=generator)
+    weights[-3:] = 0  # padding
+    known = KnownPairs([(triggers.numpy()[:9], targets.numpy()[:9])], ITEMS)
+    share = rows // collectives.size()
+    own = slice(collectives.rank() * share, (collectives.rank() + 1) * share)
+    batch = PairBatch(triggers[own], targets[own], chances[0][own], chances[1][own], weights[own])
+    vectors = torch.nn.functional.normalize(
+        table(torch.cat([batch.triggers, batch.targets])), dim=1
+    )
+    loss, weight = info_nce(
+        vectors[:share], vectors[share:], batch, model["temperature"](), logq=True, known=known
+    )
+    loss.backward()
+    mean, total = collectives.reduce_gradients(model, loss, weight)
+    return {
+        "loss": mean,
+        "weight": total,
+        "table": table.weight.grad.tolist(),
+        "temperature": float(model["temperature"].log_value.grad),
+    }

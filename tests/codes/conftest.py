@@ -1,0 +1,117 @@
+"""A lake with vectors, and with a catalogue and a log where asked for."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from qarm.config import Config
+from qarm.lake import manifest
+from qarm.pipeline.runner import run_stage
+from qarm.pipeline.stages import stage
+from schemas import event_splits, item_embeddings, items
+
+DIMENSIONS = 11
+START = datetime(2024, 1, 1)
+TRAIN_END = START + timedelta(days=100)
+SMALL = {"rq_levels": [13, 7], "vq_anchors": 40, "vq_k": 5, "rq_iterations": 5}
+
+
+def unit_vectors(n: int, seed: int = 0) -> np.ndarray:
+    """(n, DIMENSIONS) float32 of unit length."""
+    x = np.random.default_rng(seed).standard_normal((n, DIMENSIONS))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+class World:
+    """Writes what earlier stages would have published, and runs the stages of codes."""
+
+    def __init__(self, spark, lake, config: Config) -> None:
+        self.spark, self.lake, self.config = spark, lake, config
+
+    def publish(self, name: str, ref, **facts) -> None:
+        """A manifest of stage ``name`` with one more table in it."""
+        before = manifest.find(self.lake.root, name)
+        outputs = dict(before.outputs) if before else {}
+        outputs[ref.name] = ref.as_dict()
+        known = {**(before.facts if before else {}), **facts}
+        run_id = f"{name}-{ref.name}-{ref.version}"
+        manifest.publish(
+            self.lake.root,
+            manifest.Manifest(name, run_id, "c", "v", {}, outputs, facts=known),
+        )
+
+    def vectors(self, vectors: dict[str, np.ndarray], encoder: str = "e1", mark: str = "") -> None:
+        """Publish item_embeddings; the item_idx of "i17" is 17."""
+        rows = [
+            (i, int(i[1:]), encoder, f"{mark}{v.tobytes().hex()[:16]}", ["text"], v.tolist())
+            for i, v in vectors.items()
+        ]
+        df = self.spark.createDataFrame(
+            rows,
+            "item_id string, item_idx bigint, encoder_version string, content_hash string, "
+            "modalities array<string>, vector array<float>",
+        )
+        self.publish("embed-catalog", self.lake.overwrite(item_embeddings.TABLE, df, {}))
+
+    def log(self, first_day: dict[str, int | None], events: dict[str, int]) -> None:
+        """Publish items (first seen so many days after START) and training events."""
+        rows = [
+            (i, int(i[1:]), None if d is None else START + timedelta(days=d), "h", "string")
+            for i, d in first_day.items()
+        ]
+        df = self.spark.createDataFrame(
+            rows,
+            "item_id string, item_idx bigint, first_seen timestamp, content_hash string, "
+            "source_type string",
+        )
+        ref = self.lake.overwrite(items.TABLE, df, {})
+        self.publish("ingest", ref, train_end=TRAIN_END.isoformat(), has_mine=False)
+        splits = [
+            ("s", f"u{n}", i, "e", START + timedelta(seconds=n), n, int(i[1:]), part)
+            for i, count in events.items()
+            for part, many in (("train", count), ("test", 66 - count))
+            for n in range(0 if part == "train" else 1000, many if part == "train" else 1000 + many)
+        ]
+        df = self.spark.createDataFrame(
+            splits,
+            "split_id string, user_id string, item_id string, event string, ts timestamp, "
+            "user_idx bigint, item_idx bigint, part string",
+        )
+        self.publish("ingest", self.lake.overwrite(event_splits.TABLE, df, {}))
+
+    def run(self, name: str, **codes) -> dict:
+        """Run a stage of codes with other settings in [codes]; its entry of summary.json."""
+        tree = self.config.model_dump()
+        tree["codes"] |= codes
+        return run_stage(stage(name), Config.model_validate(tree), self.spark)
+
+    def table(self, name: str):
+        """The published table."""
+        return self.lake.read(manifest.pinned(self.lake.root, name))
+
+
+@pytest.fixture
+def make_world(spark, lake):
+    def make(**sections) -> World:
+        sections.setdefault("codes", SMALL)
+        return World(spark, lake, Config.model_validate({"lake": lake.root, **sections}))
+
+    return make
+
+
+@pytest.fixture
+def write_vectors(tmp_path):
+    """Write a user's Parquet file of (item_id, vector); returns its path."""
+
+    def write(vectors: dict[str, np.ndarray], name: str = "my.parquet", **columns) -> str:
+        path = tmp_path / name
+        table = {"item_id": list(vectors), "vector": [v.tolist() for v in vectors.values()]}
+        pq.write_table(pa.table({**table, **columns}), path)
+        return str(path)
+
+    return write

@@ -1,0 +1,52 @@
+"""Residual k-means."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qarm.codes.nearest import encode, prepare
+from qarm.codes.residual import fit_residual, reconstruct
+from qarm.errors import InputError
+
+
+def points(n=600, d=10, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+def test_codes_and_errors_are_those_of_the_frozen_levels() -> None:
+    x = points()
+    fitted = fit_residual(x, [30, 17, 5], iterations=10, seed=1)
+    codes, left = encode(x, [prepare(level) for level in fitted.levels])
+    np.testing.assert_array_equal(codes, fitted.codes)
+    assert fitted.errors[-1] == pytest.approx(left.mean(), rel=1e-5)
+    for error, estimate in zip(fitted.errors, reconstruct(codes, fitted.levels), strict=True):
+        assert error == pytest.approx(((x - estimate) ** 2).sum(1).mean(), rel=1e-5)
+
+
+def test_each_level_leaves_less() -> None:
+    fitted = fit_residual(points(), [20, 20, 20, 20], iterations=15)
+    assert all(b < a for a, b in zip(fitted.errors, fitted.errors[1:], strict=False))
+    assert [len(level) for level in fitted.levels] == [20, 20, 20, 20]
+
+
+def test_levels_are_seeded_one_by_one() -> None:
+    """A second level does not depend on how many random numbers the first has drawn."""
+    x = points()
+    short = fit_residual(x, [9], iterations=5, seed=2)
+    long = fit_residual(x, [9, 7], iterations=5, seed=2, threads=2)
+    np.testing.assert_array_equal(short.levels[0], long.levels[0])
+
+
+def test_as_many_centroids_as_points_leave_nothing() -> None:
+    x = points(n=40)
+    assert fit_residual(x, [40], iterations=20).errors[0] == pytest.approx(0, abs=1e-10)
+
+
+def test_says_what_it_does_and_what_it_lacks() -> None:
+    lines: list[str] = []
+    fit_residual(points(n=50), [4, 3], iterations=2, say=lines.append)
+    assert len(lines) == 2
+    assert lines[0].startswith("level 1 of 2: 4 centroids")
+    with pytest.raises(InputError, match="need >= 64 points, got 50; lower codes"):
+        fit_residual(points(n=50), [4, 64], iterations=2)

@@ -1,0 +1,79 @@
+"""Configuration: TOML plus overrides, errors that name the field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qarm.config import fingerprint, load
+from qarm.config.describe import describe
+from qarm.errors import ConfigError
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def _write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.toml")), ids=lambda p: p.stem)
+def test_shipped_configurations_are_valid(path: Path) -> None:
+    config = load(str(path))
+    assert all(Path(p).is_absolute() for p in config.log.path)
+
+
+def test_misspelt_key_gets_a_suggestion(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"log\.pathh: no such setting; did you mean 'path'"):
+        load(_write(tmp_path, '[log]\npathh = ["a"]'))
+    with pytest.raises(ConfigError, match=r"pairs\.swing\.alpha: .* did you mean 'alpha"):
+        load(_write(tmp_path, "[pairs.swing]\nalpha = 1"))
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("[ranker]\nepochs = 0", "ranker.epochs"),
+        ('[ranker]\nepochs = "many"', "ranker.epochs"),
+        ("[split]\ntrain = 0.9\nvalid = 0.2", "mine . train . valid must leave a share"),
+        ("[codes]\nrq_levels = []", "rq_levels"),
+        ('[log]\npositive = "click"', "positive names label 'click'"),
+        ('[split]\nkind = "files"', "needs split.files"),
+    ],
+)
+def test_bad_values_name_the_field(tmp_path, text, field) -> None:
+    with pytest.raises(ConfigError, match=field):
+        load(_write(tmp_path, text))
+
+
+def test_missing_file_and_broken_toml(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="no configuration file"):
+        load(str(tmp_path / "none.toml"))
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(_write(tmp_path, "[log"))
+
+
+def test_overrides(tmp_path) -> None:
+    path = _write(tmp_path, "[ranker]\nepochs = 2")
+    config = load(path, ["ranker.epochs=5", "name=two words", "codes.rq_levels=[8, 8]"])
+    assert (config.ranker.epochs, config.name, config.codes.rq_levels) == (5, "two words", [8, 8])
+    with pytest.raises(ConfigError, match=r"section\.field=value"):
+        load(path, ["ranker.epochs"])
+
+
+def test_fingerprint_depends_on_values_only(tmp_path) -> None:
+    a = load(_write(tmp_path, "[ranker]\nepochs = 2\nbatch_size = 8"))
+    b = load(_write(tmp_path, "[ranker]\nbatch_size = 8\nepochs = 2"))
+    c = load(_write(tmp_path, "[ranker]\nbatch_size = 8\nepochs = 3"))
+    assert fingerprint(a.ranker) == fingerprint(b.ranker) != fingerprint(c.ranker)
+
+
+def test_every_setting_is_documented() -> None:
+    lines = describe().splitlines()
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        if " = " in line and not line.startswith((" ", "[")) and "optimizer" not in line:
+            assert below.startswith("    "), f"{line} has no documentation"
+    with pytest.raises(ConfigError, match="sections:"):
+        describe("rankr")

@@ -1,0 +1,71 @@
+"""Shared fixtures: one real Spark session with Delta, and small real data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from qarm.config import Config
+from qarm.lake.tables import Lake
+from qarm.pipeline.context import Context
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    """Local Spark with two slots, settings from spark-defaults.conf, UI off, few partitions."""
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    from qarm.session import open_session
+
+    session = open_session(
+        "qarm tests",
+        master="local[2]",
+        settings={
+            "spark.ui.enabled": "false",
+            "spark.driver.memory": "2g",
+            "spark.sql.shuffle.partitions": "2",
+            "spark.default.parallelism": "2",
+            "spark.databricks.delta.snapshotPartitions": "2",
+        },
+    )
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def lake(spark: SparkSession, tmp_path: Path) -> Lake:
+    """An empty lake."""
+    return Lake(spark, str(tmp_path / "lake"))
+
+
+@pytest.fixture
+def make_context(spark: SparkSession, tmp_path: Path):
+    """Context of a stage on the lake under tmp_path, for a configuration given as keywords."""
+
+    def make(stage: str, config: Config | None = None, **sections: object) -> Context:
+        config = config or Config.model_validate({"lake": str(tmp_path / "lake"), **sections})
+        return Context(
+            config=config,
+            spark=spark,
+            lake=Lake(spark, config.lake),
+            stage=stage,
+            run_id=f"test-{stage}",
+            code_version="test",
+            config_hash="test",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of development data beside the checkout; skips where it is absent."""
+    folder = Path(os.environ.get("QARM_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the development data at {folder} (set QARM_SHARED_DATA)")
+    return folder

@@ -1,0 +1,172 @@
+"""The whole pipeline on a standalone cluster of two worker processes, against local mode.
+
+design.md: ingest, counts, samples, and codes of given vectors are exactly equal; floating sums to
+1e-4; training is compared on pinned inputs at the same number of ranks.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from qarm.lake import manifest
+from qarm.lake.tables import Lake
+from tests.jobs.cluster import ROOT, Cluster, standalone, submit
+
+# The pipeline runs twice before the first comparison.
+pytestmark = pytest.mark.timeout(1500)
+
+TINY = """
+name = "tiny"
+[log]
+path = ["log.parquet"]
+user = "CustomerID"
+item = "StockCode"
+time = "InvoiceDate"
+event_name = "purchase"
+value = "Quantity"
+rows = "StockCode RLIKE '^[0-9]{5}'"
+returns = "Quantity <= 0 OR InvoiceNo LIKE 'C%'"
+labels = { positive = "Quantity > 0" }
+[items]
+from_log = true
+id = "StockCode"
+title = "Description"
+text = ["Description"]
+[encoder]
+modalities = ["text"]
+hidden = 16
+[pairs.id_vectors]
+rank = 8
+iterations = 3
+[pairs.swing]
+min_items_per_user = 3
+[alignment]
+epochs = 1
+batch_size = 256
+[codes]
+rq_levels = [16, 16]
+vq_anchors = 64
+vq_k = 5
+[samples]
+negatives = "sampled"
+train_positives = 2000
+eval_positives = 500
+history_length = 10
+files = 6
+[ranker]
+variants = ["base", "vq_rq"]
+epochs = 1
+batch_size = 512
+[training]
+ranks = 2
+"""
+
+EXACT = {
+    "items": ["item_id"],
+    "users": ["user_id"],
+    "interactions": ["user_idx", "item_idx", "event", "ts"],
+    "event_splits": ["user_idx", "item_idx", "event", "ts"],
+    "ranking_samples": ["sample_id"],
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    """One month of the embedded log, with a small configuration."""
+    folder = tmp_path_factory.mktemp("tiny")
+    raw = pq.read_table(ROOT / "data" / "online-retail" / "online_retail.parquet")
+    pq.write_table(raw.slice(0, 30_000), folder / "log.parquet")
+    (folder / "tiny.toml").write_text(TINY)
+    return folder / "tiny.toml"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with standalone(tmp_path_factory.mktemp("cluster")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lakes(config: Path, cluster: Cluster) -> tuple[Path, Path]:
+    """The same run in local mode and on the cluster.
+
+    The cluster's run takes local mode's ID vectors, so that what follows has pinned inputs.
+    """
+    local, remote = config.parent / "local", config.parent / "remote"
+    job = ROOT / "jobs" / "run.py"
+    submit(cluster, job, "--config", str(config), "--lake", str(local), master="local[2]")
+    vectors = manifest.pinned(str(local), "id_vectors")
+    assert vectors is not None
+    submit(
+        cluster, job, "--config", str(config), "--lake", str(remote),
+        "--set", f"external.tables.id_vectors={json.dumps(vectors.path)}",
+    )  # fmt: skip
+    return local, remote
+
+
+def _rows(spark, lake: Path, table: str, keys: list[str]):
+    ref = manifest.pinned(str(lake), table)
+    assert ref is not None
+    return Lake(spark, str(lake)).read(ref).orderBy(*keys).toPandas()
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_qarm_travels_as_a_wheel(cluster: Cluster) -> None:
+    job = ROOT / "tests" / "jobs" / "where_from.py"
+    found = json.loads(submit(cluster, job).strip().splitlines()[-1])
+    assert len({parent for _, parent in found}) == 2, f"one executor process only: {found}"
+    for path, _ in found:
+        assert cluster.wheel.name in path, f"imported from {path}, not from the wheel"
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.parametrize("table", sorted(EXACT))
+def test_tables_are_exactly_equal(spark, lakes, table: str) -> None:
+    local, remote = (_rows(spark, lake, table, EXACT[table]) for lake in lakes)
+    columns = [c for c in local.columns if c != "image"]
+    assert len(local) > 0
+    for column in columns:
+        assert local[column].map(_plain).tolist() == remote[column].map(_plain).tolist(), column
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_pairs_have_equal_counts_and_scores(spark, lakes) -> None:
+    keys = ["source", "trigger", "target"]
+    local, remote = (_rows(spark, lake, "item_pairs", keys) for lake in lakes)
+    assert local[[*keys, "support"]].equals(remote[[*keys, "support"]])
+    np.testing.assert_allclose(local["score"], remote["score"], rtol=1e-4)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_training_on_pinned_inputs_gives_equal_vectors_and_codes(spark, lakes) -> None:
+    local, remote = (_rows(spark, lake, "item_embeddings", ["item_idx"]) for lake in lakes)
+    a, b = (np.stack(df["vector"].tolist()) for df in (local, remote))
+    np.testing.assert_allclose(a, b, atol=1e-4)
+    local, remote = (_rows(spark, lake, "semantic_ids", ["item_idx"]) for lake in lakes)
+    same = [x == y for x, y in zip(local["rq"].map(list), remote["rq"].map(list), strict=True)]
+    assert np.mean(same) > 0.999  # vectors within 1e-4 of a border between two centroids may differ
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_ranks_ran_inside_executors_and_lost_no_row(lakes) -> None:
+    for lake in lakes:
+        tree = json.loads((lake / "summary.json").read_text())
+        stages = {stage["name"]: stage for stage in tree["stages"]}
+        for name in ("train-alignment", "train-ranker"):
+            per_rank = stages[name]["facts"]["rows_per_rank"]
+            assert len(per_rank) == 2
+            assert all(rows > 0 for rows in per_rank)
+
+
+def _plain(value: object) -> object:
+    return value.tolist() if isinstance(value, np.ndarray) else str(value)

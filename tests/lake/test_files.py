@@ -1,0 +1,44 @@
+"""Small files by URI."""
+
+from __future__ import annotations
+
+import pytest
+
+from qarm.lake import files
+
+
+def test_write_is_atomic(tmp_path, monkeypatch) -> None:
+    uri = str(tmp_path / "a" / "x.json")
+    files.write_text(uri, "old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        files.write_text(uri, "new")
+    assert files.read_text(uri) == "old"
+    assert files.list_dir(str(tmp_path / "a")) == ["x.json"]
+
+
+def test_uris_and_paths_are_the_same_file(tmp_path) -> None:
+    files.write_text(f"file://{tmp_path}/x", "1")
+    assert files.read_text(str(tmp_path / "x")) == "1"
+    assert files.read_text(f"file:{tmp_path}/x") == "1"
+    assert files.local_path(f"file:{tmp_path}/x") == str(tmp_path / "x")
+    assert files.local_path("s3a://bucket/x") is None
+    files.write_text("memory://bucket/y", "2")
+    assert files.exists("memory://bucket/y")
+    files.remove_tree("memory://bucket")
+    assert not files.exists("memory://bucket/y")
+
+
+def test_describe_sees_a_changed_file(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text("1")
+    (tmp_path / "b.csv").write_text("22")
+    before = files.describe(str(tmp_path))
+    assert [d["size"] for d in before] == [1, 2]
+    assert files.describe(str(tmp_path / "*.csv")) == before
+    (tmp_path / "b.csv").write_text("333")
+    assert files.describe(str(tmp_path)) != before
+    assert files.describe(str(tmp_path / "none")) == []

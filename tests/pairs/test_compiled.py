@@ -1,0 +1,48 @@
+"""Kernels run from a zip, as they do on executors that got the package by --py-files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import qarm.pairs.compiled
+
+KERNEL = """
+from qarm.pairs.compiled import compiled
+
+@compiled
+def twice(x):
+    return 2 * x
+"""
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from qarm.pairs import kernel
+assert ".zip/" in kernel.__file__, kernel.__file__
+assert kernel.twice(3) == 6
+"""
+
+
+@pytest.mark.parametrize("home", ["writable", "none"])
+def test_kernels_run_from_a_zip_wherever_the_cache_can_lie(tmp_path, home):
+    package = Path(qarm.pairs.compiled.__file__).parents[1]
+    archive = tmp_path / "qarm.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in ("__init__", "pairs/__init__", "pairs/compiled"):
+            file.write(package / f"{name}.py", f"qarm/{name}.py")
+        file.writestr("qarm/pairs/kernel.py", KERNEL)
+    folder = "/dev/null" if home == "none" else str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(archive)],
+        env={"HOME": folder, "XDG_CACHE_HOME": folder, "PATH": ""},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,43 @@
+"""ItemCF through Spark: order, caps, degrees. The formula itself: test_blocks.py."""
+
+from __future__ import annotations
+
+from qarm.config.learning import ItemCF
+from qarm.pairs.itemcf import itemcf, mine_itemcf
+
+from . import reference
+from .collected import collect, same
+from .reference import Event, random_log
+
+
+def test_caps_equal_the_definition_and_are_symmetric_and_repeatable(frame, tiny_batches):
+    log = random_log(7, users=30, items=12, events=300)
+    config = ItemCF(window_events=4, max_events_per_user=12, recency=0.7)
+    mined = mine_itemcf(frame(log), config)
+    found, tally = collect(mined)
+    expected = reference.itemcf(log, config)
+    same(found, expected)
+    assert tally == {"scored": len(expected), "below_min_support": 0, "beyond_top_k": 0}
+    assert mined.skew["users_capped"] > 3
+    assert 0 < mined.skew["share_of_events_lost_to_user_cap"] < 1
+    assert all(found[i, j].score == found[j, i].score for i, j in found)
+    again, _ = collect(mine_itemcf(frame(log[::-1]).repartition(7), config))
+    assert again == found
+
+
+def test_a_cap_below_the_window_and_a_window_beyond_the_log(frame, tiny_batches):
+    log = random_log(5, users=15, items=14, events=160)
+    config = ItemCF(window_events=500, max_events_per_user=4, recency=1.0, normalization="none")
+    same(collect(mine_itemcf(frame(log), config))[0], reference.itemcf(log, config))
+
+
+def test_seq_decides_among_equal_times(frame):
+    log = [Event(0, item, 5, seq, 1.0) for seq, item in enumerate((4, 2, 3, 1))]
+    rows = itemcf(frame(log), ItemCF(window_events=1)).collect()
+    found = {(r["trigger"], r["target"]) for r in rows}
+    assert found == {(4, 2), (2, 4), (2, 3), (3, 2), (3, 1), (1, 3)}
+
+
+def test_one_event_a_user_gives_no_pairs(frame):
+    mined = mine_itemcf(frame([Event(u, u, 0, 0, 1.0) for u in range(4)]), ItemCF())
+    assert collect(mined) == ({}, {"scored": 0, "below_min_support": 0, "beyond_top_k": 0})

@@ -1,0 +1,219 @@
+"""Ranks for real: one plain process, two by horovodrun, two in Spark executors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from qarm.errors import ConfigError, InputError, TrainingError
+from qarm.training.launch import LOG_FILE, child_environment, choose_backend, launch
+from qarm.training.worker import LAUNCHER_PID, resolve
+from tests.training import ranks
+
+ROWS = 144
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[str]:
+    """The files of ``files``, once for this module."""
+    return ranks.write_files(tmp_path_factory.mktemp("ranks") / "data", ranks.LAYOUT)
+
+
+@pytest.fixture(scope="module")
+def both(files, tmp_path_factory) -> tuple[dict, dict]:
+    """Everything that needs two ranks, in one start of them; and the same on one rank."""
+    folder = tmp_path_factory.mktemp("both")
+    # Two canonical shards and a global batch of 16: step t has the same rows on 1 and 2 ranks.
+    spec = {"files": files, "batch": 16, "shards": 2, "checkpoints": None}
+    function = "tests.training.ranks:everything"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSPARK_GATEWAY_PORT", "1")
+        two = launch(function, spec, ranks=2, work_dir=str(folder / "two"))
+        return two, launch(function, spec, ranks=1, work_dir=f"file://{folder}/one")
+
+
+@pytest.mark.horovod
+def test_collectives(both):
+    two, one = both
+    seen = two["collectives"]
+    assert seen == {
+        "size": 2,
+        "local_rank": 0,
+        "sum": [3.0],
+        "mean": [1.5],
+        "gathered": [1],
+        "objects": [{"rank": 0}, {"rank": 1}],
+        "broadcast": "from 0",
+        "metrics": {"a": 0.75},
+        "broadcasts_equal": True,
+        "has_state": 2,
+        "sparse_rows": [2],
+        "sparse_value": 1.0,
+        "dense_value": 1.5,
+        "unused_value": 0.0,
+        "threads": max(1, len(os.sched_getaffinity(0)) // 2),
+        "gateway": None,
+        "horovod": True,
+        "uneven": seen["uneven"],
+    }
+    assert "same rows on all 2 ranks; rank 0 has 1, all together 3" in seen["uneven"]
+    assert one["collectives"]["size"] == 1
+    assert not one["collectives"]["horovod"], "one process should not need Horovod"
+    assert one["collectives"]["objects"] == [{"rank": 0}]
+    assert one["collectives"]["uneven"] == ""
+
+
+@pytest.mark.horovod
+def test_two_ranks_take_the_steps_of_one_with_twice_the_batch(both):
+    two, one = both
+    for loss in ("point", "contrastive"):
+        assert two[loss]["same"], f"{loss}: the ranks' weights differ"
+        assert two[loss]["losses"] == pytest.approx(one[loss]["losses"], abs=1e-9)
+        assert two[loss]["weights"] == pytest.approx(one[loss]["weights"], abs=1e-9)
+        assert sum(two[loss]["rows_per_rank"]) == ROWS == one[loss]["rows_per_rank"][0]
+        assert two[loss]["rank_mean"] == 0.5
+
+
+@pytest.mark.horovod
+def test_every_row_comes_once_in_another_order_each_epoch(both):
+    epochs = both[0]["orders"]
+    for epoch in epochs:
+        assert sorted(epoch["ids"][0] + epoch["ids"][1]) == list(range(ROWS))
+        assert epoch["sizes"] == [[8, 3]]
+        assert epoch["steps"][0] == epoch["steps"][1]
+    assert epochs[0]["ids"][0] != epochs[1]["ids"][0] != epochs[2]["ids"][0]
+    assert epochs[3]["ids"] == epochs[0]["ids"]
+    assert {tuple(sorted(e["ids"][0])) for e in epochs} == {tuple(sorted(epochs[0]["ids"][0]))}
+
+
+@pytest.mark.horovod
+def test_a_loss_that_is_not_finite_stops_all_ranks_and_names_the_one(both):
+    messages = both[0]["infinite"]
+    assert len(messages) == 2
+    assert messages[0] == messages[1]
+    assert "not finite at epoch 0, step 0" in messages[0]
+    assert "rank 1: loss sum inf" in messages[0]
+
+
+@pytest.mark.horovod
+def test_the_error_of_a_rank_comes_with_its_traceback(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    with pytest.raises(TrainingError) as raised:
+        launch("tests.training.ranks:fail", {"numerator": 7}, ranks=2, work_dir=str(tmp_path))
+    message = str(raised.value)
+    assert "First error, of rank 1" in message
+    assert 'unlucky = spec["numerator"] / 0' in message
+    assert message.index("ZeroDivisionError") < message.index("End of the log")
+    assert "a line before the end" in (tmp_path / LOG_FILE).read_text()
+    assert any("a line before the end" in record.message for record in caplog.records)
+
+
+def test_an_error_of_ours_keeps_its_class(tmp_path):
+    with pytest.raises(InputError, match=r"column 'x' is missing \(rank 0; log: .*ranks.log\)"):
+        launch("tests.training.ranks:fail", {"kind": "input"}, ranks=1, work_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["tests.training.ranks:nothing", "nowhere:train", "", "json"])
+def test_a_function_that_is_not_there_is_named(name):
+    with pytest.raises(ConfigError, match=f"no training function '{name}'"):
+        resolve(name)
+
+
+@pytest.mark.horovod
+def test_a_killed_rank_stops_all_and_a_rerun_ends_with_the_same_weights(both, files, tmp_path):
+    whole = both[0]["dropout"]
+    folder = str(tmp_path / "checkpoints")
+    spec = {"files": files, "batch": 16, "checkpoints": folder, **ranks.DROPOUT_RUN}
+    killed = {**spec, "kill_in_epoch": 1, "kill_rank": 1}
+    with pytest.raises(TrainingError, match="exit code"):
+        launch("tests.training.ranks:train", killed, ranks=2, work_dir=str(tmp_path / "killed"))
+    again = launch("tests.training.ranks:train", spec, ranks=2, work_dir=str(tmp_path / "again"))
+    assert again["resumed_from"] == 1
+    assert again["same"]
+    assert again["weights"] == whole["weights"]
+    assert again["losses"] == whole["losses"]
+
+
+@pytest.mark.horovod
+@pytest.mark.parametrize(("ranks", "number"), [(2, signal.SIGKILL), (1, signal.SIGINT)])
+def test_no_rank_outlives_its_launcher(tmp_path, ranks, number):
+    pids = tmp_path / "pids"
+    code = (
+        "from qarm.training.launch import launch\n"
+        f"launch('tests.training.ranks:wait', {{'pids': {str(pids)!r}}}, ranks={ranks}, "
+        f"work_dir={str(tmp_path)!r})"
+    )
+    environment = {**child_environment(1), LAUNCHER_PID: ""}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL
+    )
+
+    def alive() -> list[str]:
+        names = [p.name for p in pids.iterdir()] if pids.exists() else []
+        return [name for name in names if Path("/proc", name).exists()]
+
+    def wait_for(count: int, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while len(alive()) != count and time.monotonic() < end:
+            time.sleep(0.1)
+        assert len(alive()) == count
+
+    wait_for(ranks, 120)
+    parent.send_signal(number)
+    parent.wait()
+    # An interrupted launcher waits for its ranks; after kill -9 they find out by themselves.
+    wait_for(0, 0 if number == signal.SIGINT else 30)
+
+
+@pytest.mark.slow
+@pytest.mark.spark
+@pytest.mark.horovod
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_ranks_run_in_spark_executors(spark, files, tmp_path):
+    spec = {"files": files, "batch": 16, "epochs": 1}
+    work_dir = str(tmp_path / "spark")
+    result = launch(
+        "tests.training.ranks:train", spec, ranks=2, backend="spark", work_dir=work_dir, spark=spark
+    )
+    assert result["ranks"] == 2
+    assert result["same"]
+    assert sum(result["rows_per_rank"]) == ROWS
+    assert json.loads((tmp_path / "spark" / "result.json").read_text()) == result
+    with pytest.raises(InputError, match="column 'x' is missing"):
+        launch(
+            "tests.training.ranks:fail",
+            {"kind": "input"},
+            ranks=1,
+            backend="spark",
+            work_dir=work_dir,
+            spark=spark,
+        )
+
+
+def test_backends_are_chosen_and_checked(spark):
+    assert choose_backend("auto", 1, None) == "local"
+    assert choose_backend("auto", 2, spark) == "horovodrun"
+    assert choose_backend("horovodrun", 1, None) == "horovodrun"
+    with pytest.raises(ConfigError, match=r"'local' runs one rank, training.ranks is 2"):
+        choose_backend("local", 2, None)
+    with pytest.raises(ConfigError, match="needs a Spark session"):
+        choose_backend("spark", 2, None)
+    with pytest.raises(ConfigError, match="at least 1"):
+        choose_backend("auto", 0, None)
+
+
+def test_children_share_the_cores_and_find_the_package(monkeypatch):
+    monkeypatch.setenv("HOROVOD_STALL_CHECK_TIME_SECONDS", "7")
+    environment = child_environment(2)
+    assert environment["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert str(Path(__file__).parents[2]) in environment["PYTHONPATH"].split(os.pathsep)
+    assert environment["HOROVOD_STALL_CHECK_TIME_SECONDS"] == "7"
+    assert "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS" in environment
