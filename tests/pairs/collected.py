@@ -31,3 +31,20 @@ def same(found: dict[tuple[int, int], Pair], expected: dict[tuple[int, int], Pai
         assert found[key].score == pytest.approx(pair.score, rel=1e-9, abs=1e-12), key
         assert found[key].weight == pytest.approx(pair.weight), key
         assert (found[key].support, found[key].last) == (pair.support, pair.last), key
+
+
+def same_top(
+    found: dict[tuple[int, int], Pair], pairs: dict[tuple[int, int], Pair], k: int
+) -> None:
+    """The ``k`` best ``pairs`` of each trigger, with the same numbers.
+
+    Scores that are equal on paper can differ in their last bits by the order of a sum, so at the
+    k-th place either may stand; nothing better by more than that may be left out.
+    """
+    same(found, {key: pairs[key] for key in found})
+    for trigger in {i for i, _ in pairs}:
+        scores = {key: pair.score for key, pair in pairs.items() if key[0] == trigger}
+        kept = [score for key, score in scores.items() if key in found]
+        left_out = [score for key, score in scores.items() if key not in found]
+        assert len(kept) == min(k, len(scores)), trigger
+        assert not left_out or min(kept) >= max(left_out) * (1 - 1e-9), trigger

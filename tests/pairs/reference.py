@@ -165,11 +165,3 @@ def itemcf(log, config):
         for pair, c in total.items()
         if len(users[pair]) >= config.min_support
     }
-
-
-def top(pairs, k):
-    """The k best of each trigger; scores that agree in 10 digits count as equal."""
-    of = defaultdict(list)
-    for (i, j), pair in pairs.items():
-        of[i].append((-round(pair.score, 10), j))
-    return {(i, j): pairs[i, j] for i, found in of.items() for _, j in sorted(found)[:k]}

@@ -10,7 +10,7 @@ from qarm.pairs.stage import run
 from schemas import event_splits, interactions
 
 from . import reference
-from .collected import same
+from .collected import same, same_top
 from .reference import Event, Pair, random_log
 
 PAIRS = {
@@ -68,7 +68,7 @@ def test_mines_the_training_period_alone_and_closes_its_ledgers(make_context, fi
     mined = fill(context, random_log(1, users=25, items=20, events=260))
     result = run(context)
     same(of_source(context, "swing"), reference.swing(mined, config.swing, lambda i, users: users))
-    same(of_source(context, "itemcf"), reference.top(reference.itemcf(mined, config.itemcf), 4))
+    same_top(of_source(context, "itemcf"), reference.itemcf(mined, config.itemcf), 4)
     vectors = {row["item_idx"]: row["vector"] for row in context.table("id_vectors").collect()}
     assert set(vectors) == {e.item for e in mined}
     rows, counts = reference.user2item(mined, vectors, 50, 0.0)

@@ -9,7 +9,7 @@ from qarm.config.learning import Swing
 from qarm.pairs.swing import mine_swing, swing
 
 from . import reference
-from .collected import collect, same
+from .collected import collect, same, same_top
 from .reference import Event, random_log
 
 
@@ -71,7 +71,7 @@ def test_sampled_scores_equal_the_definition_and_are_symmetric_and_repeatable(
     found, tally = collect(mined)
     everything = reference.swing(log, config.model_copy(update={"min_support": 1}), keeps)
     supported = {key: pair for key, pair in everything.items() if pair.support >= 3}
-    same(found, reference.top(supported, 5))
+    same_top(found, supported, 5)
     assert tally == {
         "scored": len(everything),
         "below_min_support": len(everything) - len(supported),

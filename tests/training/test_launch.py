@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -104,8 +103,7 @@ def test_a_loss_that_is_not_finite_stops_all_ranks_and_names_the_one(both):
 
 
 @pytest.mark.horovod
-def test_the_error_of_a_rank_comes_with_its_traceback(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
+def test_the_error_of_a_rank_comes_with_its_traceback(tmp_path, capsys):
     with pytest.raises(TrainingError) as raised:
         launch("tests.training.ranks:fail", {"numerator": 7}, ranks=2, work_dir=str(tmp_path))
     message = str(raised.value)
@@ -113,7 +111,9 @@ def test_the_error_of_a_rank_comes_with_its_traceback(tmp_path, caplog):
     assert 'unlucky = spec["numerator"] / 0' in message
     assert message.index("ZeroDivisionError") < message.index("End of the log")
     assert "a line before the end" in (tmp_path / LOG_FILE).read_text()
-    assert any("a line before the end" in record.message for record in caplog.records)
+    shown = capsys.readouterr().err
+    assert "a word to the person who waits" in shown
+    assert "a line before the end" not in shown
 
 
 def test_an_error_of_ours_keeps_its_class(tmp_path):
