@@ -6,6 +6,8 @@ BIN := .venv/bin
 STEP := source scripts/step.sh; step
 # Arguments of pytest, e.g. make test PYTEST="tests/lake -x"
 PYTEST ?=
+# Two processes, each with a JVM of its own; a file's tests share their fixtures.
+WORKERS ?= 2
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,7 +24,7 @@ lint: setup ## ruff and mypy
 	@$(STEP) "mypy" $(BIN)/mypy qarm
 
 test: lint ## lint, types and the test suite
-	@$(STEP) "pytest" $(BIN)/python -m pytest $(PYTEST)
+	@$(STEP) "pytest" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 evidence: setup ## the shipped configurations with three seeds each: means and deviations
 	@$(STEP) "evidence" $(BIN)/python -m qarm.evidence

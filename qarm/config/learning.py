@@ -65,8 +65,8 @@ class Swing(Section):
     """latest: keep the latest max_items_per_user items; drop: leave the user out (Flink ML)."""
     max_users_per_item: int = Field(1000, ge=2)
     """Users an item keeps: those with the smallest hash(user, seed)."""
-    top_k: int = Field(100, ge=1)
-    """Pairs kept for each trigger."""
+    top_k: int = Field(20, ge=1)
+    """Pairs kept for each trigger: only the strongest are stable (Flink ML keeps 100)."""
     min_support: int = Field(2, ge=1)
     """Fewest common users of a pair."""
 
@@ -131,7 +131,7 @@ class Alignment(Section):
     """Backbones trained end to end; others are frozen and their features cached."""
     backbone_learning_rate: float = Field(2e-5, gt=0)
     """Learning rate of fine-tuned backbones."""
-    epochs: int = Field(3, ge=1)
+    epochs: int = Field(4, ge=1)
     """Most epochs; the best on held-out pairs is kept."""
     patience: int = Field(2, ge=1)
     """Epochs without improvement before stopping."""
@@ -143,20 +143,18 @@ class Alignment(Section):
     """Most held-out pairs that an epoch is judged on."""
     valid_candidates: int = Field(200_000, ge=1)
     """Most items among which their targets are looked for."""
-    temperature: float = Field(0.07, gt=0)
+    temperature: float = Field(0.35, gt=0)
     """Start of the learnable temperature."""
-    temperature_min: float = Field(0.01, gt=0)
-    """Lower clamp."""
+    temperature_min: float = Field(0.3, gt=0)
+    """Lower clamp. On small catalogues a low one sharpens the loss on the known pairs until new
+    ones are lost; millions of items need a lower one, such as 0.05."""
     temperature_max: float = Field(0.5, gt=0)
     """Upper clamp."""
-    logq: bool = False
-    """Popularity (logQ) correction of in-batch negatives. With it the vectors learn how often a
-    target is chosen, without it how much more often than by chance; the latter found more new
-    pairs on MovieLens."""
-    mask_known_pairs: bool = False
-    """Other known partners of the trigger are no negatives. On small, dense catalogues this leaves
-    too few negatives and lowers the recall of new pairs."""
-    optimizer: Optimizer = Optimizer(learning_rate=3e-3, weight_decay=1e-4)
+    logq: bool = True
+    """Popularity (logQ) correction of in-batch negatives."""
+    mask_known_pairs: bool = True
+    """Other known partners of the trigger are no negatives."""
+    optimizer: Optimizer = Optimizer(learning_rate=1e-2, weight_decay=1e-4)
     seed: int = 0
     """Seed of initialisation and order."""
 

@@ -33,6 +33,7 @@ def settings(tiny_text_model: str) -> dict[str, Any]:
         },
         "alignment": {
             "epochs": 4,
+            "patience": 4,
             "batch_size": 64,
             "valid_share": 0.1,
             "optimizer": {"learning_rate": 0.02},

@@ -216,4 +216,5 @@ def test_children_share_the_cores_and_find_the_package(monkeypatch):
     assert environment["OMP_NUM_THREADS"] == str(max(1, len(os.sched_getaffinity(0)) // 2))
     assert str(Path(__file__).parents[2]) in environment["PYTHONPATH"].split(os.pathsep)
     assert environment["HOROVOD_STALL_CHECK_TIME_SECONDS"] == "7"
+    assert int(environment["MALLOC_MMAP_THRESHOLD_"]) > 2**30
     assert "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS" in environment
