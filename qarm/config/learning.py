@@ -74,12 +74,21 @@ class Swing(Section):
 class ItemCF(Section):
     """Windowed co-occurrence."""
 
-    window_events: int = Field(5, ge=1)
-    """Two events of a user co-occur if at most this many events apart."""
+    window_events: int = Field(5, ge=0)
+    """Two events of a user co-occur if at most this many events apart; 0: however far."""
+    window_days: float = Field(0.0, ge=0)
+    """... and at most this many days; 0: however long."""
     recency: float = Field(0.8, gt=0, le=1)
     """Weight recency^(gap - 1) of events `gap` apart."""
-    normalization: Literal["cosine", "none"] = "cosine"
-    """cosine: divided by the square root of both items' event weights."""
+    half_life_days: float = Field(0.0, ge=0)
+    """A co-occurrence, on the day of its later event, counts half for each half-life before the
+    day of the latest event; 0: no decay."""
+    normalization: Literal["cosine", "jaccard", "lift", "tfidf", "bm25", "none"] = "cosine"
+    """How counts become scores; the formulas are in qarm/pairs/itemcf_kernel.py."""
+    bm25_k1: float = Field(1.2, ge=0)
+    """bm25: how soon more of the same co-occurrence stops to count."""
+    bm25_b: float = Field(0.75, ge=0, le=1)
+    """bm25: how much a frequent trigger is held back; 0: not at all."""
     max_events_per_user: int = Field(1000, ge=2)
     """A user's latest events that are looked at."""
     top_k: int = Field(100, ge=1)

@@ -44,7 +44,7 @@ def top_k(
     return df if rank else df.drop(name)
 
 
-def exact_sum(column: str) -> Column:
+def exact_sum(column: str | Column) -> Column:
     """Sum of a double column as a double, the same in whatever order the rows come.
 
     Added up as decimals with 12 places: floating sums over a shuffle differ in their last bits from
@@ -52,4 +52,5 @@ def exact_sum(column: str) -> Column:
     """
     from pyspark.sql import functions as F
 
-    return F.sum(F.col(column).cast("decimal(28,12)")).cast("double")
+    value = F.col(column) if isinstance(column, str) else column
+    return F.sum(value.cast("decimal(28,12)")).cast("double")

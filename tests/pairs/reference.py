@@ -137,6 +137,12 @@ def itemcf(log, config):
     sequences = defaultdict(list)
     for event in sorted(log, key=lambda e: e.seq):
         sequences[event.user].append(event)
+    last_day = max((e.seconds // 86400 for e in log), default=0)
+
+    def decay(event):
+        age = last_day - event.seconds // 86400
+        return 2.0 ** -(age / config.half_life_days) if config.half_life_days else 1.0
+
     total: dict[tuple[int, int], float] = defaultdict(float)
     users = defaultdict(set)
     latest: dict[tuple[int, int], float] = {}
@@ -144,24 +150,33 @@ def itemcf(log, config):
     for user, events in sequences.items():
         events = events[-config.max_events_per_user :]
         for event in events:
-            degree[event.item] += event.weight
+            degree[event.item] += event.weight * decay(event)
         for x, y in combinations(range(len(events)), 2):
             a, b = events[x], events[y]
-            if y - x > config.window_events or a.item == b.item:
+            far = y - x > config.window_events > 0
+            long = abs(b.seconds - a.seconds) > config.window_days * 86400 > 0
+            if far or long or a.item == b.item:
                 continue
             for pair in ((a.item, b.item), (b.item, a.item)):
-                total[pair] += config.recency ** (y - x - 1) * a.weight * b.weight
+                total[pair] += config.recency ** (y - x - 1) * a.weight * b.weight * decay(b)
                 users[pair].add(user)
                 latest[pair] = max(latest.get(pair, 0), a.seconds, b.seconds)
     return {
-        pair: Pair(
-            c / math.sqrt(degree[pair[0]] * degree[pair[1]])
-            if config.normalization == "cosine"
-            else c,
-            len(users[pair]),
-            c,
-            latest[pair],
-        )
-        for pair, c in total.items()
-        if len(users[pair]) >= config.min_support
+        (i, j): Pair(_score(c, degree, i, j, config), len(users[i, j]), c, latest[i, j])
+        for (i, j), c in total.items()
+        if len(users[i, j]) >= config.min_support
     }
+
+
+def _score(c, degree, i, j, config):
+    wi, wj, n = degree[i], degree[j], sum(degree.values())
+    idf = math.log(1 + n / wj)
+    length = 1 - config.bm25_b + config.bm25_b * wi * len(degree) / n
+    return {
+        "none": c,
+        "cosine": c / math.sqrt(wi * wj),
+        "jaccard": c / max(wi + wj - c, wi, wj),
+        "lift": c * n / (wi * wj),
+        "tfidf": c / wi * idf,
+        "bm25": idf * c * (config.bm25_k1 + 1) / (c + config.bm25_k1 * length),
+    }[config.normalization]

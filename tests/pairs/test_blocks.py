@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from qarm.config.learning import ItemCF, Swing
 from qarm.pairs import itemcf, swing
 from qarm.pairs.blocks import cut_lists, read_blocks, record_type, score_slices
 from qarm.pairs.blocks_kernel import slice_lists
+from qarm.pairs.itemcf_kernel import NORMALIZATIONS
 
 from . import reference
 from .collected import same, same_top
@@ -80,25 +82,29 @@ def mine_swing(log: list[Event], config: Swing, blocks: int, keeps):
 
 
 def mine_itemcf(log: list[Event], config: ItemCF, blocks: int):
+    days = [e.seconds // 86400 for e in log]
+    decays = [2.0 ** ((day - max(days)) / (config.half_life_days or math.inf)) for day in days]
     degree: dict[int, float] = {}
-    for e in log:
-        degree[e.item] = degree.get(e.item, 0) + e.weight
+    for e, decay in zip(log, decays, strict=True):
+        degree[e.item] = degree.get(e.item, 0) + e.weight * decay
     rows = [
-        (e.user, e.seq, e.item, int(e.seconds * 1e6), e.weight, degree[e.item], e.item % blocks)
-        for e in log
+        (e.user, e.seq, e.item, int(e.seconds * 1e6), e.weight, d, degree[e.item], e.item % blocks)
+        for e, d in zip(log, decays, strict=True)
     ]
-    columns = arrays(rows, ["user_idx", "position", "item_idx", "ts", "weight", "degree", "block"])
-    recency = config.recency ** np.arange(config.window_events)
+    names = ["user_idx", "position", "item_idx", "ts", "weight", "decay", "degree", "block"]
+    columns = arrays(rows, names)
+    reach = config.window_events or len(log)
+    recency = config.recency ** np.arange(reach)
+    total = sum(degree.values())
     prepare = partial(
         itemcf._prepare,
         blocks=blocks,
         recency=recency,
-        scale=itemcf._scale(max(degree.values()) * 4.5 * recency.sum()),
-        cosine=config.normalization == "cosine",
-        min_support=config.min_support,
-        top_k=config.top_k,
+        scale=itemcf._scale(sum(e.weight for e in log) * 4.5 * recency.sum()),
+        totals=(total, total / len(degree)),
+        **itemcf._parameters(config),
     )
-    return mine(columns, itemcf._FIELDS, config.window_events, prepare)
+    return mine(columns, itemcf._FIELDS, reach, prepare)
 
 
 logs = st.builds(
@@ -147,23 +153,28 @@ def test_swing_equals_its_definition_for_any_blocks(
     assert all(found[j, i].score == p.score for (i, j), p in found.items() if (j, i) in found)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
     log=logs,
     blocks=st.integers(1, 20),
-    window=st.integers(1, 160),
+    window=st.integers(0, 160),
+    window_days=st.sampled_from([0.0, 0.01, 0.5, 40.0]),
     recency=st.floats(0.3, 1),
-    cosine=st.booleans(),
+    half_life=st.sampled_from([0.0, 0.5, 3.0]),
+    normalization=st.sampled_from(NORMALIZATIONS),
     min_support=st.integers(1, 3),
     top_k=st.integers(1, 12),
 )
 def test_itemcf_equals_its_definition_for_any_blocks(
-    log, blocks, window, recency, cosine, min_support, top_k
+    log, blocks, window, window_days, recency, half_life, normalization, min_support, top_k
 ):
+    log = [e._replace(minute=e.minute * 60) for e in log]  # over several days
     config = ItemCF(
         window_events=window,
+        window_days=window_days,
         recency=recency,
-        normalization="cosine" if cosine else "none",
+        half_life_days=half_life,
+        normalization=normalization,
         min_support=min_support,
         top_k=top_k,
     )
@@ -176,7 +187,9 @@ def test_itemcf_equals_its_definition_for_any_blocks(
         len(everything) - len(supported),
         len(supported) - len(found),
     ]
-    assert all(found[j, i].score == p.score for (i, j), p in found.items() if (j, i) in found)
+    if normalization not in ("tfidf", "bm25"):
+        both = [(p, found[j, i]) for (i, j), p in found.items() if (j, i) in found]
+        assert all(there.score == back.score for there, back in both)
 
 
 def test_of_equal_scores_the_smaller_item_stays():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from qarm.config.learning import ItemCF
 from qarm.pairs.itemcf import itemcf, mine_itemcf
 
@@ -29,6 +31,22 @@ def test_a_cap_below_the_window_and_a_window_beyond_the_log(frame, tiny_batches)
     log = random_log(5, users=15, items=14, events=160)
     config = ItemCF(window_events=500, max_events_per_user=4, recency=1.0, normalization="none")
     same(collect(mine_itemcf(frame(log), config))[0], reference.itemcf(log, config))
+
+
+@pytest.mark.parametrize("normalization", ["bm25", "jaccard"])
+def test_days_and_decay_equal_the_definition(frame, normalization):
+    log = [e._replace(minute=e.minute * 60) for e in random_log(6, users=15, items=12, events=160)]
+    config = ItemCF(
+        window_events=0, window_days=1.5, half_life_days=2.0, normalization=normalization, top_k=200
+    )
+    found = collect(mine_itemcf(frame(log), config))[0]
+    same(found, reference.itemcf(log, config))
+    assert 20 < len(found) < len(reference.itemcf(log, ItemCF(window_events=0)))
+
+
+def test_a_decay_needs_no_event(frame):
+    mined = mine_itemcf(frame([]), ItemCF(half_life_days=1.0))
+    assert collect(mined)[0] == {}
 
 
 def test_seq_decides_among_equal_times(frame):
