@@ -97,6 +97,39 @@ class ItemCF(Section):
     """Fewest distinct users of a pair."""
 
 
+class Filters(Section):
+    """Which mined pairs stay; each filter says how many it removed."""
+
+    min_support: dict[str, int] = {}
+    """Source -> fewest users of a pair, such as { u2i = 2 }."""
+    score_quantiles: dict[str, tuple[float, float]] = {}
+    """Source -> shares of its pairs between which a score must lie, such as { swing = [0.1, 0.99]
+    }: scores too low are noise, scores too high often the same product twice."""
+    max_item_events: int = Field(0, ge=0)
+    """Pairs of an item with more events than this are left out; 0: no cap."""
+    min_content_similarity: float = Field(-1.0, ge=-1, le=1)
+    """Smallest cosine of the items' text features; -1: not looked at. Pairs of an item without
+    text stay."""
+    text_backbone: str = "minilm"
+    """Of the text features, as encoder.text_backbone; the same one is encoded once."""
+    judge: str = ""
+    """package.module:function that makes a judge of pairs by their texts, such as
+    qarm.pairs.judges:shares_subject; empty: none. See qarm/pairs/judges.py."""
+    judge_settings: dict[str, str | float] = {}
+    """Handed to that function."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Filters:
+        sources = {"u2i", "swing", "itemcf"}
+        for name in ("min_support", "score_quantiles"):
+            if unknown := set(getattr(self, name)) - sources:
+                raise ValueError(f"{name} names {sorted(unknown)}; sources: {sorted(sources)}")
+        for source, (low, high) in self.score_quantiles.items():
+            if not 0 <= low < high <= 1:
+                raise ValueError(f"score_quantiles.{source} needs 0 <= low < high <= 1")
+        return self
+
+
 class Pairs(Section):
     """Pair mining."""
 
@@ -108,6 +141,7 @@ class Pairs(Section):
     u2i: User2Item = User2Item()
     swing: Swing = Swing()
     itemcf: ItemCF = ItemCF()
+    filters: Filters = Filters()
 
 
 class Encoder(Section):

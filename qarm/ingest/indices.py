@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
-
-from qarm.ingest.caching import Keeper
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 
 def numbered(
-    df: DataFrame, order: Sequence[Column], name: str, keep: Keeper, *, start: int = 0
+    df: DataFrame,
+    order: Sequence[Column],
+    name: str,
+    keep: Callable[[DataFrame], DataFrame],
+    *,
+    start: int = 0,
 ) -> tuple[DataFrame, int]:
     """``df`` with ``name`` = ``start`` + the row's 0-based rank in ``order``, and how many rows.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from qarm.config import fingerprint
 from qarm.errors import ConfigError, GateError, InputError
+from qarm.ingest.caching import Keeper
 from qarm.ingest.parts import mining_events, mining_parts
+from qarm.pairs.filters import filter_pairs, is_active, needs_features
 from qarm.pairs.id_vectors import train_id_vectors
 from qarm.pairs.itemcf import mine_itemcf
 from qarm.pairs.mined import PAIR_COLUMNS, Mined
@@ -25,21 +28,6 @@ if TYPE_CHECKING:
 _TITLES = {"u2i": "User2Item", "swing": "Swing", "itemcf": "ItemCF"}
 
 
-class _Kept:
-    """Frames that are read more than once, to be let go together."""
-
-    def __init__(self) -> None:
-        self._frames: list[DataFrame] = []
-
-    def __call__(self, df: DataFrame) -> DataFrame:
-        self._frames.append(df.persist())  # memory, then disk
-        return self._frames[-1]
-
-    def release(self) -> None:
-        while self._frames:
-            self._frames.pop().unpersist()
-
-
 def run(context: Context) -> StageResult:
     """Write id_vectors and item_pairs, but for what the user brings.
 
@@ -48,8 +36,7 @@ def run(context: Context) -> StageResult:
         GateError: fewer pairs than gates.min_pairs; item_pairs is not written then.
         ConfigError: pairs.sources is empty.
     """
-    kept = _Kept()
-    try:
+    with Keeper() as kept:
         events = kept(mining_events(context))
         log = _describe(events)
         if not log["events"]:
@@ -65,8 +52,6 @@ def run(context: Context) -> StageResult:
         if context.is_external("item_pairs"):
             return StageResult(ledgers=ledgers, facts={"log": log})
         return _write_pairs(context, events, log, ledgers, kept)
-    finally:
-        kept.release()
 
 
 def _describe(events: DataFrame) -> dict[str, Any]:
@@ -101,7 +86,7 @@ def _write_id_vectors(context: Context, events: DataFrame, items: int) -> Ledger
 
 
 def _write_pairs(
-    context: Context, events: DataFrame, log: dict[str, Any], ledgers: list[Ledger], kept: _Kept
+    context: Context, events: DataFrame, log: dict[str, Any], ledgers: list[Ledger], kept: Keeper
 ) -> StageResult:
     from pyspark.sql import functions as F
 
@@ -117,6 +102,7 @@ def _write_pairs(
     for source in sources:
         context.say(f"{_TITLES[source]} pairs")
         pairs, more, skew[source] = miners[source](context, events, kept)
+        pairs, more[-1] = _filter(context, source, pairs, events, more[-1], kept)
         ledgers += more
         of_source.append(more[-1])
         versions[source] = _version(context, source)
@@ -147,7 +133,7 @@ def _write_pairs(
 
 
 def _mine_user2item(
-    context: Context, events: DataFrame, kept: _Kept
+    context: Context, events: DataFrame, kept: Keeper
 ) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
     from pyspark.sql import functions as F
 
@@ -182,20 +168,20 @@ def _mine_user2item(
 
 
 def _mine_swing(
-    context: Context, events: DataFrame, kept: _Kept
+    context: Context, events: DataFrame, kept: Keeper
 ) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
     config = context.config.pairs
     return _keep_pairs("Swing", mine_swing(events, config.swing, config.seed, kept), kept)
 
 
 def _mine_itemcf(
-    context: Context, events: DataFrame, kept: _Kept
+    context: Context, events: DataFrame, kept: Keeper
 ) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
     return _keep_pairs("ItemCF", mine_itemcf(events, context.config.pairs.itemcf, kept), kept)
 
 
 def _keep_pairs(
-    title: str, mined: Mined, kept: _Kept
+    title: str, mined: Mined, kept: Keeper
 ) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
     rows = Mined(rows=kept(mined.rows), names=mined.names)
     tally = rows.tally()
@@ -208,6 +194,41 @@ def _keep_pairs(
     return rows.pairs, [ledger], mined.skew
 
 
+def _filter(
+    context: Context, source: str, pairs: DataFrame, events: DataFrame, mined: Ledger, kept: Keeper
+) -> tuple[DataFrame, Ledger]:
+    """What the filters leave, and the ledger with what they removed."""
+    config = context.config.pairs.filters
+    if not is_active(config, source):
+        return pairs, mined
+    vectors = texts = None
+    if needs_features(config):
+        vectors = _text_features(context)
+    if config.judge:
+        texts = context.table("items").select("item_idx", "text")
+    left, removed = filter_pairs(
+        pairs, source, config, events=events, keep=kept, vectors=vectors, texts=texts
+    )
+    total = sum(removed.values())
+    shown = ", ".join(f"{n:,} {reason}" for reason, n in removed.items()) or "none"
+    context.say(f"{_TITLES[source]} pairs removed by filters: {shown}")
+    return left, replace(
+        mined, rows_out=mined.rows_out - total, dropped={**mined.dropped, **removed}
+    )
+
+
+def _text_features(context: Context) -> DataFrame:
+    """Text features of the filters' backbone, from the cache that alignment uses too."""
+    from qarm.encoders.features import update_features
+
+    config, backbone = context.config, context.config.pairs.filters.text_backbone
+    encoder = config.encoder.model_copy(update={"text_backbone": backbone})
+    there = replace(context, config=config.model_copy(update={"encoder": encoder}))
+    found = update_features(there, ["text"])
+    rows = context.lake.read(found.ref).where("modality = 'text'")
+    return rows.select("item_idx", "vector")
+
+
 def _version(context: Context, source: str) -> str:
     """Hash of what the source's pairs depend on beside the events."""
     config = context.config.pairs
@@ -216,6 +237,8 @@ def _version(context: Context, source: str) -> str:
         "code": context.code_version,
         "parameters": getattr(config, source).model_dump(mode="json"),
     }
+    if is_active(config.filters, source):
+        parts["filters"] = config.filters.model_dump(mode="json")
     if source == "u2i":
         own = {"als": config.id_vectors.model_dump(mode="json"), "seed": config.seed}
         external = context.is_external("id_vectors")

@@ -6,8 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from pyspark.sql import functions as F
 
-from .reference import Event
+from schemas import event_splits, interactions
+from tests.encoders.conftest import tiny_text_model
+
+from .reference import EPOCH, Event
+
+__all__ = ["tiny_text_model"]
 
 SCHEMA = "user_idx bigint, item_idx bigint, ts timestamp, seq bigint, weight double"
 
@@ -51,3 +57,32 @@ def tiny_batches(settings):
         spark__sql__adaptive__coalescePartitions__enabled="false",
     ):
         yield
+
+
+@pytest.fixture
+def fill(spark, frame):
+    """Write a log and its parts into a context's lake; minute 150 and later are test."""
+
+    def write(context, log: list[Event], train_until: int = 150) -> list[Event]:
+        # one row for each key of the table
+        log = list({(e.user, e.item, e.minute): e for e in log}.values())
+        rows = frame(log).select(
+            "*",
+            F.col("user_idx").cast("string").alias("user_id"),
+            F.col("item_idx").cast("string").alias("item_id"),
+            F.lit("click").alias("event"),
+            (F.col("weight") > 0.6).alias("positive"),
+            F.create_map(F.lit("positive"), F.lit(1.0).cast("float")).alias("labels"),
+            F.lit(1).cast("bigint").alias("lines"),
+            F.to_date("ts").alias("dt"),
+        )
+        start = int(EPOCH.timestamp()) + train_until * 60
+        part = F.when(F.unix_seconds("ts") < start, "train").otherwise("test")
+        context.overwrite(interactions.TABLE, rows)
+        context.overwrite(
+            event_splits.TABLE,
+            rows.withColumn("split_id", F.lit("s1")).withColumn("part", part),
+        )
+        return [e for e in log if e.minute < train_until and e.weight > 0.6]
+
+    return write

@@ -7,7 +7,6 @@ from pyspark.sql import functions as F
 
 from qarm.errors import ConfigError, GateError, InputError
 from qarm.pairs.stage import run
-from schemas import event_splits, interactions
 
 from . import reference
 from .collected import same, same_top
@@ -18,35 +17,6 @@ PAIRS = {
     "swing": {"min_items_per_user": 2},
     "itemcf": {"window_events": 3, "top_k": 4},
 }
-
-
-@pytest.fixture
-def fill(spark, frame):
-    """Write a log and its parts into a context's lake; minute 150 and later are test."""
-
-    def write(context, log: list[Event], train_until: int = 150) -> list[Event]:
-        # one row for each key of the table
-        log = list({(e.user, e.item, e.minute): e for e in log}.values())
-        rows = frame(log).select(
-            "*",
-            F.col("user_idx").cast("string").alias("user_id"),
-            F.col("item_idx").cast("string").alias("item_id"),
-            F.lit("click").alias("event"),
-            (F.col("weight") > 0.6).alias("positive"),
-            F.create_map(F.lit("positive"), F.lit(1.0).cast("float")).alias("labels"),
-            F.lit(1).cast("bigint").alias("lines"),
-            F.to_date("ts").alias("dt"),
-        )
-        start = int(reference.EPOCH.timestamp()) + train_until * 60
-        part = F.when(F.unix_seconds("ts") < start, "train").otherwise("test")
-        context.overwrite(interactions.TABLE, rows)
-        context.overwrite(
-            event_splits.TABLE,
-            rows.withColumn("split_id", F.lit("s1")).withColumn("part", part),
-        )
-        return [e for e in log if e.minute < train_until and e.weight > 0.6]
-
-    return write
 
 
 def of_source(context, source):
