@@ -53,8 +53,9 @@ def measure(
         rows: their number.
 
     Returns:
-        Metrics of variant rq and vq; slices all, and, where there is a log, known, later (first
-        event before train_end, or not) and never (no event) for collisions and reconstruction.
+        Metrics of variant rq and vq; slices all, and, where there is a log, known (with an event
+        of the training part), later (of valid and test alone) and never (no event) for collisions
+        and reconstruction.
     """
     if rows == 0:
         return []

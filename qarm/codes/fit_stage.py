@@ -1,4 +1,4 @@
-"""Stage fit-codebooks: item_embeddings of items known before train_end -> codebooks."""
+"""Stage fit-codebooks: item_embeddings of items of the training part -> codebooks."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def choose_anchors(context: Context, usable: DataFrame) -> tuple[NDArray[np.int6
     if rows.num_rows < config.vq_k:
         raise InputError(
             f"codes.vq_k = {config.vq_k} needs as many anchors, but only {rows.num_rows} items are "
-            "known before train_end and have content; lower codes.vq_k"
+            "in the training part and have content; lower codes.vq_k"
         )
     items = rows["item_idx"].to_numpy().astype(np.int64)
     return items, lists_to_matrix(rows["vector"], "item_embeddings"), rule
@@ -163,7 +163,7 @@ def _sample(usable: DataFrame, rows: int, most: int, seed: int) -> tuple[Floats,
 
     if rows == 0:
         raise InputError(
-            "no item has a vector, content and an event before train_end; codebooks need some"
+            "no item has a vector, content and an event of the training part; codebooks need some"
         )
     hashed = usable.withColumn("hash", _hash(seed))
     if rows > most:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qarm.codes.codebook import Codebook
 from qarm.errors import InputError
+from qarm.ingest.parts import training_parts
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -38,22 +39,21 @@ def encoder_versions(context: Context) -> dict[str, int]:
 def with_seen(context: Context, items: DataFrame) -> DataFrame:
     """``items`` (with item_idx) and column ``seen``.
 
-    known: the item's first event is before train_end; later: it is not; never: no event yet. Where
-    there is no log (somebody who has nothing but vectors), all items are known.
+    known: the item has an event of the mine or train part; later: only of valid and test; never:
+    it has none. Where there is no log (somebody who has nothing but vectors), all items are known.
+    The part decides, not the time: under a split by user the training part has no one end.
     """
     from pyspark.sql import functions as F
 
-    train_end = context.facts("ingest").get("train_end")
-    if train_end is None or context.find("items") is None:
+    if context.find("event_splits") is None:
         return items.withColumn("seen", F.lit(KNOWN))
-    first = F.col("first_seen")
+    learnt = F.col("part").isin(training_parts(context.facts("ingest")))
     seen = (
-        F.when(first < F.lit(train_end).cast("timestamp"), KNOWN)
-        .when(first.isNotNull(), LATER)
-        .otherwise(NEVER)
+        context.table("event_splits")
+        .groupBy("item_idx")
+        .agg(F.when(F.max(learnt), KNOWN).otherwise(LATER).alias("seen"))
     )
-    known = context.table("items").select("item_idx", seen.alias("seen"))
-    return items.join(known, "item_idx", "left").fillna(NEVER, "seen")
+    return items.join(seen, "item_idx", "left").fillna(NEVER, "seen")
 
 
 def load_codebook(context: Context) -> Codebook:

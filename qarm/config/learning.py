@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from qarm.config.section import Section
 
@@ -90,11 +90,25 @@ class ItemCF(Section):
     bm25_b: float = Field(0.75, ge=0, le=1)
     """bm25: how much a frequent trigger is held back; 0: not at all."""
     max_events_per_user: int = Field(1000, ge=2)
-    """A user's latest events that are looked at."""
+    """A user's latest events that are looked at; by_day: of each day."""
     top_k: int = Field(100, ge=1)
     """Pairs kept for each trigger."""
     min_support: int = Field(1, ge=1)
-    """Fewest distinct users of a pair."""
+    """Fewest distinct users of a pair; by_day: fewest co-occurrences."""
+    by_day: bool = False
+    """Count day by day, and only days whose events, or those of the window before them, have
+    changed: a nightly run adds a day and touches nothing else. Support then counts co-occurrences,
+    for distinct users do not add up. Needs window_days."""
+    history_days: int = Field(0, ge=0)
+    """by_day: days counted, up to that of the latest event; 0: all."""
+
+    @model_validator(mode="after")
+    def _by_day(self) -> ItemCF:
+        if self.by_day and not self.window_days:
+            raise ValueError(
+                "by_day needs window_days above 0: it says how many earlier days a day reaches into"
+            )
+        return self
 
 
 class Filters(Section):
@@ -169,7 +183,8 @@ class Alignment(Section):
     """Contrastive alignment of the encoder with behaviour."""
 
     sources: dict[str, float] = {"u2i": 1.0, "swing": 1.0}
-    """Pair source -> its share of the loss (balanced by weight)."""
+    """Pair source (u2i, swing, itemcf; user: pairs of your own) -> its share of the loss (balanced
+    by weight). Where external item_pairs have none of them, the sources that they have are used."""
     finetune: list[Literal["text", "image"]] = []
     """Backbones trained end to end; others are frozen and their features cached."""
     backbone_learning_rate: float = Field(2e-5, gt=0)
@@ -201,6 +216,14 @@ class Alignment(Section):
     seed: int = 0
     """Seed of initialisation and order."""
 
+    @field_validator("sources")
+    @classmethod
+    def _known_sources(cls, sources: dict[str, float]) -> dict[str, float]:
+        known = ["u2i", "swing", "itemcf", "user"]
+        if unknown := sorted(set(sources) - set(known)):
+            raise ValueError(f"no such source: {', '.join(unknown)}; known: {', '.join(known)}")
+        return sources
+
 
 class Codes(Section):
     """Quantitative codes."""
@@ -210,7 +233,7 @@ class Codes(Section):
     rq_iterations: int = Field(25, ge=1)
     """Lloyd iterations a level."""
     vq_anchors: int = Field(1024, ge=1)
-    """Anchors in the VQ pool (cut to the items known before train_end, said in the log)."""
+    """Anchors in the VQ pool (cut to the items of the training part, said in the log)."""
     vq_pool: Literal["popular", "random"] = "popular"
     """popular: most events in training; random: smallest hash(item, seed)."""
     vq_k: int = Field(25, ge=1)

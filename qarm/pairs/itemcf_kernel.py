@@ -60,6 +60,24 @@ def normalised(kind, c, trigger_weight, target_weight, total_weight, mean_weight
 
 
 @compiled
+def normalise_all(kind, c, trigger_weight, target_weight, totals):  # type: ignore[no-untyped-def]
+    """``normalised`` of float64[n] pairs; totals: (N, m, k1, b)."""
+    scores = np.empty(len(c), np.float64)
+    for x in range(len(c)):
+        scores[x] = normalised(
+            kind,
+            c[x],
+            trigger_weight[x],
+            target_weight[x],
+            totals[0],
+            totals[1],
+            totals[2],
+            totals[3],
+        )
+    return scores
+
+
+@compiled
 def score_itemcf(  # type: ignore[no-untyped-def]
     trigger,
     trigger_indptr,

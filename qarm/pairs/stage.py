@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from qarm.config import fingerprint
 from qarm.errors import ConfigError, GateError, InputError
 from qarm.ingest.caching import Keeper
 from qarm.ingest.parts import mining_events, mining_parts
+from qarm.lake.tables import TableRef
 from qarm.pairs.filters import filter_pairs, is_active, needs_features
 from qarm.pairs.id_vectors import train_id_vectors
 from qarm.pairs.itemcf import mine_itemcf
+from qarm.pairs.itemcf_days import count_days, describe_days, plan_days, score_days
 from qarm.pairs.mined import PAIR_COLUMNS, Mined
 from qarm.pairs.swing import mine_swing
 from qarm.pairs.user2item import cap_user2item, mine_user2item, pair_user2item
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from schemas import id_vectors as id_vectors_schema
 from schemas import item_pairs as item_pairs_schema
+from schemas import itemcf_counted, itemcf_days, itemcf_item_days
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -37,7 +40,8 @@ def run(context: Context) -> StageResult:
         ConfigError: pairs.sources is empty.
     """
     with Keeper() as kept:
-        events = kept(mining_events(context))
+        mined = kept(mining_events(context))
+        events = kept(_of_live_items(context, mined))
         log = _describe(events)
         if not log["events"]:
             raise InputError(
@@ -46,12 +50,28 @@ def run(context: Context) -> StageResult:
                 "log.labels, log.positive and the shares of the split"
             )
         context.say(f"{log['events']:,} events, {log['users']:,} users, {log['items']:,} items")
-        ledgers: list[Ledger] = []
+        before = mined.count()
+        ledgers = [
+            Ledger(
+                name="positive events of the mining period",
+                rows_in=before,
+                rows_out=log["events"],
+                dropped={"removed_item": before - log["events"]},
+            )
+        ]
         if not context.is_external("id_vectors"):
             ledgers.append(_write_id_vectors(context, events, log["items"]))
         if context.is_external("item_pairs"):
             return StageResult(ledgers=ledgers, facts={"log": log})
         return _write_pairs(context, events, log, ledgers, kept)
+
+
+def _of_live_items(context: Context, events: DataFrame) -> DataFrame:
+    """``events`` without those of items that have left the catalogue: no pair may name them."""
+    if context.find("items") is None:
+        return events
+    removed = context.table("items").where("removed_at IS NOT NULL").select("item_idx")
+    return events.join(removed, "item_idx", "left_anti")
 
 
 def _describe(events: DataFrame) -> dict[str, Any]:
@@ -177,7 +197,80 @@ def _mine_swing(
 def _mine_itemcf(
     context: Context, events: DataFrame, kept: Keeper
 ) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
-    return _keep_pairs("ItemCF", mine_itemcf(events, context.config.pairs.itemcf, kept), kept)
+    config = context.config.pairs.itemcf
+    if config.by_day:
+        return _mine_itemcf_by_day(context, events, kept)
+    return _keep_pairs("ItemCF", mine_itemcf(events, config, kept), kept)
+
+
+def _mine_itemcf_by_day(
+    context: Context, events: DataFrame, kept: Keeper
+) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
+    """Count the days that need it into the partial tables, then add all days up."""
+    from pyspark.sql import functions as F
+
+    config = context.config.pairs.itemcf
+    counting = {"top_k", "min_support", "normalization", "half_life_days", "history_days"}
+    counting |= {"bm25_k1", "bm25_b"}
+    counted_with = fingerprint(
+        {"code": context.code_version, "settings": config.model_dump(exclude=counting)}
+    )
+    days = plan_days(
+        describe_days(events, config.history_days),
+        _counted_days(context),
+        counted_with,
+        config.window_days,
+    )
+    context.say(
+        f"ItemCF by day: {len(days.todo)} of {len(days.now)} days to count, {len(days.leave)} leave"
+    )
+    pairs, weights = count_days(events, config, days.todo)
+    touched = ", ".join(f"DATE'{day}'" for day in [*days.todo, *days.leave])
+    gone = f"t.day IN ({touched})" if touched else "false"
+    differs = "s.units <> t.units OR s.events <> t.events OR s.last_ts <> t.last_ts"
+    context.merge(itemcf_days.TABLE, pairs, update_when=differs, delete_missing_where=gone)
+    differs = "s.weight <> t.weight"
+    context.merge(itemcf_item_days.TABLE, weights, update_when=differs, delete_missing_where=gone)
+    counted = [(day, *facts, counted_with) for day, facts in days.now.items()]
+    context.overwrite(
+        itemcf_counted.TABLE,
+        context.spark.createDataFrame(
+            counted, "day date, events bigint, fingerprint string, counted_with string"
+        ),
+    )
+    scored, tally = score_days(
+        context.table("itemcf_days"),
+        context.table("itemcf_item_days"),
+        config,
+        max(days.now),
+        kept,
+    )
+    ledger = Ledger(
+        name="ItemCF pairs",
+        rows_in=tally.pop("scored"),
+        rows_out=scored.count(),
+        dropped=tally,
+    )
+    largest = events.groupBy("user_idx", F.to_date("ts")).count().agg(F.max("count")).first()
+    assert largest is not None
+    skew = {
+        "items_capped": 0,
+        "most_events_of_a_user_and_day": int(largest[0] or 0),
+        "days": len(days.now),
+        "days_counted": len(days.todo),
+    }
+    return scored, [ledger], skew
+
+
+def _counted_days(context: Context) -> dict[date, tuple[int, str, str]]:
+    """What the partial tables hold: their latest versions, since a day's row comes last."""
+    table = itemcf_counted.TABLE
+    context.lake.create(table)
+    ref = TableRef(table.name, context.lake.path(table.name), context.lake.version(table.name))
+    return {
+        row["day"]: (row["events"], row["fingerprint"], row["counted_with"])
+        for row in context.lake.read(ref).collect()  # one row a day
+    }
 
 
 def _keep_pairs(

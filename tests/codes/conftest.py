@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -17,7 +18,6 @@ from schemas import event_splits, item_embeddings, items
 
 DIMENSIONS = 11
 START = datetime(2024, 1, 1)
-TRAIN_END = START + timedelta(days=100)
 SMALL = {"rq_levels": [13, 7], "vq_anchors": 40, "vq_k": 5, "rq_iterations": 5}
 
 
@@ -58,19 +58,13 @@ class World:
         )
         self.publish("embed-catalog", self.lake.overwrite(item_embeddings.TABLE, df, {}))
 
-    def log(self, first_day: dict[str, int | None], events: dict[str, int]) -> None:
-        """Publish items (first seen so many days after START) and training events."""
-        rows = [
-            (i, int(i[1:]), None if d is None else START + timedelta(days=d), "h", "string")
-            for i, d in first_day.items()
-        ]
+    def log(self, catalogue: Iterable[str], events: dict[str, int]) -> None:
+        """Publish items, so many training events of some of them, and 66 less those of test."""
+        rows = [(i, int(i[1:]), "h", "string") for i in catalogue]
         df = self.spark.createDataFrame(
-            rows,
-            "item_id string, item_idx bigint, first_seen timestamp, content_hash string, "
-            "source_type string",
+            rows, "item_id string, item_idx bigint, content_hash string, source_type string"
         )
-        ref = self.lake.overwrite(items.TABLE, df, {})
-        self.publish("ingest", ref, train_end=TRAIN_END.isoformat(), has_mine=False)
+        self.publish("ingest", self.lake.overwrite(items.TABLE, df, {}), has_mine=False)
         splits = [
             ("s", f"u{n}", i, "e", START + timedelta(seconds=n), n, int(i[1:]), part)
             for i, count in events.items()

@@ -17,12 +17,13 @@ def figures(entry):
 
 
 def test_equal_to_the_array_functions(make_world) -> None:
-    """400 items, half of them seen after train_end, and codes with many collisions."""
+    """400 items, half of them in the test part alone, and codes with many collisions."""
     world = make_world(codes={"rq_levels": [7, 3], "vq_anchors": 30, "vq_k": 2})
     x = unit_vectors(400)
     vectors = {f"i{i}": v for i, v in enumerate(x)}
     world.vectors(vectors)
-    world.log({i: 150 * (int(i[1:]) % 2) for i in vectors}, {"i0": 9, "i2": 7})
+    known = {i: 1 for i in vectors if int(i[1:]) % 2 == 0}
+    world.log(vectors, dict.fromkeys(vectors, 0) | known | {"i0": 9, "i2": 7})
     world.run("fit-codebooks")
     found = figures(world.run("assign-codes"))
     codebook = Codebook.from_rows(world.table("codebooks").toArrow())

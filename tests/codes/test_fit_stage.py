@@ -22,14 +22,15 @@ def published(world) -> Codebook:
     return Codebook.from_bytes(files.open_file(found["uri"]).read())
 
 
-def test_sees_only_what_was_known_before_train_end(make_world) -> None:
+def test_sees_only_items_of_the_training_part(make_world) -> None:
     world = make_world()
     known, later, never = items(60), items(30, 1, first=60), items(10, 2, first=90)
     empty = {"i100": np.zeros(11, np.float32)}
     world.vectors(known | later | never | empty)
-    # An item first seen at the very instant of train_end is later: the period ends before it.
-    days = dict.fromkeys(known, 3) | dict.fromkeys(later, 100) | dict.fromkeys(never, None)
-    world.log(days | {"i100": 1}, {i: 60 - int(i[1:]) for i in known} | {"i100": 65, "i61": 64})
+    # Items of the test part alone are later, also where another item's training event is later
+    # still, as under a split by user.
+    events = {i: 60 - int(i[1:]) for i in known} | dict.fromkeys(later, 0) | {"i100": 65}
+    world.log(known | later | never | empty, events)
     entry = world.run("fit-codebooks")
     assert (entry["rows_in"], entry["rows_out"]) == (101, 60)
     assert entry["dropped"] == {

@@ -144,7 +144,7 @@ def itemcf(log, config):
         return 2.0 ** -(age / config.half_life_days) if config.half_life_days else 1.0
 
     total: dict[tuple[int, int], float] = defaultdict(float)
-    users = defaultdict(set)
+    behind = defaultdict(list)
     latest: dict[tuple[int, int], float] = {}
     degree: dict[int, float] = defaultdict(float)
     for user, events in sequences.items():
@@ -159,12 +159,13 @@ def itemcf(log, config):
                 continue
             for pair in ((a.item, b.item), (b.item, a.item)):
                 total[pair] += config.recency ** (y - x - 1) * a.weight * b.weight * decay(b)
-                users[pair].add(user)
+                behind[pair].append(user)
                 latest[pair] = max(latest.get(pair, 0), a.seconds, b.seconds)
+    support = {pair: len(u if config.by_day else set(u)) for pair, u in behind.items()}
     return {
-        (i, j): Pair(_score(c, degree, i, j, config), len(users[i, j]), c, latest[i, j])
+        (i, j): Pair(_score(c, degree, i, j, config), support[i, j], c, latest[i, j])
         for (i, j), c in total.items()
-        if len(users[i, j]) >= config.min_support
+        if support[i, j] >= config.min_support
     }
 
 
