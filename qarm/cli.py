@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from qarm import __version__
 from qarm.config import Config, load
-from qarm.errors import QarmError
+from qarm.errors import ConfigError, QarmError
 from qarm.pipeline.stages import STAGES, stage
 
 EXIT_CODES = """exit codes: 0 done; 1 other error; 2 configuration; 3 bad input; 4 a gate stopped
@@ -29,7 +29,7 @@ def _instant(text: str) -> datetime:
     return parsed
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _configured(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="TOML", help="configuration file (URI)")
     parser.add_argument(
         "--set",
@@ -39,6 +39,10 @@ def _common(parser: argparse.ArgumentParser) -> None:
         help="override a setting; may be given several times",
     )
     parser.add_argument("--lake", metavar="URI", help="override the lake's folder")
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    _configured(parser)
     parser.add_argument(
         "--master",
         default="local[*]",
@@ -69,6 +73,12 @@ def _run(arguments: argparse.Namespace, first: str | None, last: str | None) -> 
     from qarm.pipeline.runner import run_pipeline
     from qarm.session import open_session
 
+    names = [each.name for each in STAGES]
+    if first and last and names.index(first) > names.index(last):
+        raise ConfigError(
+            f"--from {first} comes after --to {last}, so that no stage would run; the order is "
+            f"{', '.join(names)}"
+        )
     config = _config(arguments)
     spark = open_session(f"qarm {config.name}", master=arguments.master, settings=config.spark)
     tree = run_pipeline(
@@ -94,8 +104,11 @@ def _settings(arguments: argparse.Namespace) -> None:
 
 
 def _tables(arguments: argparse.Namespace) -> None:
+    from schemas import TABLES
     from schemas.describe import describe
 
+    if arguments.table is not None and arguments.table not in TABLES:
+        raise ConfigError(f"no table {arguments.table!r}; tables: {', '.join(TABLES)}")
     print(describe(arguments.table))
 
 
@@ -122,7 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(do=lambda a, name=each.name: _run(a, name, name))
 
     lineage = commands.add_parser("lineage", help="walk a table back to the logs")
-    _common(lineage)
+    _configured(lineage)
     lineage.add_argument("table", help="name of a table, such as semantic_ids")
     lineage.set_defaults(do=_lineage)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import TracebackType
 
@@ -11,6 +12,10 @@ def tree_bytes() -> int:
     import psutil
 
     me = psutil.Process()
+    parent = me.parent()
+    # Under spark-submit the JVM has started this process, and the Python workers too.
+    if "PYSPARK_GATEWAY_PORT" in os.environ and parent is not None:
+        me = parent
     total = 0
     for process in [me, *me.children(recursive=True)]:
         try:

@@ -49,6 +49,16 @@ def test_settings_and_tables(capsys) -> None:
     assert "| `trigger` | `bigint` | no |" in capsys.readouterr().out
 
 
+def test_what_would_do_nothing_is_an_error(tmp_path, capsys) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text("")
+    order = ["--from", "report", "--to", "ingest"]
+    assert cli.main(["run", "--config", str(path), *order]) == 2
+    assert "--from report comes after --to ingest" in capsys.readouterr().err
+    assert cli.main(["tables", "nonsuch"]) == 2
+    assert "no table 'nonsuch'; tables: items" in capsys.readouterr().err
+
+
 def test_lineage_of_an_empty_lake_is_exit_code_7(tmp_path, capsys) -> None:
     path = tmp_path / "x.toml"
     path.write_text("")

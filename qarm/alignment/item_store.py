@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from qarm.encoders.features import fetch_contents
 from qarm.encoders.fusion import ItemBatch
 from qarm.encoders.hashing import attribute_buckets
 from qarm.errors import InputError, TrainingError
@@ -263,8 +264,11 @@ def _save_contents(
     with open(path, "wb") as sink:
         for batch in _batches(spec.item_files, columns):
             batch, rows = _known(batch, row_of)
+            # An image that could not be fetched has no feature, so it is not present.
+            there = present[rows]
+            batch, rows = batch.filter(pa.array(there)), rows[there]
             for row, content in zip(rows, _raw(batch, modality), strict=True):
-                if present[row] and content:
+                if content:
                     starts[row] = sink.tell()
                     sink.write(content)
                     ends[row] = sink.tell()
@@ -279,10 +283,4 @@ def _save_contents(
 def _raw(batch: pa.RecordBatch, modality: str) -> list[bytes | None]:
     if modality == "text":
         return batch.column("text").cast(pa.binary()).to_pylist()
-    found = batch.column("image").to_pylist()
-    uris = batch.column("image_uri").to_pylist()
-    for i, uri in enumerate(uris):
-        if not found[i] and uri:
-            with lake_files.open_file(uri) as file:
-                found[i] = bytes(file.read())
-    return found
+    return fetch_contents(batch.column("image"), batch.column("image_uri"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from qarm.errors import InputError
@@ -40,6 +40,17 @@ def selected_pairs(pairs: DataFrame, live: DataFrame, sources: Mapping[str, floa
     return joined.select("trigger", "target", "source", fate.alias("fate"))
 
 
+def sources_to_use(wanted: Mapping[str, float], there: Collection[str]) -> dict[str, float]:
+    """Source -> share for item_pairs of the user's own: ``wanted``, unless it has none of them.
+
+    Its rows are of source ``user`` unless they name another, and the default of alignment.sources
+    does not: what the table has is used then, each source with share 1.
+    """
+    if not there or any(wanted.get(name, 0) > 0 for name in there):
+        return dict(wanted)
+    return dict.fromkeys(sorted(there), 1.0)
+
+
 def with_part(pairs: DataFrame, valid_share: float, seed: int) -> DataFrame:
     """``pairs`` with the column ``part``: valid by a hash of the unordered pair, else train.
 
@@ -54,22 +65,34 @@ def with_part(pairs: DataFrame, valid_share: float, seed: int) -> DataFrame:
     return pairs.withColumn("part", F.when(held_out, "valid").otherwise("train"))
 
 
-def weights(rows_by_source: Mapping[str, int], sources: Mapping[str, float]) -> dict[str, float]:
+def weights(
+    rows_by_source: Mapping[str, int],
+    sources: Mapping[str, float],
+    all_rows: Mapping[str, int],
+) -> dict[str, float]:
     """Weight of a row of each source, so that each has its share of the loss; 1 on average.
 
     Args:
         rows_by_source: training rows; sources without rows get no share.
         sources: source -> share, of any sum.
+        all_rows: rows of item_pairs, for the message.
 
     Raises:
         InputError: no source has a row.
     """
     there = {name: n for name, n in rows_by_source.items() if n and sources.get(name, 0) > 0}
     if not there:
+        wanted = sorted(name for name, share in sources.items() if share > 0)
+        seen = ", ".join(f"{name} ({n} rows)" for name, n in sorted(all_rows.items()))
+        do = "name the sources that it has under alignment.sources, or mine those asked for"
+        if set(wanted) & set(all_rows):
+            do = (
+                "of these, every row names an item that has left the catalogue or is held out "
+                "(alignment.valid_share)"
+            )
         raise InputError(
-            f"no pair to train on: alignment.sources asks for {sorted(sources)}, and of these "
-            f"item_pairs has {dict(rows_by_source) or 'none'}; name the sources that it has, or "
-            "mine them"
+            f"no pair to train on: alignment.sources asks for {wanted}, item_pairs has "
+            f"{seen or 'no rows'}; {do}"
         )
     rows, share = sum(there.values()), sum(sources[name] for name in there)
     return {name: sources[name] / share * rows / n for name, n in there.items()}

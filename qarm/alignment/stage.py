@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from qarm.alignment.item_store import StoreSpec
 from qarm.alignment.pairs_table import (
     selected_pairs,
     shuffled,
+    sources_to_use,
     training_table,
     weights,
     with_part,
@@ -18,6 +20,7 @@ from qarm.alignment.trainer import TrainSpec
 from qarm.encoders.features import FeatureUpdate, live_items, update_features
 from qarm.encoders.fusion import ATTRIBUTES
 from qarm.errors import ConfigError, InputError
+from qarm.lake.files import remove_tree
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from qarm.training.launch import launch
 from schemas import alignment_pairs
@@ -63,6 +66,8 @@ def run(context: Context) -> StageResult:
         work_dir=context.work_dir("ranks"),
         spark=context.spark,
     )
+    # They are for going on after a crash; kept, `--force` would only load the last one.
+    remove_tree(spec.checkpoint_folder)
     read = Ledger(
         name="pairs read by the ranks in the last epoch",
         rows_in=ledger.rows_out,
@@ -92,14 +97,29 @@ def _has_attributes(context: Context) -> bool:
 def _write_pairs(context: Context) -> tuple[Ledger, dict[str, list[str]]]:
     """Commit alignment_pairs; where the rows went, and the live files of each part."""
     alignment, training = context.config.alignment, context.config.training
-    pairs = selected_pairs(context.table("item_pairs"), live_items(context), alignment.sources)
-    fates = {row["fate"]: int(row["count"]) for row in pairs.groupBy("fate").count().collect()}
+    item_pairs = context.table("item_pairs")
+    sources = alignment.sources
+    if context.is_external("item_pairs"):
+        there = [row["source"] for row in item_pairs.select("source").distinct().collect()]
+        sources = sources_to_use(alignment.sources, there)
+    if sources != alignment.sources:
+        shares = ", ".join(f"{name} (share {share:g})" for name, share in sources.items())
+        context.say(
+            f"your item_pairs have none of alignment.sources ({', '.join(alignment.sources)}); "
+            f"trained on what they have: {shares}"
+        )
+    pairs = selected_pairs(item_pairs, live_items(context), sources)
+    fates: Counter[str] = Counter()
+    of_source: Counter[str] = Counter()
+    for row in pairs.groupBy("source", "fate").count().collect():
+        fates[row["fate"]] += int(row["count"])
+        of_source[row["source"]] += int(row["count"])
     kept = with_part(pairs.where("fate = 'kept'"), alignment.valid_share, alignment.seed)
     kept = kept.select("trigger", "target", "source", "part")
     counts = kept.where("part = 'train'").groupBy("source").count().collect()
     by_source = {row["source"]: int(row["count"]) for row in counts}
-    row_weights = weights(by_source, alignment.sources)
-    if absent := sorted(set(alignment.sources) - set(row_weights)):
+    row_weights = weights(by_source, sources, of_source)
+    if absent := sorted(set(sources) - set(row_weights)):
         context.say(f"no training pair of {', '.join(absent)}; trained on the other sources")
     table = training_table(kept, row_weights)
     files = max(training.ranks * _FILES_A_RANK, -(-fates.get("kept", 0) // _ROWS_A_FILE))

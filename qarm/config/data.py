@@ -21,7 +21,11 @@ class LogSource(Section):
     format: FileFormat = "auto"
     """auto: by the file's ending."""
     csv_options: dict[str, str] = {}
-    """Options of Spark's CSV reader, such as sep or encoding."""
+    """Options of Spark's CSV reader, such as sep or encoding. CSV is read as RFC 4180 says: a quote
+    within quotes is doubled, quoted values may hold newlines; escape = "\\\\" reads a backslash
+    before quotes instead, and multiLine = "false" reads a file without such newlines in parallel.
+    Rows that do not fit the header or their column's type are set aside with reason
+    malformed_row."""
     user: str = "user_id"
     """Column of the user's id."""
     item: str = "item_id"
@@ -76,7 +80,8 @@ class ItemSource(Section):
     format: FileFormat = "auto"
     """auto: by the file's ending."""
     csv_options: dict[str, str] = {}
-    """Options of Spark's CSV reader."""
+    """Options of Spark's CSV reader, with the defaults of log.csv_options. Rows that do not fit the
+    header are set aside with reason null_item."""
     from_log: bool = False
     """Make the catalogue from the log's own columns: the most frequent value of each item among
     lines of the training period, else among all lines."""
@@ -105,9 +110,10 @@ class Split(Section):
     """The evaluation split. mine_end <= train_end <= valid_end."""
 
     kind: Literal["global", "per_user", "leave_last_n", "column", "files"] = "global"
-    """global: cuts at row quantiles of time; per_user: by the event's place (k + .5)/n in the
-    user's time order; leave_last_n: the last test_events and the valid_events before them;
-    column: log.split names the part; files: split.files names files of each part."""
+    """global: cuts at row quantiles of time (not of positions: log.time_format = "order");
+    per_user: by the event's place (k + .5)/n in the user's time order; leave_last_n: the last
+    test_events and the valid_events before them; column: log.split names the part; files:
+    split.files names files of each part."""
     mine: float = Field(0.0, ge=0, lt=1)
     """Share of events, earliest first, for mining only; 0: mining sees the train part."""
     train: float = Field(0.8, gt=0, le=1)
@@ -118,10 +124,14 @@ class Split(Section):
     """leave_last_n: events a user for validation."""
     test_events: int = Field(1, ge=1)
     """leave_last_n: last events a user for test."""
+    valid_share: float = Field(0.1, ge=0, lt=1)
+    """column, files: where the log names no valid part, this share of the train events becomes it:
+    the latest in time, or each user's last where the log has positions only. The ranker chooses
+    its epoch there. 0: none, and no ranker."""
     column_values: dict[str, str] = {}
     """column: value in the log -> part (mine, train, valid, test)."""
     files: dict[str, list[str]] = {}
-    """files: part -> URIs."""
+    """files: part -> URIs; all files have the same columns."""
 
     @model_validator(mode="after")
     def _shares(self) -> Split:
@@ -141,7 +151,8 @@ class Gates(Section):
     """What stops a run before it publishes (exit code 4)."""
 
     max_quarantine_share: float = Field(0.5, ge=0, le=1)
-    """Largest share of log rows in quarantine."""
+    """Largest share of log rows in quarantine, of the rows that log.rows and log.returns leave in:
+    what these leave out (not_selected, return) counts neither as lost nor as a row."""
     min_interactions: int = Field(1, ge=0)
     """Fewest rows of interactions."""
     min_items: int = Field(1, ge=0)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import posixpath
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 
 from qarm.config.data import Gates, ItemSource, LogSource, Split
 from qarm.config.learning import (
@@ -36,6 +37,19 @@ class External(Section):
 
     tables: dict[str, str] = {}
     """Such as item_pairs = "s3a://lake/my_pairs"."""
+
+    @field_validator("tables")
+    @classmethod
+    def _known_tables(cls, tables: dict[str, str]) -> dict[str, str]:
+        from schemas import TABLES
+
+        # A table under a name that nobody asks for would be left out in silence.
+        for name in tables:
+            if name not in TABLES:
+                near = difflib.get_close_matches(name, TABLES, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"tables: {', '.join(TABLES)}"
+                raise ValueError(f"no such table: {name!r}; {hint}")
+        return tables
 
 
 class Config(Section):
@@ -72,7 +86,8 @@ def fingerprint(*parts: BaseModel | str | dict[str, Any] | list[Any]) -> str:
 def load(path: str, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file and apply ``section.field=value`` overrides (values are TOML, or text).
 
-    Paths under ``log``, ``items``, ``split.files`` and ``external`` are relative to the file.
+    Paths under ``log``, ``items``, ``split.files`` and ``external`` are relative to the file, which
+    may be a URI; so are backbones' folders (``text_backbone`` with a slash).
 
     Raises:
         ConfigError: the file is missing or no TOML, a key is unknown, or a value is out of range.
@@ -91,7 +106,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, path)) from error
-    return _resolve(config, str(Path(path).resolve().parent) if "://" not in path else path)
+    return _resolve(config, path)
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -140,14 +155,18 @@ def _fields_beside(location: Iterable[int | str]) -> list[str]:
     return sorted(model.model_fields)
 
 
-def _resolve(config: Config, folder: str) -> Config:
-    """Make the paths of the sources absolute."""
+def _resolve(config: Config, path: str) -> Config:
+    """Make the paths of the sources absolute; ``path`` is that of the configuration."""
 
     def absolute(uri: str) -> str:
-        if "://" in uri or uri.startswith("/"):
-            return uri
-        return str((Path(folder) / uri).resolve())
+        return _beside(path, uri)
 
+    def backbone(name: str) -> str:
+        # A word names a model that ships in a package; a folder has a slash.
+        return absolute(name) if "/" in name else name
+
+    filters = config.pairs.filters
+    filters = filters.model_copy(update={"text_backbone": backbone(filters.text_backbone)})
     return config.model_copy(
         update={
             "log": config.log.model_copy(update={"path": [absolute(p) for p in config.log.path]}),
@@ -162,5 +181,33 @@ def _resolve(config: Config, folder: str) -> Config:
             "external": config.external.model_copy(
                 update={"tables": {k: absolute(p) for k, p in config.external.tables.items()}}
             ),
+            "pairs": config.pairs.model_copy(update={"filters": filters}),
+            "encoder": config.encoder.model_copy(
+                update={"text_backbone": backbone(config.encoder.text_backbone)}
+            ),
         }
     )
+
+
+def _beside(path: str, uri: str) -> str:
+    """``uri``, where it is relative, in the folder of the file ``path``.
+
+    Raises:
+        ConfigError: it leads out of the bucket or host of a configuration that is a URI.
+    """
+    from qarm.lake import files
+
+    if "://" in uri or uri.startswith(("/", "file:")):
+        return uri
+    if (local := files.local_path(path)) is not None:
+        return str((Path(local).resolve().parent / uri).resolve())
+    # pathlib would take s3://bucket/x for a local folder named s3:.
+    scheme, _, rest = path.partition("://")
+    joined = posixpath.normpath(posixpath.join(posixpath.dirname(rest), uri))
+    root = rest.partition("/")[0]
+    if joined != root and not joined.startswith(f"{root}/") and "/" in rest:
+        raise ConfigError(
+            f"{path}: {uri!r} leads out of {scheme}://{root}; expected a path below it, or an "
+            "absolute URI"
+        )
+    return f"{scheme}://{joined}"

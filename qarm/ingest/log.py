@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from qarm.config.data import LogSource, Split
 from qarm.errors import ConfigError, InputError
 from qarm.ingest import expressions, splits, times
-from qarm.ingest.sources import FILE, column, open_files, require_columns, visible
+from qarm.ingest.sources import (
+    FILE,
+    MALFORMED,
+    append,
+    column,
+    open_files,
+    require_columns,
+    visible,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 #: Reasons in the order in which they are asked; a row gets the first that applies.
 REASONS = (
+    "malformed_row",
     "null_user",
     "null_item",
     "null_event",
@@ -27,6 +36,10 @@ REASONS = (
     "bad_value",
     "exact_duplicate",
 )
+#: Reasons by which the configuration itself leaves rows out: log.returns and log.rows.
+DELIBERATE = ("return", "not_selected")
+#: Longest detail of a malformed row; an open quote may swallow a file. ``raw`` has all of it.
+_DETAIL_CHARACTERS = 200
 #: Column with the part that split.files gives to all rows of a file.
 FILE_PART = "__part"
 #: to_json's own defaults cut timestamps to milliseconds.
@@ -40,7 +53,7 @@ def open_log(spark: SparkSession, source: LogSource, split: Split) -> DataFrame:
     """The raw log, with ``FILE``, and with ``FILE_PART`` where split.files names the parts.
 
     Raises:
-        InputError: a file or a column is missing.
+        InputError: a file or a column is missing, or the files differ in columns or types.
         ConfigError: both log.path and split.files name files.
     """
     from pyspark.sql import functions as F
@@ -75,7 +88,11 @@ def open_log(spark: SparkSession, source: LogSource, split: Split) -> DataFrame:
         require_columns(frame, wanted, f"{field} ({', '.join(uris)})")
         if part is not None:
             frame = frame.withColumn(FILE_PART, F.lit(part))
-        union = frame if union is None else union.unionByName(frame, allowMissingColumns=True)
+        if union is None:
+            union = frame
+        else:
+            first = f"split.files.{groups[0][0]}"
+            union = append(union, frame, "split.files", first, field)
     assert union is not None
     return union
 
@@ -108,6 +125,7 @@ def canonical(
     value: Column = F.lit(None).cast("double")
     if source.value is not None:
         value = column(source.value).try_cast("double")
+    malformed = F.col(MALFORMED) if MALFORMED in own else F.lit(None).cast("string")
     part: Column = F.lit(None).cast("string")
     if split.kind == "files":
         part = F.col(FILE_PART)
@@ -144,6 +162,7 @@ def canonical(
         selected.alias("selected"),
         returned.alias("returned"),
         column(source.time).cast("string").alias("time_text"),
+        malformed.alias("malformed"),
     )
     return _with_reasons(rows, split, future_at)
 
@@ -156,7 +175,9 @@ def _with_reasons(rows: DataFrame, split: Split, future_at: datetime | None) -> 
         future = F.unix_micros("ts") >= times.micros_of(future_at)
     unusable_value = F.col("has_value") & (F.col("value").isNull() | ~_finite("value"))
     unusable_weight = F.col("weight").isNull() | ~_finite("weight") | (F.col("weight") <= 0)
+    line = F.substring("malformed", 1, _DETAIL_CHARACTERS)
     early = (
+        (F.col("malformed").isNotNull(), "malformed_row", line),
         (F.col("user_id").isNull(), "null_user", None),
         (F.col("item_id").isNull(), "null_item", None),
         (F.col("event").isNull(), "null_event", None),
@@ -249,3 +270,27 @@ def rejected(lines: DataFrame, run_id: str) -> DataFrame:
         F.col("file").alias("source"),
         F.lit(run_id).alias("run_id"),
     )
+
+
+def examples(
+    lines: DataFrame, reasons: Sequence[str], known_items: DataFrame | None
+) -> dict[str, str]:
+    """Reason -> one of its details, quoted; a job, so ask only where it is shown.
+
+    Args:
+        lines: of ``judged``.
+        reasons: a handful; those without a detail are left out of what is returned.
+        known_items: as for ``judged``; an unknown item is shown beside an id of these.
+    """
+    from pyspark.sql import functions as F
+
+    wanted = lines.where(F.col("reason").isin(*reasons))
+    rows = wanted.groupBy("reason").agg(F.min("detail").alias("detail")).collect()
+    found: Mapping[str, str | None] = {row["reason"]: row["detail"] for row in rows}
+    shown = {reason: repr(detail) for reason, detail in found.items() if detail is not None}
+    if "unknown_item" in shown and known_items is not None:
+        row = known_items.agg(F.min("item_id").alias("item_id")).first()
+        known = None if row is None else row["item_id"]
+        beside = f"the catalogue has ids such as {known!r}" if known else "the catalogue has no id"
+        shown["unknown_item"] += f", {beside}"
+    return shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from qarm.errors import InputError
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 #: Column with the file that a row came from.
 FILE = "__file"
+#: Column with the text of a row that does not fit its file, null otherwise; Spark's own name.
+#: CSV always has it, JSON lines where a line is broken.
+MALFORMED = "_corrupt_record"
 
 _ENDINGS = {
     ".parquet": "parquet",
@@ -25,6 +28,8 @@ _ENDINGS = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
 }
+#: Longest value of a CSV file, unless csv_options say otherwise.
+_CELL_CHARACTERS = 1_000_000
 _COMPRESSED = (".gz", ".bz2", ".zst")
 
 
@@ -37,21 +42,25 @@ def open_files(
     csv_options: Mapping[str, str] | None = None,
     text_columns: Sequence[str] | None = None,
 ) -> DataFrame:
-    """All rows of ``uris`` with their own columns and ``FILE``.
+    """All rows of ``uris`` with their own columns and ``FILE``, and some with ``MALFORMED``.
+
+    CSV is read as RFC 4180 says: a quote within quotes is doubled, and a quoted value may hold
+    separators and newlines. A row with too few or too many columns, or with a value that its
+    column's type cannot hold, has its text in ``MALFORMED`` and null everywhere else: its values
+    may have shifted.
 
     Args:
         spark: the session.
         uris: files, folders, globs or Delta tables with the same columns.
         field: setting that names them, for messages, such as ``log.path``.
         file_format: ``auto`` goes by the ending.
-        csv_options: options of Spark's CSV reader beside ``header``.
+        csv_options: options of Spark's CSV reader; they go before ours.
         text_columns: CSV columns that stay text whatever they look like (ids keep their zeros);
-            None: all. The others get the type that fits all their values.
+            None: all. The others get the type that fits all their values in well-formed rows.
 
     Raises:
-        InputError: nothing there, unreadable, of unknown format, or of differing columns.
+        InputError: nothing there, unreadable, of unknown format, or of differing columns or types.
     """
-    from pyspark.errors import AnalysisException
     from pyspark.sql import functions as F
 
     if not uris:
@@ -63,16 +72,61 @@ def open_files(
             raise InputError(f"{field}: no file at {uri}; check the path")
         frame = _open(spark, uri, kind, field, csv_options or {}, text_columns)
         frame = frame.withColumn(FILE, F.input_file_name())
-        try:
-            union = frame if union is None else union.unionByName(frame)
-        except AnalysisException as error:
-            assert union is not None
-            raise InputError(
-                f"{field}: the files must have the same columns; {uris[0]} has "
-                f"{visible(union)}, {uri} has {visible(frame)}"
-            ) from error
+        union = frame if union is None else append(union, frame, field, uris[0], uri)
     assert union is not None
     return union
+
+
+def append(union: DataFrame, frame: DataFrame, field: str, first: str, name: str) -> DataFrame:
+    """The rows of both, by the names of the columns.
+
+    Args:
+        union: what is there already.
+        frame: what comes to it.
+        field: setting that names both, for messages.
+        first: name of what ``union`` began with, for messages.
+        name: name of ``frame``, for messages.
+
+    Raises:
+        InputError: one has columns that the other lacks, or a column is of types that do not mix.
+            Filled up with nulls, a label that one file lacks would be false in all its rows.
+    """
+    from pyspark.sql import functions as F
+
+    kinds, others = ({f.name: f.dataType for f in df.schema} for df in (union, frame))
+    if MALFORMED in kinds.keys() ^ others.keys():
+        empty = F.lit(None).cast("string")
+        if MALFORMED in kinds:
+            frame = frame.withColumn(MALFORMED, empty)
+        else:
+            union = union.withColumn(MALFORMED, empty)
+    missing = [n for n in kinds if n not in others and n != MALFORMED]
+    extra = [n for n in others if n not in kinds and n != MALFORMED]
+    if missing or extra:
+        raise InputError(
+            f"{field}: all files must have the same columns as {first}; {name} lacks {missing} and "
+            f"has {extra} beside them; rename or add the columns in {name}, or leave it out"
+        )
+    for column_name in kinds.keys() & others.keys():
+        kind, other = kinds[column_name], others[column_name]
+        if kind != other and _family(kind) != _family(other):
+            raise InputError(
+                f"{field}: column {column_name!r} is of type {kind.simpleString()} in {first}, of "
+                f"type {other.simpleString()} in {name}; expected one type: mend the values of one "
+                "of them, or write both with the same type"
+            )
+    return union.unionByName(frame)
+
+
+def _family(kind: Any) -> str:
+    """Types of one family become their widest without a loss."""
+    from pyspark.sql import types as T
+
+    if isinstance(kind, T.NumericType):
+        return "number"
+    if isinstance(kind, T.DateType | T.TimestampType | T.TimestampNTZType):
+        return "time"
+    return str(kind.simpleString())
 
 
 def detect_format(uri: str, field: str) -> str:
@@ -121,8 +175,16 @@ def _open(
             return spark.read.json(uri)
         return _open_csv(spark, uri, csv_options, text_columns)
     except (PySparkException, Py4JJavaError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(f"{field}: {uri} cannot be read as {kind}: {first}") from error
+        lines = [line for line in str(error).splitlines() if not line.startswith("An error occ")]
+        seen = lines[0].removeprefix(": ") if lines else type(error).__name__
+        if "exceeds the maximum number of characters" in str(error):
+            section = "items" if field.startswith("items") else "log"
+            seen = (
+                "a value is longer than maxCharsPerColumn; a quote that is never closed swallows "
+                f"what follows: mend it, or set quote, escape or maxCharsPerColumn in {section}."
+                "csv_options"
+            )
+        raise InputError(f"{field}: {uri} cannot be read as {kind}: {seen}") from error
 
 
 def _open_csv(
@@ -131,17 +193,62 @@ def _open_csv(
     options: Mapping[str, str],
     text_columns: Sequence[str] | None,
 ) -> DataFrame:
+    from pyspark.sql import functions as F
     from pyspark.sql.types import StringType, StructField, StructType
 
-    # A header that differs between files is an error, not a column read under another's name.
-    plain = spark.read.options(**{"header": "true", "enforceSchema": "false", **options})
+    given = {name.lower(): value for name, value in options.items()}
+    reading = {
+        "header": "true",
+        # A header that differs between files is an error, not a column read under another's name.
+        "enforceSchema": "false",
+        # Spark's own defaults are a backslash before quotes, and a row a line.
+        "multiLine": "true",
+        "escape": given.get("quote", '"'),
+        # A quote that is never closed swallows the rows after it: a large file must not end there.
+        "maxCharsPerColumn": str(_CELL_CHARACTERS),
+        **options,
+        "columnNameOfCorruptRecord": MALFORMED,
+    }
+
+    def read(fields: Sequence[StructField]) -> DataFrame:
+        schema = StructType([*fields, StructField(MALFORMED, StringType())])
+        return spark.read.options(**reading).schema(schema).csv(uri)
+
     if text_columns is None:
-        return plain.csv(uri)
-    inferred = spark.read.options(**{"header": "true", "inferSchema": "true", **options}).csv(uri)
-    fields = [
-        StructField(f.name, StringType()) if f.name in text_columns else f for f in inferred.schema
-    ]
-    return plain.schema(StructType(fields)).csv(uri)
+        fields = spark.read.options(**reading).csv(uri).schema.fields
+    else:
+        fields = spark.read.options(**{**reading, "inferSchema": "true"}).csv(uri).schema.fields
+        texts = [StructField(f.name, StringType()) for f in fields]
+        fields = [texts[i] if f.name in text_columns else f for i, f in enumerate(fields)]
+        # Values that have shifted in a malformed row make text of a column of numbers or times.
+        doubtful = any(f in texts and f.name not in text_columns for f in fields)
+        # All columns are collected: Spark refuses to read nothing but MALFORMED.
+        if doubtful and read(texts).where(column(MALFORMED).isNotNull()).limit(1).collect():
+            kinds = _types_of_good_rows(spark, read(texts), options)
+            fields = [
+                f if f.name in text_columns else StructField(f.name, kinds.get(f.name, f.dataType))
+                for f in fields
+            ]
+    good = column(MALFORMED).isNull()
+    return read(fields).select(
+        *[F.when(good, column(f.name)).alias(f.name) for f in fields], column(MALFORMED)
+    )
+
+
+def _types_of_good_rows(
+    spark: SparkSession, texts: DataFrame, options: Mapping[str, str]
+) -> dict[str, Any]:
+    """Column -> the type that Spark infers from the rows of ``texts`` that are not malformed."""
+    from pyspark.sql import functions as F
+
+    names = [name for name in texts.columns if name != MALFORMED]
+    plain = {"sep": ",", "quote": '"', "escape": '"'}
+    line = F.to_csv(F.struct(*[column(name) for name in names]), plain)
+    lines = texts.where(column(MALFORMED).isNull()).select(line).rdd.map(lambda row: row[0])
+    reading = {**options, **plain, "header": "false", "inferSchema": "true"}
+    # Spark's own annotation leaves out the RDD of lines that its documentation names.
+    inferred = spark.read.options(**reading).csv(lines).schema  # type: ignore[arg-type]
+    return dict(zip(names, [f.dataType for f in inferred], strict=False))  # no row: no type
 
 
 def _nanos_to_micros(df: DataFrame) -> DataFrame:
@@ -182,7 +289,7 @@ def quote(name: str) -> str:
 
 
 def visible(df: DataFrame) -> list[str]:
-    """The source's own columns, without ours."""
+    """The source's own columns, and ``MALFORMED`` where it is, without ours."""
     return [name for name in df.columns if name != FILE]
 
 
@@ -197,7 +304,7 @@ def require_columns(df: DataFrame, wanted: Mapping[str, str], where: str) -> Non
     Raises:
         InputError: lists each setting with its column, the nearest name, and the columns seen.
     """
-    seen = visible(df)
+    seen = [name for name in visible(df) if name != MALFORMED]
     missing = [
         f"{field} = {name!r}{nearest(name, seen)}"
         for field, name in wanted.items()

@@ -12,6 +12,7 @@ from qarm.ingest.caching import Keeper
 from qarm.ingest.indices import numbered
 from qarm.ingest.parts import PARTS
 from qarm.ingest.times import from_micros
+from qarm.progress import say
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -30,6 +31,11 @@ def parameters(split: Split, log: LogSource) -> dict[str, Any]:
         )
     if split.kind == "column" and log.split is None:
         raise ConfigError('split.kind = "column" needs log.split, the column with the part')
+    if split.kind == "global" and log.time_format == "order":
+        raise ConfigError(
+            'split.kind = "global" cuts by time, but log.time_format = "order" gives positions, '
+            "which cannot be compared between users; use split.kind per_user or leave_last_n"
+        )
     found: dict[str, Any] = {"kind": split.kind}
     if split.kind in ("global", "per_user"):
         found |= {"mine": split.mine, "train": split.train, "valid": split.valid}
@@ -41,8 +47,10 @@ def parameters(split: Split, log: LogSource) -> dict[str, Any]:
         }
     elif split.kind == "column":
         found |= {"column": log.split, "column_values": dict(split.column_values)}
+        found["valid_share"] = split.valid_share
     else:
         found |= {"files": {part: list(uris) for part, uris in split.files.items()}}
+        found["valid_share"] = split.valid_share
     return found
 
 
@@ -70,8 +78,14 @@ def part_rank(value: Column, split: Split) -> Column:
     return F.coalesce(place, F.lit(-1))
 
 
-def assign(events: DataFrame, split: Split, keep: Keeper) -> DataFrame:
+def assign(events: DataFrame, split: Split, keep: Keeper, *, order_only: bool = False) -> DataFrame:
     """``events`` with the column ``part``, one of PARTS; kept, since several tables come from it.
+
+    Args:
+        events: user_id, ts, seq, and part_rank where the log names the parts.
+        split: kind and parameters.
+        keep: frees frames later.
+        order_only: ts are positions, which mean nothing between users.
 
     Raises:
         InputError: too few instants for a cut.
@@ -84,7 +98,43 @@ def assign(events: DataFrame, split: Split, keep: Keeper) -> DataFrame:
     events = keep(events)
     if split.kind == "global":
         return _by_cuts(events, global_cuts(events, split, keep))
-    return by_source(events, split)
+    events = keep(by_source(events, split))
+    named = {row["part"] for row in events.select("part").distinct().collect()}
+    if "valid" in named or "train" not in named or not split.valid_share:
+        return events
+    return keep(carve_valid(events, split.valid_share, keep, by_user=order_only))
+
+
+def carve_valid(events: DataFrame, share: float, keep: Keeper, *, by_user: bool) -> DataFrame:
+    """``events`` with the latest ``share`` of the train part as the valid part, in time, or, with
+    ``by_user`` or where all of it shares one instant, the last of each user's events."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as F
+
+    is_train = F.col("part") == "train"
+    train = events.where(is_train).select(F.unix_micros("ts").alias("micros"))
+    if not by_user:
+        ranked, rows = numbered(train, [F.col("micros").asc()], "place", keep)
+        place = min(rows - 1, math.floor(round((1 - share) * rows, 6)))
+        wanted = ranked.where(F.col("place").isin(0, place)).collect()
+        at = {row["place"]: row["micros"] for row in wanted}
+        if at[place] > at[0]:
+            say(
+                f"ingest: the log names no valid part; the latest {share:g} of train, from "
+                f"{from_micros(at[place]).isoformat()} on, becomes it (split.valid_share)"
+            )
+            late = F.unix_micros("ts") >= at[place]
+            return events.withColumn(
+                "part", F.when(is_train & late, "valid").otherwise(F.col("part"))
+            )
+    own = Window.partitionBy("user_id", "part")
+    place_in_user = (F.row_number().over(own.orderBy("seq")) - 0.5) / F.count("*").over(own)
+    say(
+        f"ingest: the log names no valid part; the last {share:g} of each user's train events "
+        "becomes it (split.valid_share)"
+    )
+    late = place_in_user >= round(1 - share, 9)
+    return events.withColumn("part", F.when(is_train & late, "valid").otherwise(F.col("part")))
 
 
 def global_cuts(events: DataFrame, split: Split, keep: Keeper) -> dict[str, int]:

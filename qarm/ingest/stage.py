@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qarm.config import Config
@@ -41,6 +42,8 @@ class _Judged:
     """Merged lines with seq, part and labels."""
     reasons: dict[str, int]
     """Reason -> log rows."""
+    examples: gates.Examples
+    """Reasons -> an example of each, for a gate that fires."""
     known: registry.Known
     """Items and users of the lake before this run."""
     user_type: str
@@ -103,12 +106,14 @@ def _judge(context: Context, keep: Keeper) -> _Judged:
     lines = keep(log.judged(rows, known_ids))
     reasons = tables.reason_counts(lines, log.REASONS)
     context.say(f"{total:,} log rows, {sum(reasons.values()):,} of them to quarantine")
-    gates.check_log(config.gates, total, reasons)
+    examples = partial(log.examples, lines, known_items=known_ids)
+    gates.check_log(config.gates, total, reasons, examples)
 
     usable = lines.where("reason IS NULL")
     events = merge.with_order(merge.merge_lines(usable, config.log.merge_values, described))
     events = events.withColumn("positive", log.column(f"label_{config.log.positive}"))
-    events = splits.assign(events, config.split, keep)
+    order_only = config.log.time_format == "order"
+    events = splits.assign(events, config.split, keep, order_only=order_only)
     if raw_items is not None:
         catalog_lines = keep(catalog.read_catalog(raw_items, config.items))
     else:
@@ -121,6 +126,7 @@ def _judge(context: Context, keep: Keeper) -> _Judged:
         catalog_lines=catalog_lines,
         events=events,
         reasons=reasons,
+        examples=examples,
         known=known,
         user_type=kinds[config.log.user],
         item_type=kinds[config.log.item],
@@ -157,14 +163,18 @@ def _write(context: Context, judged: _Judged, keep: Keeper) -> StageResult:
         catalog_now, log_only = catalog_now.unionByName(extra), extra.count()
     parts = statistics.part_statistics(events)
     rows = sum(part["rows"] for part in parts.values())
-    gates.check_sizes(config.gates, rows, summary["items"] + log_only, judged.reasons)
+    sizes = (rows, summary["items"] + log_only)
+    gates.check_sizes(config.gates, *sizes, judged.reasons, judged.examples)
     if not {"mine", "train"} & parts.keys():
         raise InputError(
             f"split.kind = {config.split.kind}: no event is in the training period; parts: "
             f"{ {part: p['rows'] for part, p in parts.items()} }"
         )
-    if "test" not in parts:
-        context.say("the split has no test part; evaluate will have nothing to measure")
+    if absent := [part for part in ("valid", "test") if part not in parts]:
+        context.say(
+            f"the split has no {' and no '.join(absent)} part: codes can be made, but train-ranker "
+            "will stop, for it chooses on valid and is judged on test"
+        )
     last = max(part["last"] for part in parts.values())
     as_of = context.as_of or times.from_micros(last + 1)
     split_id = splits.split_id(config.split, config.log)

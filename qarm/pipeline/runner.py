@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from qarm import progress
 from qarm.config import Config, fingerprint
-from qarm.errors import GateError
+from qarm.errors import ConfigError, GateError
 from qarm.lake import files, manifest
 from qarm.lake.tables import Lake
 from qarm.memory import PeakMemory
@@ -65,6 +67,8 @@ def run_stage(
     for ledger in result.ledgers:
         ledger.close(stage.name)
     _check_metric_gates(config, result.metrics)
+    if stage.name == "evaluate":  # all metrics that a gate can name are there now
+        _check_gate_names(config, lake.root, result.metrics)
     entry = summary.entry(
         stage.name, context, result, time.monotonic() - started, memory.peak_bytes
     )
@@ -151,10 +155,33 @@ def _input_marks(stage: Stage, config: Config, context: Context) -> dict[str, An
     return marks
 
 
+def _gate_name(metric: Mapping[str, Any]) -> str:
+    return f"{metric['metric']}/{metric['variant']}/{metric['part']}"
+
+
+def _check_gate_names(config: Config, root: str, metrics: Sequence[Metric]) -> None:
+    """Raise ConfigError for a metric gate that no metric answers to: it would never stop a run."""
+    found = [asdict(metric) for metric in metrics]
+    for published in manifest.all_of(root).values():
+        found += published.result.get("metrics", [])
+    names = {_gate_name(metric) for metric in found if metric["slice"] == "all"}
+    for gate in config.gates.min_metric:
+        if gate not in names:
+            near = difflib.get_close_matches(gate, names, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {sorted(names)}"
+            raise ConfigError(
+                f"gates.min_metric: no metric is called {gate!r} (metric/variant/part); {hint}"
+            )
+
+
 def _check_metric_gates(config: Config, metrics: Sequence[Metric]) -> None:
     """Raise GateError for a metric below its gate (``metric/variant/part``)."""
     for metric in metrics:
-        name = f"{metric.metric}/{metric.variant}/{metric.part}"
+        name = _gate_name(asdict(metric))
         least = config.gates.min_metric.get(name)
         if metric.slice == "all" and least is not None and not metric.value >= least:
-            raise GateError(f"gates.min_metric: {name} is {metric.value:.4f}, below {least}")
+            raise GateError(
+                f"gates.min_metric: {name} is {metric.value:.4f}, below {least}. Nothing was "
+                "published, the tables of the run before stand. Look at what changed in the input "
+                "(qarm lineage), or lower the gate"
+            )

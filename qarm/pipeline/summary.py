@@ -11,6 +11,7 @@ from qarm import progress
 from qarm.config import Config
 from qarm.lake import files
 from qarm.pipeline.result import StageResult
+from qarm.pipeline.stages import STAGES
 
 if TYPE_CHECKING:
     from qarm.pipeline.context import Context
@@ -46,7 +47,18 @@ def entry(
 
 def skipped(stage: str, why: str) -> dict[str, Any]:
     """The entry of a stage that need not run at all."""
-    return {"name": stage, "status": why, "rows_in": 0, "rows_out": 0, "dropped": {}, "metrics": []}
+    return {
+        "name": stage,
+        "status": why,
+        "rows_in": 0,
+        "rows_out": 0,
+        "dropped": {},
+        "seconds": 0.0,
+        "peak_bytes": 0,
+        "inputs": {},
+        "outputs": {},
+        "metrics": [],
+    }
 
 
 def uri(config: Config) -> str:
@@ -67,7 +79,10 @@ def update(config: Config, stage_entry: dict[str, Any]) -> None:
     tree = read(config)
     name = stage_entry["name"]
     fresh = {k: v for k, v in stage_entry.items() if k != "metrics"}
-    tree["stages"] = [s for s in tree["stages"] if s["name"] != name] + [fresh]
+    order = {stage.name: place for place, stage in enumerate(STAGES)}
+    stages = [s for s in tree["stages"] if s["name"] != name] + [fresh]
+    tree["stages"] = sorted(stages, key=lambda s: order.get(s["name"], len(order)))
+    tree["version"], tree["name"] = VERSION, config.name
     tree["metrics"] = [m for m in tree["metrics"] if m["stage"] != name] + list(
         stage_entry.get("metrics", [])
     )

@@ -12,6 +12,7 @@ from qarm.lake import files
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from qarm.ranking import floor
 from qarm.ranking.model import CONTENT
+from qarm.ranking.trials import repeatable
 from qarm.training.launch import launch
 from schemas import predictions
 
@@ -94,7 +95,7 @@ def run(context: Context) -> StageResult:
             "labels": labels,
             "variants": list(config.ranker.variants),
             "seeds": list(config.ranker.seeds),
-            "trials": result["trials"],
+            "trials": [repeatable(trial) for trial in result["trials"]],
             "ranks": config.training.ranks,
             "rows_per_rank": result["rows_per_rank"],
             "encoder_version": spec["items"]["encoder_version"],
@@ -119,8 +120,10 @@ def _spec(context: Context, samples: DataFrame, labels: Sequence[str]) -> dict[s
     by_part = {part: [f for f in live if f"/part={part}/" in f] for part in PARTS}
     if missing := [part for part in PARTS if not by_part[part]]:
         raise InputError(
-            f"ranking_samples has no rows of part {', '.join(missing)}; a ranker needs "
-            "train, valid and test. Look at [split] and at the caps of [samples]"
+            f"ranking_samples has no rows of part {', '.join(missing)}; a ranker needs train, "
+            "valid (it chooses its epoch there) and test. Set split.valid (global, per_user), "
+            "split.valid_events (leave_last_n) or split.valid_share (column, files) above 0, name "
+            "a test part, and look at the caps of [samples]"
         )
     row = samples.agg(
         F.max("user_idx").alias("user"),

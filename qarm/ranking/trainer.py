@@ -28,6 +28,7 @@ from qarm.ranking.auc import AucCounter
 from qarm.ranking.features import SAMPLE_COLUMNS, Lookup
 from qarm.ranking.model import CONTENT, ModelSpec, RankerModel, loss_sum
 from qarm.ranking.optimizer import LazyAdamW
+from qarm.ranking.trials import repeatable
 from qarm.training import collectives, loop
 from qarm.training.loader import WEIGHT, EpochLoader
 from qarm.training.state import separate
@@ -306,7 +307,7 @@ class _Work:
                 "encoder_version": self.spec["items"]["encoder_version"],
                 "codebook_id": self.spec["items"]["codebook_id"],
                 "rq_sizes": list(self.codes.rows.sizes) if self.codes.rows else [],
-                "trial": trial,
+                "trial": repeatable(trial),
                 "sha256": digest,
             }
             files.write_bytes(files.join(folder, "model.safetensors"), content)

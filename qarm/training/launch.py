@@ -129,7 +129,9 @@ def child_environment(ranks: int) -> dict[str, str]:
     environment = {k: v for k, v in os.environ.items() if k not in _PARENT_ONLY}
     for name, value in {**collectives.LAUNCH_ENVIRONMENT, **_KEEP_MEMORY}.items():
         environment.setdefault(name, value)
-    threads = str(max(1, len(os.sched_getaffinity(0)) // ranks))
+    # macOS cannot say which cores are ours.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = str(max(1, (cores or 1) // ranks))
     environment.update(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
     environment["PYTHONPATH"] = os.pathsep.join(_import_path())
     environment["PYTHONUNBUFFERED"] = "1"

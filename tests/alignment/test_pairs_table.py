@@ -8,6 +8,7 @@ from pyspark.sql import SparkSession
 from qarm.alignment.pairs_table import (
     selected_pairs,
     shuffled,
+    sources_to_use,
     training_table,
     weights,
     with_part,
@@ -21,14 +22,29 @@ PAIRS = (
 
 
 def test_weights_give_each_source_its_share() -> None:
-    found = weights({"u2i": 100, "swing": 300}, {"u2i": 3.0, "swing": 1.0, "itemcf": 1.0})
+    found = weights({"u2i": 100, "swing": 300}, {"u2i": 3.0, "swing": 1.0, "itemcf": 1.0}, {})
     assert found == pytest.approx({"u2i": 3.0, "swing": 1 / 3})
     assert 100 * found["u2i"] + 300 * found["swing"] == pytest.approx(400)
 
 
 def test_no_pair_says_what_there_is() -> None:
-    with pytest.raises(InputError, match=r"asks for \['swing'\], and of these item_pairs has none"):
-        weights({}, {"swing": 1.0})
+    with pytest.raises(InputError, match=r"asks for \['swing'\], item_pairs has no rows; name the"):
+        weights({}, {"swing": 1.0, "u2i": 0.0}, {})
+    with pytest.raises(InputError, match=r"item_pairs has user \(7 rows\); name the sources"):
+        weights({}, {"swing": 1.0}, {"user": 7})
+    with pytest.raises(
+        InputError, match=r"has swing \(7 rows\); of these, every row names an item"
+    ):
+        weights({}, {"swing": 1.0}, {"swing": 7})
+
+
+def test_sources_of_the_users_own_pairs() -> None:
+    default = {"u2i": 1.0, "swing": 1.0}
+    assert sources_to_use(default, ["user"]) == {"user": 1.0}
+    assert sources_to_use(default, ["user", "swing"]) == default
+    assert sources_to_use({"swing": 0.0}, ["swing"]) == {"swing": 1.0}
+    assert sources_to_use({"user": 3.0}, ["user"]) == {"user": 3.0}
+    assert sources_to_use(default, []) == default
 
 
 @pytest.mark.spark

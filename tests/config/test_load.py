@@ -9,6 +9,7 @@ import pytest
 from qarm.config import fingerprint, load
 from qarm.config.describe import describe
 from qarm.errors import ConfigError
+from qarm.lake import files
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -77,3 +78,57 @@ def test_every_setting_is_documented() -> None:
             assert below.startswith("    "), f"{line} has no documentation"
     with pytest.raises(ConfigError, match="sections:"):
         describe("rankr")
+
+
+def test_names_that_nobody_asks_for_are_no_names(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"external\.tables: .*'item_pair'; did you mean 'item_p"):
+        load(_write(tmp_path, '[external.tables]\nitem_pair = "a"'))
+    with pytest.raises(ConfigError, match=r"external\.tables: .*'qqq'; tables: items, users"):
+        load(_write(tmp_path, '[external.tables]\nqqq = "a"'))
+    with pytest.raises(ConfigError, match=r"alignment\.sources: .*: swng; known: u2i, swing, item"):
+        load(_write(tmp_path, "[alignment]\nsources = { swng = 1.0, u2i = 1.0 }"))
+    config = load(_write(tmp_path, "[alignment]\nsources = { user = 1.0, itemcf = 0.5 }"))
+    assert config.alignment.sources == {"user": 1.0, "itemcf": 0.5}
+
+
+_PATHS = """
+log.path = ["logs/*.csv", "../else.csv", "s3a://other/x", "/data/y"]
+items.path = ["items.jsonl"]
+split.files = { train = ["t.csv"] }
+external.tables = { item_pairs = "pairs" }
+encoder.text_backbone = "models/bert"
+pairs.filters.text_backbone = "../models/small"
+"""
+
+
+def test_paths_are_beside_a_configuration_that_is_a_uri() -> None:
+    files.write_text("memory://bucket/conf/x.toml", _PATHS)
+    config = load("memory://bucket/conf/x.toml")
+    assert config.log.path == [
+        "memory://bucket/conf/logs/*.csv",
+        "memory://bucket/else.csv",
+        "s3a://other/x",
+        "/data/y",
+    ]
+    assert config.items.path == ["memory://bucket/conf/items.jsonl"]
+    assert config.split.files == {"train": ["memory://bucket/conf/t.csv"]}
+    assert config.external.tables == {"item_pairs": "memory://bucket/conf/pairs"}
+    assert config.encoder.text_backbone == "memory://bucket/conf/models/bert"
+    assert config.pairs.filters.text_backbone == "memory://bucket/models/small"
+    files.write_text("memory://bucket/x.toml", 'log.path = ["../other/x"]')
+    with pytest.raises(ConfigError, match=r"'\.\./other/x' leads out of memory://bucket"):
+        load("memory://bucket/x.toml")
+
+
+@pytest.mark.parametrize("prefix", ["", "file:", "file://"])
+def test_folders_of_backbones_are_beside_the_file(tmp_path, prefix, monkeypatch) -> None:
+    folder = tmp_path / "conf"
+    folder.mkdir()
+    monkeypatch.chdir("/")
+    config = load(prefix + _write(folder, _PATHS))
+    assert config.encoder.text_backbone == str(folder / "models" / "bert")
+    assert config.pairs.filters.text_backbone == str(tmp_path / "models" / "small")
+    assert config.log.path[:2] == [str(folder / "logs" / "*.csv"), str(tmp_path / "else.csv")]
+    config = load(prefix + _write(folder, 'encoder.text_backbone = "/models/bert"'))
+    assert config.encoder.text_backbone == "/models/bert"
+    assert config.pairs.filters.text_backbone == "minilm"

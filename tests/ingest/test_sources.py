@@ -49,6 +49,53 @@ def test_csv_ids_stay_text_and_numbers_become_numbers(spark, tmp_path) -> None:
     )
 
 
+def test_csv_follows_rfc_4180_unless_told_otherwise(spark, tmp_path) -> None:
+    text = 'id,title,n\r\n1,"a ""b"", c\r\nd",3\r\n2,"ends \\",4\r\n'
+    (tmp_path / "a.csv").write_bytes(text.encode())
+    expected = [("1", 'a "b", c\nd', 3), ("2", "ends \\", 4)]
+    df = opened(spark, tmp_path / "a.csv", text_columns=["id"])
+    assert [tuple(r)[:3] for r in df.collect()] == expected
+    (tmp_path / "b.csv").write_text('id,title\n1,"a \\"b\\", c"\n')
+    options = {"csv_options": {"escape": "\\"}}
+    assert opened(spark, tmp_path / "b.csv", **options).first()["title"] == 'a "b", c'
+    (tmp_path / "c.csv").write_text("id,title\n1,'it''s, so'\n")
+    options = {"csv_options": {"quote": "'"}}
+    assert opened(spark, tmp_path / "c.csv", **options).first()["title"] == "it's, so"
+
+
+def test_malformed_csv_rows_are_marked_and_spoil_no_type(spark, tmp_path) -> None:
+    lines = ["id,title,at,n", "1,x,2024-01-01 00:00:00,3", "2,a,b,2024-01-01 00:00:00,4", "3,y"]
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    df = opened(spark, tmp_path / "a.csv", text_columns=["id"])
+    assert [f.dataType.simpleString() for f in df.schema][:4] == [
+        *("string", "string", "timestamp", "int")
+    ]
+    found = df.drop(sources.FILE)
+    assert [tuple(r) for r in found.collect()] == [
+        ("1", "x", datetime(2024, 1, 1), 3, None),
+        (None, None, None, None, lines[2]),
+        (None, None, None, None, lines[3]),
+    ]
+    assert df.count() == 3
+    assert [r[0] for r in df.select("id").collect()] == ["1", None, None]  # pruned to one column
+
+
+def test_open_quote_does_not_swallow_a_large_file(spark, tmp_path) -> None:
+    (tmp_path / "a.csv").write_text('id,title\n1,"x\n' + "2,bbbbbbb\n" * 120_000)
+    with pytest.raises(InputError, match=r"a\.csv cannot be read .* quote .* log\.csv_options"):
+        opened(spark, tmp_path / "a.csv", text_columns=["id"])
+
+
+def test_files_of_types_that_do_not_mix(spark, tmp_path) -> None:
+    (tmp_path / "a.csv").write_text("id,n\nx,1\n")
+    (tmp_path / "b.csv").write_text("id,n\ny,2.5\n")
+    (tmp_path / "c.csv").write_text("id,n\nz,yes\n")
+    both = opened(spark, tmp_path / "a.csv", tmp_path / "b.csv", text_columns=["id"])
+    assert [r["n"] for r in both.orderBy("id").collect()] == [1.0, 2.5]
+    with pytest.raises(InputError, match=r"'n' is of type int in .*a\.csv, of type string in .*c"):
+        opened(spark, tmp_path / "a.csv", tmp_path / "c.csv", text_columns=["id"])
+
+
 def test_json_lines_and_delta(spark, tmp_path) -> None:
     (tmp_path / "a.jsonl").write_text('{"id": "x", "tags": ["p", "q"]}\n')
     df = opened(spark, tmp_path / "a.jsonl")

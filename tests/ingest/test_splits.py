@@ -112,5 +112,35 @@ def test_identity_of_a_split_is_its_parameters() -> None:
     assert one.startswith("global-")
     with pytest.raises(ConfigError, match=r"split\.mine"):
         splits.parameters(Split(kind="column", mine=0.2), log)
+    with pytest.raises(ConfigError, match=r"order.*per_user or leave_last_n"):
+        splits.parameters(Split(kind="global"), LogSource(time_format="order"))
+    assert splits.parameters(Split(kind="per_user"), LogSource(time_format="order"))
     with pytest.raises(ConfigError, match=r"log\.split"):
         splits.parameters(Split(kind="column"), LogSource())
+
+
+def own_parts(spark, moments: dict[str, list[int]], parts: list[str], order_only: bool = False):
+    events = make_events(spark, moments, parts)
+    split = Split(kind="column", valid_share=0.25)
+    events = events.withColumn("part_rank", splits.part_rank(F.col("source_split"), split))
+    with Keeper() as keep:
+        rows = splits.assign(events, split, keep, order_only=order_only).collect()
+    return {(row["user_id"], row["seq"]): row["part"] for row in rows}
+
+
+def test_a_split_of_the_logs_own_without_valid_gets_the_latest_of_train(spark) -> None:
+    moments = {"u": [0, 1, 2, 3, 9], "v": [4, 5, 6, 7, 8]}
+    found = own_parts(spark, moments, ["train"] * 4 + ["test"])
+    assert {key for key, part in found.items() if part == "valid"} == {("v", 2), ("v", 3)}
+    assert {key for key, part in found.items() if part == "test"} == {("u", 4), ("v", 4)}
+    found = own_parts(spark, moments, ["train"] * 4 + ["test"], order_only=True)
+    assert {key for key, part in found.items() if part == "valid"} == {("u", 3), ("v", 3)}
+    same = {"u": [1, 1, 1, 1, 9], "v": [1, 1, 1, 1, 9]}  # no instant to cut at
+    found = own_parts(spark, same, ["train"] * 4 + ["test"])
+    assert {key for key, part in found.items() if part == "valid"} == {("u", 3), ("v", 3)}
+
+
+def test_a_valid_part_of_the_log_is_left_alone(spark) -> None:
+    parts = ["train", "train", "valid", "test"]
+    found = own_parts(spark, {"u": [0, 1, 2, 3]}, parts)
+    assert [found["u", k] for k in range(4)] == parts

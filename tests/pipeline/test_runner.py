@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from qarm.config import Config
-from qarm.errors import GateError, MissingStageError, RowsLostError
+from qarm.errors import ConfigError, GateError, MissingStageError, RowsLostError
 from qarm.lake import lineage, manifest
 from qarm.pipeline import runner, summary
 from qarm.pipeline.result import Ledger, Metric, StageResult
@@ -169,3 +169,21 @@ def test_ledger_counts_added_rows() -> None:
     Ledger(name="x", rows_in=5, rows_out=7, dropped={"a": 1}, added={"negatives": 3}).close("s")
     with pytest.raises(RowsLostError, match="-1 unaccounted"):
         Ledger(name="x", rows_in=5, rows_out=6).close("s")
+
+
+def test_a_metric_gate_that_names_no_metric_is_an_error(spark, config, monkeypatch) -> None:
+    gates = {"min_metric": {"auc/bas/test": 0.5}}
+    config = config.model_copy(update={"gates": config.gates.model_validate(gates)})
+    evaluate = _stage(monkeypatch, "evaluate", _writer(), outputs=("id_vectors",))
+    with pytest.raises(ConfigError, match=r"'auc/bas/test' .*did you mean auc/base/test"):
+        runner.run_stage(evaluate, config, spark)
+    assert manifest.find(config.lake, "evaluate") is None
+
+
+def test_summary_keeps_the_order_of_the_stages(config) -> None:
+    for name in ("evaluate", "report", "ingest", "train-ranker", "evaluate"):
+        summary.update(config, summary.skipped(name, "external"))
+    tree = summary.read(config)
+    names = [stage["name"] for stage in tree["stages"]]
+    assert names == ["ingest", "train-ranker", "evaluate", "report"]
+    assert {"seconds", "peak_bytes", "inputs", "outputs"} <= tree["stages"][0].keys()

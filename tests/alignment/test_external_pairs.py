@@ -1,0 +1,55 @@
+"""The example of docs/your-data.md: pairs of the user's own by the source's ids, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from pyspark.sql import SparkSession
+
+from qarm.alignment.stage import _write_pairs
+from qarm.errors import InputError
+from qarm.pipeline.context import Context
+from tests.alignment.conftest import ITEMS, catalogue
+
+pytestmark = pytest.mark.spark
+
+
+def test_pairs_of_the_users_own_are_trained_on(
+    world: Callable[..., None],
+    make_context: Callable[..., Context],
+    spark: SparkSession,
+    tmp_path,
+    capsys,
+) -> None:
+    world()
+    ids = [row["item_id"] for row in catalogue()]
+    rows = [(ids[i], ids[(i + 6) % ITEMS]) for i in range(ITEMS)] + [(ids[0], ids[ITEMS])]
+    path = str(tmp_path / "own")
+    spark.createDataFrame(rows, "trigger_item_id string, target_item_id string").write.parquet(path)
+    context = make_context(
+        "train-alignment",
+        external={"tables": {"item_pairs": path}},
+        alignment={"valid_share": 0.1},
+    )
+    ledger, files = _write_pairs(context)
+    assert ledger.rows_in == ITEMS + 1
+    assert ledger.dropped["removed_item"] == 1
+    assert "other_source" not in ledger.dropped
+    assert ledger.rows_out > 0.7 * ITEMS
+    assert files["train"]
+    table = context.table("alignment_pairs").collect()
+    assert {(r.source, r.weight) for r in table} == {("user", 1.0)}
+    said = capsys.readouterr()
+    assert "have none of alignment.sources (u2i, swing)" in said.out + said.err
+    assert "user (share 1)" in said.out + said.err
+
+
+def test_pairs_of_ours_are_not_taken_for_others(
+    world: Callable[..., None], make_context: Callable[..., Context]
+) -> None:
+    """Only a table of the user's own changes what alignment.sources means."""
+    world()
+    context = make_context("train-alignment", alignment={"sources": {"user": 1.0}})
+    with pytest.raises(InputError, match=r"\['user'\], item_pairs has itemcf \(1 rows\), swing \("):
+        _write_pairs(context)
