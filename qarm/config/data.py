@@ -81,7 +81,7 @@ class ItemSource(Section):
     """auto: by the file's ending."""
     csv_options: dict[str, str] = {}
     """Options of Spark's CSV reader, with the defaults of log.csv_options. Rows that do not fit the
-    header are set aside with reason null_item."""
+    header are set aside with reason malformed_row."""
     from_log: bool = False
     """Make the catalogue from the log's own columns: the most frequent value of each item among
     lines of the training period, else among all lines."""

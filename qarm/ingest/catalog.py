@@ -8,13 +8,20 @@ from qarm.config.data import ItemSource
 from qarm.errors import InputError
 from qarm.ingest import content, images
 from qarm.ingest.log import JSON_OPTIONS, id_text
-from qarm.ingest.sources import FILE, column, open_files, require_columns, visible
+from qarm.ingest.sources import (
+    FILE,
+    MALFORMED,
+    column,
+    open_files,
+    require_columns,
+    visible,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 #: Reasons that keep a catalogue line out, and those that cost an item one of its modalities only.
-LINE_REASONS = ("null_item", "duplicate_item")
+LINE_REASONS = ("malformed_row", "null_item", "duplicate_item")
 MODALITY_REASONS = ("undecodable_image", "bad_audio")
 #: Parts whose lines may describe an item: a later price or name is not known in training.
 _KNOWN_PARTS = ("mine", "train")
@@ -41,8 +48,8 @@ def open_catalog(spark: SparkSession, items: ItemSource) -> DataFrame:
 def read_catalog(raw: DataFrame, items: ItemSource) -> DataFrame:
     """One row a catalogue line: item_id, the content columns, content_hash, and what is wrong.
 
-    ``reason`` (null_item, duplicate_item; null: the line is an item), ``image_problem``,
-    ``bad_audio``, and ``raw`` as JSON where there is something to report. Of lines with one id the
+    ``reason`` (one of LINE_REASONS; null: the line is an item), ``image_problem``, ``bad_audio``,
+    and ``raw`` as JSON where there is something to report. Of lines with one id the
     one with most columns filled stays, of those the one with the smallest fingerprint.
     """
     from pyspark.sql import Window
@@ -57,8 +64,10 @@ def read_catalog(raw: DataFrame, items: ItemSource) -> DataFrame:
     copies = Window.partitionBy(F.coalesce("item_id", "fingerprint")).orderBy(
         F.desc("filled"), "fingerprint", "file"
     )
+    malformed = F.col("raw").getField(MALFORMED).isNotNull() if MALFORMED in own else F.lit(False)
     reason = (
-        F.when(F.col("item_id").isNull(), "null_item")
+        F.when(malformed, "malformed_row")
+        .when(F.col("item_id").isNull(), "null_item")
         .when(F.row_number().over(copies) > 1, "duplicate_item")
         .otherwise(F.lit(None))
     )

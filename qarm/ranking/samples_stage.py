@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qarm.errors import InputError, RowsLostError
 from qarm.ingest.caching import Keeper
-from qarm.ingest.parts import training_parts
+from qarm.ingest.parts import check_own_splits, training_parts
 from qarm.pipeline.result import Ledger, StageResult
 from qarm.ranking import rates, samples
 from schemas import ranking_samples
@@ -29,6 +29,7 @@ def run(context: Context) -> StageResult:
     config = context.config.samples
     labels = label_names(context)
     train_parts = training_parts(context.facts("ingest"))
+    check_own_splits(context)
     with Keeper() as keep:
         events = keep(
             samples.prepare_events(

@@ -159,7 +159,7 @@ def test_labelled_impressions_with_their_own_split(ingested) -> None:
         "merged_lines": 1,
     }
     assert (catalog.rows_in, catalog.rows_out) == (6, 4)
-    assert catalog.dropped == {"null_item": 1, "duplicate_item": 1}
+    assert catalog.dropped == {"malformed_row": 0, "null_item": 1, "duplicate_item": 1}
     events = rows(context, "interactions", "user_id", "seq")
     assert [(e["user_id"], e["item_id"], e["seq"], e["lines"]) for e in events] == [
         ("u1", "a", 0, 1),

@@ -83,6 +83,20 @@ def test_gate_and_empty_input_publish_nothing(make_context, fill):
         run(context)
 
 
+def test_own_splits_must_name_a_part_for_every_event(make_context, fill, spark, tmp_path):
+    log = [Event(0, item, item, item, 1.0) for item in range(4)]
+    context = make_context("mine-pairs", pairs=PAIRS)
+    fill(context, log)
+    splits = str(tmp_path / "splits")
+    context.table("event_splits").where("item_idx <> 2").write.parquet(splits)
+    own = {"tables": {"event_splits": splits}}
+    context = make_context("mine-pairs", pairs=PAIRS, external=own)
+    fill(context, log)
+    del context.outputs["event_splits"]
+    with pytest.raises(InputError, match=r"1 events of interactions have no row .*'item_idx': 2"):
+        run(context)
+
+
 def test_tables_of_the_user_take_the_place_of_ours(make_context, fill, spark, tmp_path):
     log = [Event(0, 1, 0, 0, 1.0), Event(0, 2, 1, 1, 1.0), Event(0, 3, 2, 2, 1.0)]
     rows = [(1, [1.0, 0.0]), (2, [0.0, 1.0]), (3, [1.0, 0.1])]
