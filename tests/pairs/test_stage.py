@@ -120,5 +120,6 @@ def test_tables_of_the_user_take_the_place_of_ours(make_context, fill, spark, tm
     result = run(context)
     assert set(context.outputs) == {"interactions", "event_splits", "id_vectors"}
     assert [(ledger.name, ledger.rows_out) for ledger in result.ledgers] == [
-        ("ID vectors, items", 3)
+        ("positive events of the mining period", 3),
+        ("ID vectors, items", 3),
     ]
