@@ -325,6 +325,7 @@ def _chunk_sums(chunk: pa.Table) -> Iterator[pa.RecordBatch]:
                 "model": pa.array(there // groups, pa.int32()),
                 "slice": pa.array(np.full(len(there), bit), pa.int32()),
                 "grp": pa.array(there % groups, pa.int32()),
-                **{name: pa.array(sums[name][there]) for name in _SUMS},
+                # bincount of nothing, weighted or not, gives integers.
+                **{name: pa.array(sums[name][there].astype(float)) for name in _SUMS},
             }
         )

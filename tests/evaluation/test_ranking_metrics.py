@@ -145,3 +145,17 @@ def test_nan_scores_are_refused_by_name(spark, rows) -> None:
     bad = as_spark(spark, rows.head(20)).selectExpr("* EXCEPT (score)", nan)
     with pytest.raises(InputError, match=r"variant='floor'.* 1 of .* scores.*diverged"):
         models(bad)
+
+
+def test_users_of_one_label_give_sums_of_the_same_type():
+    """A chunk in which no user of a slice has both labels."""
+
+    def chunk(labels: list[int]) -> pa.RecordBatch:
+        n = len(labels)
+        columns = {"model": [0] * n, "user": [1] * n, "score": np.linspace(0.2, 0.8, n)}
+        whole = {**columns, "label": labels, "grp": [0] * n, "bits": [1] * n}
+        return pa.RecordBatch.from_pydict(whole)
+
+    (both,), (one,) = (list(ranking_metrics._user_task([chunk(x)])) for x in ([0, 1], [1, 1]))
+    assert both.schema == one.schema
+    assert (both["users"][0].as_py(), one["users"][0].as_py()) == (1.0, 0.0)
