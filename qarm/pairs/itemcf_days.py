@@ -37,20 +37,15 @@ class Days(NamedTuple):
     """What a run has to do."""
 
     now: dict[date, tuple[int, str]]
-    """Days with events, within the history: (events, fingerprint)."""
+    """Days with events that a counted day can reach into: (events, fingerprint)."""
     todo: list[date]
     """Days to count anew."""
     leave: list[date]
     """Days whose counts leave: nothing is left of them, or they are too old."""
 
 
-def describe_days(events: DataFrame, history_days: int) -> dict[date, tuple[int, str]]:
-    """(events, fingerprint) of each day with events, the latest ``history_days`` of them.
-
-    Args:
-        events: user_idx, item_idx, ts, weight.
-        history_days: days up to that of the latest event; 0: all.
-    """
+def describe_days(events: DataFrame) -> dict[date, tuple[int, str]]:
+    """(events, fingerprint) of each day with events: user_idx, item_idx, ts, weight."""
     from pyspark.sql import functions as F
 
     mark = F.xxhash64("user_idx", "item_idx", F.unix_micros("ts"), F.col("weight").cast("double"))
@@ -62,11 +57,7 @@ def describe_days(events: DataFrame, history_days: int) -> dict[date, tuple[int,
         )
         .collect()  # one row a day
     )
-    found = {row["day"]: (int(row["events"]), str(row["fingerprint"])) for row in rows}
-    if not history_days or not found:
-        return found
-    first = max(found) - timedelta(days=history_days - 1)
-    return {day: facts for day, facts in found.items() if day >= first}
+    return {row["day"]: (int(row["events"]), str(row["fingerprint"])) for row in rows}
 
 
 def plan_days(
@@ -74,23 +65,33 @@ def plan_days(
     before: dict[date, tuple[int, str, str]],
     counted_with: str,
     window_days: float,
+    history_days: int = 0,
 ) -> Days:
     """Which days to count anew, and which leave.
 
+    A day that grows too old leaves without touching the others; its events are still there for the
+    days that reach into it, so its fingerprint is kept until none does.
+
     Args:
-        now: (events, fingerprint) of the days with events.
+        now: (events, fingerprint) of all days with events.
         before: (events, fingerprint, counted_with) of the days that were counted.
         counted_with: hash of today's settings and code.
         window_days: how far a day reaches into earlier ones.
+        history_days: days counted, up to the latest with events; 0: all.
     """
-    leave = sorted(set(before) - set(now))
+    reach = math.ceil(window_days)
+    first = edge = min([*now, *before], default=_EPOCH)
+    if history_days and now:
+        first = max(now) - timedelta(days=history_days - 1)
+        edge = first - timedelta(days=reach)
+    now = {day: facts for day, facts in now.items() if day >= edge}
+    kept = {day for day in now if day >= first}
     changed = {day for day, facts in now.items() if before.get(day) != (*facts, counted_with)}
-    touched = set(changed)
-    for day in changed | set(leave):
-        for later in range(1, math.ceil(window_days) + 1):
-            if (reached := day + timedelta(days=later)) in now:
-                touched.add(reached)
-    return Days(now, sorted(touched), leave)
+    gone = {day for day in before if day >= edge and day not in now}
+    touched = changed & kept
+    for day in changed | gone:
+        touched |= {day + timedelta(days=later) for later in range(1, reach + 1)} & kept
+    return Days(now, sorted(touched), sorted(set(before) - kept))
 
 
 def count_days(

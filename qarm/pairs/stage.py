@@ -210,16 +210,17 @@ def _mine_itemcf_by_day(
     from pyspark.sql import functions as F
 
     config = context.config.pairs.itemcf
-    counting = {"top_k", "min_support", "normalization", "half_life_days", "history_days"}
+    counting = {"top_k", "min_support", "normalization", "half_life_days"}
     counting |= {"bm25_k1", "bm25_b"}
     counted_with = fingerprint(
         {"code": context.code_version, "settings": config.model_dump(exclude=counting)}
     )
     days = plan_days(
-        describe_days(events, config.history_days),
+        describe_days(events),
         _counted_days(context),
         counted_with,
         config.window_days,
+        config.history_days,
     )
     context.say(
         f"ItemCF by day: {len(days.todo)} of {len(days.now)} days to count, {len(days.leave)} leave"

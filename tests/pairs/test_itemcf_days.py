@@ -47,6 +47,18 @@ def test_what_is_counted_anew():
     assert plan_days({}, {}, "v", 1.0) == ({}, [], [])
 
 
+def test_an_old_day_leaves_without_touching_the_rest_but_late_events_in_it_still_count():
+    now = dict.fromkeys(days(0, 1, 2, 3, 4), (3, "a"))
+    before = dict.fromkeys(days(0, 1, 2, 3), (3, "a", "v"))
+    plan = plan_days(now, before, "v", 1.0, history_days=3)
+    assert plan[1:] == (days(4), days(0, 1))
+    assert sorted(plan.now) == days(1, 2, 3, 4)  # day 2 reaches into day 1
+    late = {**now, days(1)[0]: (4, "b")}
+    assert plan_days(late, before, "v", 1.0, history_days=3).todo == days(2, 4)
+    older = {**now, days(0)[0]: (4, "b")}
+    assert plan_days(older, before, "v", 1.0, history_days=3).todo == days(4)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
@@ -83,7 +95,7 @@ def test_scores_equal_the_definition(frame, tiny_batches, normalization):
         normalization=normalization,
     )  # fmt: skip
     events = frame(log)
-    found_days = describe_days(events, 0)
+    found_days = describe_days(events)
     assert sum(n for n, _ in found_days.values()) == len(log)
     parts = [
         count_days(events, config, some)
