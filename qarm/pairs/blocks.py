@@ -1,8 +1,8 @@
 """Users' lists, shipped once to each block of items that needs them.
 
-A block is the set of items with ``item_idx mod blocks = block``. Whoever scores a block holds, in
-memory, the (capped) lists of all users with an item in it, so it can score its triggers completely,
-take their top k, and forget. Lists travel as binary: packed arrays of a NumPy record type.
+A block is the set of items with ``item_idx mod blocks = block``, and one task. It holds, in memory,
+the (capped) lists of all users with an item in it, so it can score its triggers completely, take
+their top k, and forget. What is shuffled are lists, never counts of pairs.
 """
 
 from __future__ import annotations
@@ -13,57 +13,75 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from qarm.pairs.keys import partition_keys
+from qarm.pairs.lists import RECORD, WORDS, binary_column, read_binary
 from qarm.pairs.mined import ROW_SCHEMA
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
 
-#: Entries that a block should hold at most: about 150 MB of records, codes and indices.
-BLOCK_ENTRIES = 1 << 21
-#: Blocks a core, so that an unlucky block does not keep the others waiting.
-_BLOCKS_A_CORE = 4
+#: Entries that a block should hold at most: about 0.8 GB of records, codes and indices.
+BLOCK_ENTRIES = 1 << 24
+#: Blocks a core where memory allows: every further one ships the lists once more.
+_BLOCKS_A_CORE = 1
 #: Entries written at once; keeps each Arrow batch far below 2 GB.
 _WRITE_ENTRIES = 1 << 20
 #: Fewest output rows of one call of a kernel.
-_CALL_ROWS = 1 << 16
+_CALL_ROWS = 1 << 17
+#: Codes are found by a table over all items up to this many times the entries, else by sorting.
+_SPARSE = 16
 
-Fields = Sequence[tuple[str, str]]
-"""Columns of an entry and their NumPy types; ``item_idx`` is one of them."""
+_EMPTY = np.empty(0, np.int64)
+_SLICES_SCHEMA = "key bigint, users binary, lengths binary, entries binary"
+
+
+class Routing(NamedTuple):
+    """Which block scores what."""
+
+    blocks: int
+    reach: int
+    """Neighbours on either side that a block needs beside its own entries."""
+    hot_item: np.ndarray = _EMPTY
+    """int64[h], ascending: items that keep a sample of their users only."""
+    hot_threshold: np.ndarray = _EMPTY
+    """int64[h], the largest user hash that each of them keeps."""
+    wanted: np.ndarray = _EMPTY
+    """int64[w], ascending: items to score; empty: all."""
 
 
 class Block(NamedTuple):
-    """The lists of one block."""
-
-    number: int
-    indptr: np.ndarray
-    """int64[users + 1], bounds of each user's entries; users ascending."""
-    entries: np.ndarray
-    """Records, each user's in its order."""
-
-
-class Index(NamedTuple):
-    """A block's triggers by item, in the layout that the kernels take."""
+    """The lists of one block, and its triggers by item, in the layout that kernels take."""
 
     items: np.ndarray
-    """int64[codes], the items, ascending: the item of code c."""
+    """int64[codes], ascending: the item of each code."""
     code: np.ndarray
+    """int32[entries]"""
+    position: np.ndarray
+    """int32[entries], place in the user's whole list."""
+    sampled: np.ndarray
+    """bool[entries], whether the user counts for the item."""
+    ts: np.ndarray
     """int64[entries]"""
-    entry_user: np.ndarray
-    """int64[entries], row of the user."""
+    weight: np.ndarray
+    """float64[entries]"""
+    indptr: np.ndarray
+    """int64[users + 1], bounds of each user's entries."""
     trigger: np.ndarray
     """int64[t], codes of the triggers, ascending."""
     trigger_indptr: np.ndarray
     """int64[t + 1]"""
     trigger_entry: np.ndarray
-    """int64[...], the entries of each trigger, in the users' order."""
+    """int64[...], the entries of each trigger, in the order of users."""
+    trigger_user: np.ndarray
+    """int64[...], the rows of their users."""
 
 
 Scored = tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 #: (first trigger, capacity, tally) -> what a kernel returns.
 Call = Callable[[int, int, np.ndarray], Scored]
-#: Arrays of a block -> its index and its kernel call.
-Prepare = Callable[[Block], tuple[Index, Call]]
+#: A block -> its kernel call.
+Prepare = Callable[[Block], Call]
 
 
 def count_blocks(spark: SparkSession, entries: int, shipped: int) -> int:
@@ -80,176 +98,124 @@ def count_blocks(spark: SparkSession, entries: int, shipped: int) -> int:
     return blocks
 
 
-def score_in_blocks(
-    lists: DataFrame,
-    order: Sequence[str | Column],
-    fields: Fields,
-    reach: int,
-    prepare: Prepare,
-) -> DataFrame:
+def score_in_blocks(lists: DataFrame, routing: Routing, prepare: Prepare) -> DataFrame:
     """Ship ``lists`` to their blocks and score each block; rows as in ``ROW_SCHEMA``.
 
     Args:
-        lists: one row an entry: user_idx, block (-1: the user does not count for the item), and the
-            columns of ``fields``. No user has more rows than its cap.
-        order: the order within a user.
-        fields: what an entry carries.
-        reach: neighbours on either side that a block needs beside its own entries.
+        lists: rows of ``lists.LISTS_SCHEMA``, and user_hash (bigint) where items are hot. No user
+            has more entries than its cap.
+        routing: which block scores what.
         prepare: makes the kernel call of a block; runs on executors.
     """
-    slices = (
-        lists.repartition("user_idx")
-        .sortWithinPartitions("user_idx", *order)
-        .select("user_idx", "block", *(name for name, _ in fields))
-        .mapInArrow(
-            partial(cut_lists, fields=fields, reach=reach),
-            "block bigint, user_idx bigint, entries binary",
-        )
+    from pyspark.sql import functions as F
+
+    if "user_hash" not in lists.columns:
+        lists = lists.withColumn("user_hash", F.lit(0).cast("bigint"))
+    keys = partition_keys(lists.sparkSession, routing.blocks)
+    slices = lists.select("user_idx", "user_hash", "entries").mapInArrow(
+        partial(cut_lists, routing=routing, keys=keys), _SLICES_SCHEMA
     )
-    return (
-        slices.repartition("block")
-        .sortWithinPartitions("block", "user_idx")
-        .mapInArrow(partial(score_slices, fields=fields, prepare=prepare), ROW_SCHEMA)
+    return slices.repartition(routing.blocks, "key").mapInArrow(
+        partial(score_slices, prepare=prepare), ROW_SCHEMA
     )
-
-
-def record_type(fields: Fields) -> np.dtype:
-    """The packed record of an entry."""
-    return np.dtype(list(fields))
-
-
-def whole_groups(
-    batches: Iterable[pa.RecordBatch], key: str
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Columns of batches sorted by ``key``, cut so that no group is torn apart.
-
-    Yields bounds int64[groups + 1] and the columns. Only the last group of a batch is carried over,
-    so groups must be capped where they could be large.
-    """
-    carried: dict[str, np.ndarray] = {}
-    for batch in batches:
-        columns = {
-            name: batch.column(k).to_numpy(zero_copy_only=False)
-            for k, name in enumerate(batch.schema.names)
-        }
-        if not batch.num_rows:
-            continue
-        if carried:
-            columns = {n: np.concatenate([carried[n], c]) for n, c in columns.items()}
-        last = int(np.searchsorted(columns[key], columns[key][-1]))
-        carried = {n: c[last:] for n, c in columns.items()}
-        if last:
-            done = {n: c[:last] for n, c in columns.items()}
-            yield _bounds(done[key]), done
-    if carried:
-        yield _bounds(carried[key]), carried
-
-
-def _bounds(key: np.ndarray) -> np.ndarray:
-    starts = np.flatnonzero(key[1:] != key[:-1]) + 1
-    return np.concatenate([[0], starts, [len(key)]]).astype(np.int64)
 
 
 def cut_lists(
-    batches: Iterable[pa.RecordBatch], fields: Fields, reach: int
+    batches: Iterable[pa.RecordBatch], routing: Routing, keys: np.ndarray
 ) -> Iterator[pa.RecordBatch]:
-    """Entries sorted by user -> (block, user_idx, entries) slices."""
+    """(user_idx, user_hash, list) -> rows of ``_SLICES_SCHEMA``, several users in a row."""
     import pyarrow as pa
 
-    from qarm.pairs.blocks_kernel import slice_lists
+    from qarm.pairs.blocks_kernel import choose_blocks, cut_to_blocks
 
-    record = record_type(fields)
-    for indptr, columns in whole_groups(batches, "user_idx"):
-        entries = np.empty(indptr[-1], record)
-        for name, _ in fields:
-            entries[name] = columns[name]
-        user, block, bounds, entry = slice_lists(indptr, columns["block"], reach)
-        users = columns["user_idx"][indptr[user]]
-        first = 0
-        while first < len(block):
-            last = int(np.searchsorted(bounds, bounds[first] + _WRITE_ENTRIES, "right")) - 1
-            last = max(last, first + 1)
-            packed = entries[entry[bounds[first] : bounds[last]]]
-            offsets = (bounds[first : last + 1] - bounds[first]) * record.itemsize
+    names = [column.split()[0] for column in _SLICES_SCHEMA.split(", ")]
+    for batch in batches:
+        user_idx, user_hash = batch.column(0).to_numpy(), batch.column(1).to_numpy()
+        indptr, entries = read_binary(batch.column(2), RECORD)
+        words = entries.view(np.int64).reshape(-1, WORDS)
+        block, sampled = choose_blocks(
+            indptr,
+            words,
+            user_hash,
+            routing.hot_item,
+            routing.hot_threshold,
+            routing.wanted,
+            routing.blocks,
+        )
+        slice_at, user, length, out = cut_to_blocks(
+            indptr, words, block, sampled, routing.reach, routing.blocks
+        )
+        users = user_idx[user]
+        # A row a block, or more where the entries would be many.
+        ends = np.cumsum(length)
+        cuts = np.flatnonzero(np.diff((ends - 1) // _WRITE_ENTRIES)) + 1
+        bounds = np.unique(np.concatenate([slice_at, cuts]))
+        if bounds[-1] == 0:
+            continue
+        of_row = np.searchsorted(slice_at, bounds[:-1], "right") - 1
+        entry_bounds = np.concatenate([[0], ends])[bounds]
+        for first in range(0, len(of_row), 64):
+            rows = slice(first, first + 64)
+            last = min(first + 64, len(of_row))
+            some = bounds[first : last + 1]
+            at = entry_bounds[first : last + 1]
             yield pa.record_batch(
                 [
-                    pa.array(block[first:last]),
-                    pa.array(users[first:last]),
-                    pa.Array.from_buffers(
-                        pa.binary(),
-                        last - first,
-                        [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(packed)],
-                    ),
+                    pa.array(keys[of_row[rows]]),
+                    binary_column(some - some[0], users[some[0] : some[-1]]),
+                    binary_column(some - some[0], length[some[0] : some[-1]]),
+                    binary_column(at - at[0], out[at[0] : at[-1]]),
                 ],
-                names=["block", "user_idx", "entries"],
+                names=names,
             )
-            first = last
 
 
-def read_blocks(batches: Iterable[pa.RecordBatch], record: np.dtype) -> Iterator[Block]:
-    """Slices sorted by (block, user) -> one block after the other."""
-    number: int | None = None
-    parts: list[tuple[np.ndarray, np.ndarray]] = []  # entries, length of each user's list
+def read_block(batches: Iterable[pa.RecordBatch]) -> Block | None:
+    """All slices of one block -> the block; users in the order of their index. None: no slices."""
+    from qarm.pairs.blocks_kernel import SAMPLED, code_items, index_triggers
 
-    def finish() -> Block:
-        assert number is not None
-        lengths = np.concatenate([length for _, length in parts])
-        indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return Block(number, indptr, np.concatenate([entries for entries, _ in parts]))
-
+    held: list[tuple[np.ndarray, ...]] = []
     for batch in batches:
-        if not batch.num_rows:
-            continue
-        blocks = batch.column(0).to_numpy()
-        array = batch.column(2)
-        _, offsets_buffer, data = array.buffers()
-        stop = array.offset + len(array) + 1
-        offsets = np.frombuffer(offsets_buffer, np.int32)[array.offset : stop]
-        offsets = offsets.astype(np.int64) // record.itemsize
-        entries = np.frombuffer(data, record, count=offsets[-1])
-        for begin, end in zip(bounds := _bounds(blocks), bounds[1:], strict=False):
-            if number is not None and number != blocks[begin]:
-                yield finish()
-                parts = []
-            number = int(blocks[begin])
-            rows = entries[offsets[begin] : offsets[end]].copy()  # the batch's memory is reused
-            parts.append((rows, np.diff(offsets[begin : end + 1])))
-    if number is not None:
-        yield finish()
+        types = (np.dtype(np.int64), np.dtype(np.int64), RECORD)
+        columns = (read_binary(batch.column(k + 1), dtype)[1] for k, dtype in enumerate(types))
+        held.append(tuple(column.copy() for column in columns))  # the memory is reused
+    if not held or not any(len(entries) for _, _, entries in held):
+        return None
+    users, lengths = (np.concatenate([part[k] for part in held]) for k in range(2))
+    entries = np.concatenate([part[2] for part in held])
+    held.clear()
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    words = entries.view(np.int64).reshape(-1, WORDS)
+    largest = int(entries["item"].max())
+    if largest <= _SPARSE * len(entries):
+        items, code = code_items(words, largest)
+    else:
+        items, code = np.unique(entries["item"], return_inverse=True)
+        items, code = items.astype(np.int64), code.astype(np.int32)
+    triggers = index_triggers(indptr, words, code, len(items), np.argsort(users))
+    return Block(
+        items,
+        code,
+        entries["mark"] & (SAMPLED - 1),
+        (entries["mark"] & SAMPLED) > 0,
+        np.ascontiguousarray(entries["ts"]),
+        np.ascontiguousarray(entries["weight"]),
+        indptr,
+        *triggers,
+    )
 
 
-def index_block(block: Block, own: np.ndarray) -> Index:
-    """Dense codes for the block's items, and its triggers: the items of the entries in ``own``."""
-    items, code = np.unique(block.entries["item_idx"], return_inverse=True)
-    code = code.astype(np.int64)
-    entry_user = np.repeat(np.arange(len(block.indptr) - 1), np.diff(block.indptr))
-    rows = np.flatnonzero(own)
-    rows = rows[np.argsort(code[rows], kind="stable")]
-    trigger, starts = np.unique(code[rows], return_index=True)
-    indptr = np.append(starts, len(rows)).astype(np.int64)
-    return Index(items, code, entry_user, trigger, indptr, rows)
-
-
-def score_block(
-    index: Index, call: Call, tally: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Call a kernel until all triggers are scored; items in place of codes."""
-    capacity = max(len(index.items), _CALL_ROWS)
-    first = 0
-    while first < len(index.trigger):
-        first, trigger, target, *values = call(first, capacity, tally)
-        yield index.items[trigger], index.items[target], *values
-
-
-def score_slices(
-    batches: Iterable[pa.RecordBatch], fields: Fields, prepare: Prepare
-) -> Iterator[pa.RecordBatch]:
-    """Slices sorted by (block, user) -> scored pairs, and a row of counts at the end."""
+def score_slices(batches: Iterable[pa.RecordBatch], prepare: Prepare) -> Iterator[pa.RecordBatch]:
+    """Slices of one block -> scored pairs, and a row of counts at the end."""
     tally = np.zeros(3, np.int64)
-    for block in read_blocks(batches, record_type(fields)):
-        index, call = prepare(block)
-        for columns in score_block(index, call, tally):
-            yield mined_batch(columns)
+    block = read_block(batches)
+    if block is not None:
+        call = prepare(block)
+        capacity = max(len(block.items), _CALL_ROWS)
+        first = 0
+        while first < len(block.trigger):
+            first, trigger, target, *values = call(first, capacity, tally)
+            yield mined_batch((block.items[trigger], block.items[target], *values))
     yield counts_batch(tally)
 
 

@@ -1,4 +1,8 @@
-"""Which part of each user's list each block of items needs. Arrays in, arrays out."""
+"""Which part of each user's list each block of items needs, and a block's index of its triggers.
+
+Arrays in, arrays out. A record is three int64 words: item and mark, ts, weight (``lists.RECORD``).
+What travels to a block has, in place of the miner's mark, ``position | SAMPLED | OWN``.
+"""
 
 from __future__ import annotations
 
@@ -6,57 +10,194 @@ import numpy as np
 
 from qarm.pairs.compiled import compiled
 
+#: Bits of a travelling mark; the lower ones are the place in the user's list.
+OWN = 1 << 30
+SAMPLED = 1 << 29
+_LOW = (1 << 32) - 1
+
 
 @compiled
-def slice_lists(indptr, block, reach):  # type: ignore[no-untyped-def]
+def choose_blocks(indptr, words, user_hash, hot_item, hot_threshold, wanted, blocks):  # type: ignore[no-untyped-def]
+    """Which block scores each entry's item, and whether the user counts for the item.
+
+    Args:
+        indptr: int64[users + 1], bounds of each user's entries.
+        words: int64[entries, 3]
+        user_hash: int64[users], compared with the thresholds.
+        hot_item, hot_threshold: int64[h], ascending items and the largest hash that each keeps.
+        wanted: int64[w], ascending: the items that are scored; empty: all.
+        blocks: item modulo this is the block.
+
+    Returns:
+        block int64[entries], -1 where the user does not count or the item is not wanted;
+        sampled bool[entries].
+    """
+    block = np.empty(len(words), np.int64)
+    sampled = np.ones(len(words), np.bool_)
+    for u in range(len(indptr) - 1):
+        for e in range(indptr[u], indptr[u + 1]):
+            item = words[e, 0] & 0xFFFFFFFF
+            block[e] = item % blocks
+            if len(hot_item):
+                at = np.searchsorted(hot_item, item)
+                if at < len(hot_item) and hot_item[at] == item:
+                    sampled[e] = user_hash[u] <= hot_threshold[at]
+                    if not sampled[e]:
+                        block[e] = -1
+            if len(wanted) and block[e] >= 0:
+                at = np.searchsorted(wanted, item)
+                if at == len(wanted) or wanted[at] != item:
+                    block[e] = -1
+    return block, sampled
+
+
+@compiled
+def cut_to_blocks(indptr, words, block, sampled, reach, blocks):  # type: ignore[no-untyped-def]
     """Cut users' lists into what each block needs: its own entries and all within ``reach``.
 
     A user's list goes once to every block that it has an entry in: the union of
-    [p - reach, p + reach] over the positions p of the block's entries.
+    [p - reach, p + reach] over the places p of the block's entries.
 
     Args:
-        indptr: int64[users + 1], bounds of each user's entries, which are in the user's order.
+        indptr: int64[users + 1], bounds of each user's entries, in the user's order.
+        words: int64[entries, 3]
         block: int64[entries], the block that scores the entry's item; -1: nobody does.
+        sampled: bool[entries]
         reach: neighbours on either side; at least the list's length: whole lists.
+        blocks: number of blocks.
 
     Returns:
-        slice_user int64[s], slice_block int64[s], slice_indptr int64[s + 1] and
-        entry int64[slice_indptr[-1]], the entries of each slice in the user's order.
+        first slice of each block int64[blocks + 1], user row of each slice int64[s], its length
+        int64[s], and the words of all slices int64[n, 3], in the order of blocks, then users.
     """
     users = len(indptr) - 1
-    slices = 0
-    entries = 0
+    slice_at = np.zeros(blocks + 1, np.int64)
+    entry_at = np.zeros(blocks + 1, np.int64)
+    slice_user = np.empty(0, np.int64)
+    slice_length = np.empty(0, np.int64)
+    out = np.empty((0, 3), np.int64)
     for fill in (False, True):
-        slice_user = np.empty(slices if fill else 0, np.int64)
-        slice_block = np.empty(slices if fill else 0, np.int64)
-        slice_indptr = np.zeros(slices + 1 if fill else 1, np.int64)
-        entry = np.empty(entries if fill else 0, np.int64)
-        slices = 0
-        entries = 0
-        for user in range(users):
-            start, stop = indptr[user], indptr[user + 1]
-            order = np.argsort(block[start:stop], kind="mergesort")
-            current = -1
-            reached = start  # entries before this one are in the slice already
-            for k in order:
-                at = start + k
-                if block[at] < 0:
+        if fill:  # counts become places
+            for b in range(blocks):
+                slice_at[b + 1] += slice_at[b]
+                entry_at[b + 1] += entry_at[b]
+            slice_user = np.empty(slice_at[blocks], np.int64)
+            slice_length = np.zeros(slice_at[blocks], np.int64)
+            out = np.empty((entry_at[blocks], 3), np.int64)
+        slices = slice_at[:blocks].copy()
+        entries = entry_at[:blocks].copy()
+        seen = np.full(blocks, -1, np.int64)
+        reached = np.zeros(blocks, np.int64)
+        for u in range(users):
+            start, stop = indptr[u], indptr[u + 1]
+            whole = reach >= stop - start
+            for at in range(start, stop):
+                b = block[at]
+                if b < 0:
                     continue
-                if block[at] != current:
-                    current = block[at]
-                    reached = start
+                if seen[b] != u:
+                    seen[b] = u
+                    reached[b] = start
                     if fill:
-                        slice_user[slices] = user
-                        slice_block[slices] = current
-                        slice_indptr[slices + 1] = entries
-                    slices += 1
-                first = max(reached, at - reach)
-                last = min(stop, at + reach + 1)
-                if fill:
-                    for x in range(first, last):
-                        entry[entries + x - first] = x
-                entries += max(last - first, 0)
-                reached = max(reached, last)
-                if fill:
-                    slice_indptr[slices] = entries
-    return slice_user, slice_block, slice_indptr, entry
+                        slice_user[slices[b]] = u
+                        slices[b] += 1
+                    else:
+                        slice_at[b + 1] += 1
+                elif whole:
+                    continue
+                first = start if whole else max(reached[b], at - reach)
+                last = stop if whole else min(stop, at + reach + 1)
+                if last <= first:
+                    continue
+                reached[b] = last
+                if not fill:
+                    entry_at[b + 1] += last - first
+                    continue
+                slice_length[slices[b] - 1] += last - first
+                into = entries[b]
+                for x in range(first, last):
+                    mark = x - start
+                    if sampled[x]:
+                        mark |= SAMPLED
+                    if block[x] == b:
+                        mark |= OWN
+                    out[into, 0] = (words[x, 0] & 0xFFFFFFFF) | (mark << 32)
+                    out[into, 1] = words[x, 1]
+                    out[into, 2] = words[x, 2]
+                    into += 1
+                entries[b] = into
+    return slice_at, slice_user, slice_length, out
+
+
+@compiled
+def code_items(words, largest):  # type: ignore[no-untyped-def]
+    """Dense codes of the items of ``words``, ascending with the item.
+
+    Args:
+        words: int64[n, 3]
+        largest: the largest item.
+
+    Returns:
+        items int64[codes], the item of each code; code int32[n].
+    """
+    place = np.zeros(largest + 1, np.int32)
+    for e in range(len(words)):
+        place[words[e, 0] & 0xFFFFFFFF] = 1
+    codes = 0
+    for item in range(largest + 1):
+        if place[item]:
+            codes += 1
+    items = np.empty(codes, np.int64)
+    codes = 0
+    for item in range(largest + 1):
+        if place[item]:
+            items[codes] = item
+            place[item] = codes
+            codes += 1
+    code = np.empty(len(words), np.int32)
+    for e in range(len(words)):
+        code[e] = place[words[e, 0] & 0xFFFFFFFF]
+    return items, code
+
+
+@compiled
+def index_triggers(indptr, words, code, codes, user_order):  # type: ignore[no-untyped-def]
+    """The entries that are a block's own, by item.
+
+    Args:
+        indptr: int64[users + 1], bounds of each user's entries.
+        words: int64[n, 3], with marks that travelled.
+        code: int32[n]; codes: how many.
+        user_order: int64[users], the rows of the users in the order they are to come in.
+
+    Returns:
+        trigger int64[t], codes ascending; bounds int64[t + 1]; entry int64[m] and user int64[m],
+        the entries of each trigger in the order of users, and their users' rows.
+    """
+    count = np.zeros(codes + 1, np.int64)
+    for e in range(len(words)):
+        if (words[e, 0] >> 32) & OWN:
+            count[code[e] + 1] += 1
+    triggers = 0
+    for c in range(codes):
+        if count[c + 1]:
+            triggers += 1
+        count[c + 1] += count[c]
+    trigger = np.empty(triggers, np.int64)
+    bounds = np.zeros(triggers + 1, np.int64)
+    triggers = 0
+    for c in range(codes):
+        if count[c + 1] > count[c]:
+            trigger[triggers] = c
+            bounds[triggers + 1] = count[c + 1]
+            triggers += 1
+    fill = count[:codes].copy()
+    entry = np.empty(count[codes], np.int64)
+    user = np.empty(count[codes], np.int64)
+    for u in user_order:
+        for e in range(indptr[u], indptr[u + 1]):
+            if (words[e, 0] >> 32) & OWN:
+                entry[fill[code[e]]] = e
+                user[fill[code[e]]] = u
+                fill[code[e]] += 1
+    return trigger, bounds, entry, user

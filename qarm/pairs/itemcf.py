@@ -8,26 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qarm.pairs.blocks import Block, Call, Index, count_blocks, index_block, score_in_blocks
+from qarm.pairs.blocks import Block, Call, Routing, count_blocks, score_in_blocks
+from qarm.pairs.lists import LatestEvents, pack_lists
 from qarm.pairs.mined import PAIR_COLUMNS, Keep, Mined, recompute
-from qarm.pairs.topk import exact_sum, top_k
+from qarm.pairs.tally import decay_of, tally_items
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.core.broadcast import Broadcast
+    from pyspark.sql import DataFrame
 
     from qarm.config.learning import ItemCF
+    from qarm.pairs.itemcf_kernel import Rules
 
 #: Pairs that co-occur, and reasons to drop one.
 PAIR_COUNTS = ("scored", "below_min_support", "beyond_top_k")
 
-_FIELDS = (
-    ("item_idx", "<i8"),
-    ("position", "<i8"),
-    ("ts", "<i8"),
-    ("weight", "<f8"),
-    ("decay", "<f8"),
-    ("degree", "<f8"),
-)
 _DAY_MICROS = 86_400_000_000
 
 
@@ -57,59 +52,47 @@ def mine_itemcf(events: DataFrame, config: ItemCF, keep: Keep = recompute) -> Mi
     """``itemcf`` with counts of dropped pairs (``PAIR_COUNTS``) and facts about skew."""
     from pyspark.sql import functions as F
 
-    plain = events.select(
-        "user_idx",
-        "item_idx",
-        F.unix_micros("ts").alias("ts"),
-        "seq",
-        F.col("weight").cast("double").alias("weight"),
-        _decay(events, config).alias("decay"),
-    )
-    order = [F.desc("seq"), F.desc("ts"), F.asc("item_idx"), F.asc("weight")]
-    capped = keep(top_k(plain, ["user_idx"], order, config.max_events_per_user, rank="back"))
-    degrees = capped.groupBy("item_idx").agg(
-        exact_sum(F.col("weight") * F.col("decay")).alias("degree"),
-        exact_sum("weight").alias("undecayed"),
-        F.max("weight").alias("largest_weight"),
-        F.count("*").alias("events"),
-    )
-    # Positions count backwards from the latest event: only their differences matter.
-    lists = capped.withColumn("position", -F.col("back").cast("bigint"))
-    lists = lists.join(degrees.select("item_idx", "degree"), "item_idx")
-
-    reach = min(config.window_events or config.max_events_per_user, config.max_events_per_user)
+    lists = keep(pack_lists(events, LatestEvents(config.max_events_per_user)))
+    half_life = config.half_life_days * _DAY_MICROS or math.inf
+    last = _last_ts(events) if config.half_life_days else 0
+    items = keep(tally_items(lists, half_life, last))
+    skew, n = _skew(lists, items, config)
+    # A window that nobody's list exceeds is none: all events of a user meet.
+    reach = min(config.window_events or config.max_events_per_user, int(n["longest"]))
+    everything = config.recency == 1.0 and reach >= n["longest"]
     recency = config.recency ** np.arange(reach)
-    skew, n = _skew(plain, degrees, config, reach)
-    largest = (n["largest_degree"] or 1) * (n["largest_weight"] or 1) * 2 * recency.sum()
+    largest = (n["largest_degree"] * n["heaviest"] * 2 * recency.sum()) or 1.0
     blocks = count_blocks(events.sparkSession, int(n["kept"]), int(n["shipped"]))
     rows = score_in_blocks(
-        lists.withColumn("block", F.pmod("item_idx", F.lit(blocks)).cast("bigint")),
-        order=["position"],
-        fields=_FIELDS,
-        reach=reach,
-        prepare=partial(
+        lists,
+        Routing(blocks, reach),
+        partial(
             _prepare,
-            blocks=blocks,
-            recency=recency,
-            scale=_scale(largest),
-            totals=(n["total_weight"], n["mean_weight"]),
-            **_parameters(config),
+            degrees=_broadcast(items),
+            rules=_rules(config, np.empty(0) if everything else recency, _scale(largest), n),
+            half_life=half_life,
+            last=last,
         ),
     )
     rows = rows.select(*PAIR_COLUMNS[:-1], F.timestamp_micros("last_ts").alias("last_ts"), "counts")
     return Mined(rows=rows, names=PAIR_COUNTS, skew=skew)
 
 
-def _decay(events: DataFrame, config: ItemCF) -> Column:
-    """2^(-age / half-life) of each event, its age in days before the day of the latest event."""
+def _last_ts(events: DataFrame) -> int:
+    """Microseconds of the latest event; decay counts from its day."""
     from pyspark.sql import functions as F
 
-    if not config.half_life_days:
-        return F.lit(1.0)
-    day = F.floor(F.unix_micros("ts") / F.lit(_DAY_MICROS))
-    last = events.agg(F.max(day)).first()
-    assert last is not None
-    return F.pow(F.lit(2.0), (day - F.lit(last[0] or 0)) / F.lit(config.half_life_days))
+    row = events.agg(F.max(F.unix_micros("ts"))).first()
+    assert row is not None
+    return int(row[0] or 0)
+
+
+def _broadcast(items: DataFrame) -> Broadcast[tuple[np.ndarray, np.ndarray]]:
+    """(item_idx ascending, W): one number an item on each worker."""
+    columns = items.select("item_idx", "decayed").toArrow()
+    item, degree = (columns[k].to_numpy() for k in range(2))
+    order = np.argsort(item)
+    return items.sparkSession.sparkContext.broadcast((item[order], degree[order]))
 
 
 def _scale(largest: float) -> float:
@@ -118,27 +101,28 @@ def _scale(largest: float) -> float:
 
 
 def _skew(
-    events: DataFrame, degrees: DataFrame, config: ItemCF, reach: int
+    lists: DataFrame, items: DataFrame, config: ItemCF
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Facts about caps, and the numbers they come from."""
     from pyspark.sql import functions as F
 
-    kept = F.least("n", F.lit(config.max_events_per_user))
-    users = events.groupBy("user_idx").agg(F.count("*").alias("n"))
-    before = users.agg(
+    kept = F.col("kept_events")
+    reach = config.window_events or config.max_events_per_user
+    before = lists.agg(
         F.count("*").alias("users"),
-        F.count_if(F.col("n") > config.max_events_per_user).alias("users_capped"),
-        F.max("n").alias("largest_user"),
-        F.sum("n").alias("events"),
+        F.count_if(F.col("events") > kept).alias("users_capped"),
+        F.max("events").alias("largest_user"),
+        F.sum("events").alias("events"),
         F.sum(kept).alias("kept"),
+        F.max(kept).alias("longest"),
         F.sum(kept * F.least(kept, F.lit(2 * reach + 1))).alias("shipped"),
     )
-    after = degrees.agg(
-        F.max("undecayed").alias("largest_degree"),
-        F.sum(F.col("degree").cast("decimal(28,12)")).cast("double").alias("total_weight"),
+    after = items.agg(
+        F.max("weight").alias("largest_degree"),
+        F.sum(F.col("decayed").cast("decimal(28,12)")).cast("double").alias("total_weight"),
         F.count("*").alias("items"),
-        F.max("largest_weight").alias("largest_weight"),
-        F.max("events").alias("largest_item"),
+        F.max("heaviest").alias("heaviest"),
+        F.max("entries").alias("largest_item"),
     )
     row = before.crossJoin(after).first()  # one row each, in one job
     assert row is not None
@@ -155,64 +139,45 @@ def _skew(
     return skew, n
 
 
-def _parameters(config: ItemCF) -> dict[str, Any]:
-    """What the kernel needs to know; plain numbers, so that executors need no configuration."""
-    from qarm.pairs.itemcf_kernel import NORMALIZATIONS
+def _rules(config: ItemCF, recency: np.ndarray, scale: float, n: dict[str, float]) -> Rules:
+    """What the kernel needs to know."""
+    from qarm.pairs.itemcf_kernel import NORMALIZATIONS, Rules
 
-    micros = int(config.window_days * _DAY_MICROS)
-    return {
-        "window_micros": micros or np.iinfo(np.int64).max,
-        "kind": NORMALIZATIONS.index(config.normalization),
-        "bm25": (config.bm25_k1, config.bm25_b),
-        "min_support": config.min_support,
-        "top_k": config.top_k,
-    }
+    return Rules(
+        recency,
+        int(config.window_days * _DAY_MICROS) or np.iinfo(np.int64).max,
+        scale,
+        NORMALIZATIONS.index(config.normalization),
+        np.array([n["total_weight"], n["mean_weight"], config.bm25_k1, config.bm25_b]),
+        config.min_support,
+        config.top_k,
+    )
 
 
 def _prepare(
     block: Block,
-    blocks: int,
-    recency: np.ndarray,
-    scale: float,
-    totals: tuple[float, float],
-    window_micros: int,
-    kind: int,
-    bm25: tuple[float, float],
-    min_support: int,
-    top_k: int,
-) -> tuple[Index, Call]:
+    degrees: Broadcast[tuple[np.ndarray, np.ndarray]],
+    rules: Rules,
+    half_life: float,
+    last: int,
+) -> Call:
     """The kernel call of a block."""
-    from qarm.pairs.itemcf_kernel import score_itemcf
+    from qarm.pairs.itemcf_kernel import Lists, score_itemcf
 
-    index = index_block(block, block.entries["item_idx"] % blocks == block.number)
-    position, ts, weight, decay, degree = (
-        np.ascontiguousarray(block.entries[name]) for name, _ in _FIELDS[1:]
+    items, degree = degrees.value
+    own = degree[np.searchsorted(items, block.items)]
+    lists = Lists(
+        block.trigger,
+        block.trigger_indptr,
+        block.trigger_entry,
+        block.trigger_user,
+        block.indptr,
+        block.code,
+        block.position,
+        block.ts,
+        block.weight,
+        np.empty(0) if math.isinf(half_life) else decay_of(block.ts, half_life, last),
+        own,
+        1.0 / np.sqrt(own),
     )
-    numbers = np.array([*totals, *bm25], np.float64)
-
-    def call(first: int, capacity: int, tally: np.ndarray) -> Any:
-        return score_itemcf(
-            index.trigger,
-            index.trigger_indptr,
-            index.trigger_entry,
-            index.entry_user,
-            block.indptr,
-            index.code,
-            position,
-            ts,
-            weight,
-            decay,
-            degree,
-            recency,
-            window_micros,
-            scale,
-            kind,
-            numbers,
-            min_support,
-            top_k,
-            first,
-            capacity,
-            tally,
-        )
-
-    return index, call
+    return partial(score_itemcf, lists, rules)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qarm.pairs.blocks import whole_groups
+from qarm.pairs.lists import bounds_of
 from qarm.pairs.mined import Keep
 from qarm.pairs.topk import exact_sum, top_k
 
@@ -178,6 +178,33 @@ def stream_cooccurrences(
         )
         arrays = [day.astype(np.int32), trigger, target, units, ts]
         yield pa.RecordBatch.from_arrays([pa.array(a) for a in arrays], names=names)
+
+
+def whole_groups(
+    batches: Iterable[pa.RecordBatch], key: str
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Columns of batches sorted by ``key``, cut so that no group is torn apart.
+
+    Yields bounds int64[groups + 1] and the columns. Only the last group of a batch is carried over,
+    so groups must be capped where they could be large.
+    """
+    carried: dict[str, np.ndarray] = {}
+    for batch in batches:
+        columns = {
+            name: batch.column(k).to_numpy(zero_copy_only=False)
+            for k, name in enumerate(batch.schema.names)
+        }
+        if not batch.num_rows:
+            continue
+        if carried:
+            columns = {n: np.concatenate([carried[n], c]) for n, c in columns.items()}
+        last = int(np.searchsorted(columns[key], columns[key][-1]))
+        carried = {n: c[last:] for n, c in columns.items()}
+        if last:
+            done = {n: c[:last] for n, c in columns.items()}
+            yield bounds_of(done[key]), done
+    if carried:
+        yield bounds_of(carried[key]), carried
 
 
 def score_days(

@@ -21,6 +21,7 @@ up from partial ones.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,58 @@ from qarm.pairs.compiled import compiled
 NORMALIZATIONS = ("none", "cosine", "jaccard", "lift", "tfidf", "bm25")
 #: Slots of ``tally``.
 SCORED, BELOW_MIN_SUPPORT, BEYOND_TOP_K = range(3)
+#: ``Rules.window_micros`` without a limit in time.
+_FOREVER = 2**63 - 1
+_NEVER = -(2**63)
+#: Columns of a trigger's sums, side by side so that one partner costs one line of cache.
+TOTAL, SUPPORT, LAST_USER, LATEST = range(4)
+
+
+class Lists(NamedTuple):
+    """A block's lists and triggers."""
+
+    trigger: np.ndarray
+    """int64[t], codes of the block's triggers, ascending."""
+    trigger_indptr: np.ndarray
+    """int64[t + 1], bounds in ``trigger_entry``."""
+    trigger_entry: np.ndarray
+    """int64[...], entries of each trigger."""
+    trigger_user: np.ndarray
+    """int64[...], rows of their users."""
+    indptr: np.ndarray
+    """int64[users + 1], bounds of each user's entries, ascending in position."""
+    code: np.ndarray
+    """int32[e], dense code of the entry's item, ascending with the item."""
+    position: np.ndarray
+    """int32[e], place of the event in its user's order."""
+    ts: np.ndarray
+    """int64[e], microseconds."""
+    weight: np.ndarray
+    """float64[e]"""
+    decay: np.ndarray
+    """float64[e], of the event's day; empty: none."""
+    degree: np.ndarray
+    """float64[codes], W of each item."""
+    inverse_root: np.ndarray
+    """float64[codes], 1 / sqrt(W)."""
+
+
+class Rules(NamedTuple):
+    """What is counted, and how."""
+
+    recency: np.ndarray
+    """float64[window], factor of events 1, 2, ... apart; its length is the window. Empty: all
+    events of a user meet, at factor 1."""
+    window_micros: int
+    """Farthest two events may be apart in time."""
+    scale: float
+    """Steps of one unit of c."""
+    kind: int
+    """Place in ``NORMALIZATIONS``."""
+    totals: np.ndarray
+    """float64[4]: total weight, mean weight, k1, b; see ``normalised``."""
+    min_support: int
+    top_k: int
 
 
 @compiled
@@ -78,29 +131,155 @@ def normalise_all(kind, c, trigger_weight, target_weight, totals):  # type: igno
 
 
 @compiled
-def score_itemcf(  # type: ignore[no-untyped-def]
-    trigger,
-    trigger_indptr,
-    trigger_entry,
-    entry_user,
-    indptr,
-    code,
-    position,
-    ts,
-    weight,
-    decay,
-    degree,
-    recency,
-    window_micros,
-    scale,
-    kind,
-    totals,
-    min_support,
-    top_k,
-    first,
-    capacity,
-    tally,
-):
+def _reach(lists, window, entry, user):  # type: ignore[no-untyped-def]
+    """Bounds of the entries of ``user``'s list that may meet ``entry``."""
+    indptr, position = lists.indptr, lists.position
+    low, high = indptr[user], indptr[user + 1]
+    if window == 0:
+        return low, high
+    first, last = entry, entry + 1
+    while first > low and position[entry] - position[first - 1] <= window:
+        first -= 1
+    while last < high and position[last] - position[entry] <= window:
+        last += 1
+    return first, last
+
+
+@compiled
+def _clear(acc, c):  # type: ignore[no-untyped-def]
+    acc[c, TOTAL] = 0
+    acc[c, SUPPORT] = 0
+    acc[c, LAST_USER] = -1
+    acc[c, LATEST] = _NEVER
+
+
+@compiled
+def _add(acc, c, user, units, ts):  # type: ignore[no-untyped-def]
+    """One co-occurrence onto code ``c``, without a branch."""
+    acc[c, TOTAL] += units
+    acc[c, SUPPORT] += acc[c, LAST_USER] != user
+    acc[c, LAST_USER] = user
+    acc[c, LATEST] = max(acc[c, LATEST], ts)
+
+
+@compiled
+def _meet(t, lists, rules, acc, touched):  # type: ignore[no-untyped-def]
+    """Add up what trigger ``t`` meets, itself too; how many codes were touched."""
+    code, position, ts = lists.code, lists.position, lists.ts
+    weight, decay = lists.weight, lists.decay
+    window, timed, decays = len(rules.recency), rules.window_micros < _FOREVER, len(decay) > 0
+    plain = window == 0 and not timed and not decays
+    seen = 0
+    for x in range(lists.trigger_indptr[t], lists.trigger_indptr[t + 1]):
+        e, user = lists.trigger_entry[x], lists.trigger_user[x]
+        first, last = _reach(lists, window, e, user)
+        scaled, own = weight[e] * rules.scale, ts[e]
+        if plain:
+            for other in range(first, last):
+                c = code[other]
+                touched[seen] = c
+                seen += acc[c, SUPPORT] == 0
+                units = np.int64(math.floor(scaled * weight[other] + 0.5))
+                _add(acc, c, user, units, max(own, ts[other]))
+            continue
+        for other in range(first, last):
+            if timed and abs(ts[other] - own) > rules.window_micros:
+                continue
+            c = code[other]
+            term = scaled * weight[other]
+            if window:
+                term *= rules.recency[max(abs(position[other] - position[e]) - 1, 0)]
+            if decays:
+                term *= decay[max(e, other)]
+            touched[seen] = c
+            seen += acc[c, SUPPORT] == 0
+            _add(acc, c, user, np.int64(math.floor(term + 0.5)), max(own, ts[other]))
+    return seen
+
+
+@compiled
+def _score_all(mine, touched, lists, rules, acc, score):  # type: ignore[no-untyped-def]
+    """Scores of the partners with enough support, which move to the front of ``touched``.
+
+    Returns:
+        how many partners there are, and how many of them have enough support.
+    """
+    partners, enough = 0, 0
+    numbers = rules.totals
+    unit = 1.0 / rules.scale  # a power of two: exact
+    root, cosine = lists.inverse_root[mine], rules.kind == 1
+    for y in range(len(touched)):
+        c = touched[y]
+        if c == mine:
+            continue
+        partners += 1
+        if acc[c, SUPPORT] < rules.min_support:
+            continue
+        # The common case: a root and a division a pair cost more than the count did.
+        if cosine:
+            score[enough] = (acc[c, TOTAL] * unit) * (root * lists.inverse_root[c])
+        else:
+            score[enough] = normalised(
+                rules.kind,
+                acc[c, TOTAL] * unit,
+                lists.degree[mine],
+                lists.degree[c],
+                numbers[0],
+                numbers[1],
+                numbers[2],
+                numbers[3],
+            )
+        touched[y], touched[enough] = touched[enough], c
+        enough += 1
+    return partners, enough
+
+
+@compiled
+def _select(score, code, k):  # type: ignore[no-untyped-def]
+    """Quickselect in place: the ``k`` best first, in no order, the worst of them at k - 1.
+
+    Best: the higher score, then the smaller code.
+    """
+    low, high = 0, len(score) - 1
+    while low < high:
+        middle = (low + high) // 2
+        pivot, tie = score[middle], code[middle]
+        i, j = low, high
+        while i <= j:
+            while score[i] > pivot or (score[i] == pivot and code[i] < tie):
+                i += 1
+            while score[j] < pivot or (score[j] == pivot and code[j] > tie):
+                j -= 1
+            if i <= j:
+                score[i], score[j] = score[j], score[i]
+                code[i], code[j] = code[j], code[i]
+                i += 1
+                j -= 1
+        if k - 1 <= j:
+            high = j
+        elif k - 1 >= i:
+            low = i
+        else:
+            return
+
+
+@compiled
+def _keep_top(score, code, k):  # type: ignore[no-untyped-def]
+    """Move the ``k`` best to the front: a buffer there takes what beats the worst of them."""
+    filled, size = 0, 4 * k
+    worst, tie = -np.inf, np.int64(0)
+    for y in range(len(score)):
+        if score[y] > worst or (score[y] == worst and code[y] < tie):
+            score[filled], code[filled] = score[y], code[y]
+            filled += 1
+            if filled == size:
+                _select(score[:filled], code[:filled], k)
+                filled, worst, tie = k, score[k - 1], code[k - 1]
+    _select(score[:filled], code[:filled], k)
+
+
+@compiled
+def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyped-def]
     """c(i,j) = sum over events of i and j of one user, ``gap`` apart, of r^(gap-1) w_i w_j d,
     d the decay of the later event.
 
@@ -108,41 +287,23 @@ def score_itemcf(  # type: ignore[no-untyped-def]
     that c(i,j) = c(j,i) to the last bit, and partial sums of different days add up exactly.
 
     Args:
-        trigger: int64[t], codes of the block's triggers, ascending.
-        trigger_indptr: int64[t + 1], bounds in ``trigger_entry``.
-        trigger_entry: int64[...], entries of each trigger, in the users' order.
-        entry_user: int64[e], row of the user of each entry.
-        indptr: int64[users + 1], bounds of each user's entries, ascending in position.
-        code: int64[e], 0-based dense code of the entry's item, ascending with the item.
-        position: int64[e], place of the event in its user's order.
-        ts: int64[e], microseconds.
-        weight, decay, degree: float64[e], of the event, of its day, and its item's sum of weights.
-        recency: float64[window], factor of events 1, 2, ... apart; its length is the window.
-        window_micros: int64, farthest two events may be apart in time.
-        scale: float64, steps of one unit of c.
-        kind, totals: how c becomes a score, and (total weight, mean weight, k1, b); see
-            ``normalised``.
-        min_support, top_k: as in the configuration.
+        lists: see ``Lists``.
+        rules: see ``Rules``.
         first: trigger to start with.
-        capacity: output rows that fit in this call; at least max(code) + 1.
+        capacity: output rows that fit in this call; at least the number of codes.
         tally: int64[3], co-occurring pairs and where they went; added to.
 
     Returns:
-        next trigger (t: done) and the rows: trigger and target codes, score, support (distinct
-        users), weight (c itself), ts.
+        next trigger (the number of triggers: done) and the rows: trigger and target codes, score,
+        support (distinct users), weight (c itself), ts.
     """
-    codes = 0
-    for e in range(len(code)):
-        codes = max(codes, code[e] + 1)
-    window = len(recency)
-    total = np.zeros(codes, np.int64)
-    support = np.zeros(codes, np.int64)
-    latest = np.zeros(codes, np.int64)
-    last_user = np.full(codes, -1, np.int64)
-    item_degree = np.zeros(codes, np.float64)
-    touched = np.empty(codes, np.int64)
-    for e in range(len(code)):
-        item_degree[code[e]] = degree[e]
+    codes = len(lists.degree)
+    acc = np.empty((codes, 4), np.int64)
+    for c in range(codes):
+        _clear(acc, c)
+    touched = np.empty(codes + 1, np.int64)  # one more: written before it is known to be new
+    partner = np.empty(codes, np.int64)
+    score = np.empty(codes, np.float64)
 
     out_trigger = np.empty(capacity, np.int64)
     out_target = np.empty(capacity, np.int64)
@@ -152,74 +313,28 @@ def score_itemcf(  # type: ignore[no-untyped-def]
     out_ts = np.empty(capacity, np.int64)
     filled = 0
     t = first
-    while t < len(trigger):
-        mine = trigger[t]
-        seen = 0
-        for x in range(trigger_indptr[t], trigger_indptr[t + 1]):
-            e = trigger_entry[x]
-            u = entry_user[e]
-            for step in (-1, 1):
-                other = e + step
-                while indptr[u] <= other < indptr[u + 1]:
-                    gap = (position[other] - position[e]) * step
-                    if gap > window:
-                        break
-                    c = code[other]
-                    if c != mine and abs(ts[other] - ts[e]) <= window_micros:
-                        if support[c] == 0:
-                            touched[seen] = c
-                            seen += 1
-                            latest[c] = ts[e]
-                        later = max(e, other)
-                        term = recency[gap - 1] * (weight[e] * weight[other]) * decay[later]
-                        total[c] += np.int64(np.rint(term * scale))
-                        if last_user[c] != u:
-                            last_user[c] = u
-                            support[c] += 1
-                        latest[c] = max(latest[c], max(ts[e], ts[other]))
-                    other += step
-        order = np.sort(touched[:seen])
-        if filled + min(seen, top_k) > capacity:
-            for c in order:
-                total[c] = 0
-                support[c] = 0
-                last_user[c] = -1
-            break
-        tally[SCORED] += seen
-        kept = 0
-        score = np.empty(seen, np.float64)
-        for c in order:
-            if support[c] < min_support:
-                tally[BELOW_MIN_SUPPORT] += 1
-                continue
-            score[kept] = normalised(
-                kind,
-                total[c] / scale,
-                item_degree[mine],
-                item_degree[c],
-                totals[0],
-                totals[1],
-                totals[2],
-                totals[3],
-            )
-            touched[kept] = c
-            kept += 1
-        # Stable, and kept in order of items: the smaller item wins among equal scores.
-        ranked = np.argsort(-score[:kept], kind="mergesort")[:top_k]
-        tally[BEYOND_TOP_K] += kept - len(ranked)
-        for r in ranked:
-            c = touched[r]
+    while t < len(lists.trigger) and filled + min(codes, rules.top_k) <= capacity:
+        mine = lists.trigger[t]
+        seen = _meet(t, lists, rules, acc, touched)
+        partners, enough = _score_all(mine, touched[:seen], lists, rules, acc, score)
+        kept = min(enough, rules.top_k)
+        partner[:enough] = touched[:enough]
+        if enough > kept:
+            _keep_top(score[:enough], partner[:enough], kept)
+        for y in range(kept):
+            c = partner[y]
             out_trigger[filled] = mine
             out_target[filled] = c
-            out_score[filled] = score[r]
-            out_support[filled] = support[c]
-            out_weight[filled] = total[c] / scale
-            out_ts[filled] = latest[c]
+            out_score[filled] = score[y]
+            out_support[filled] = acc[c, SUPPORT]
+            out_weight[filled] = acc[c, TOTAL] / rules.scale
+            out_ts[filled] = acc[c, LATEST]
             filled += 1
-        for c in order:
-            total[c] = 0
-            support[c] = 0
-            last_user[c] = -1
+        tally[SCORED] += partners
+        tally[BELOW_MIN_SUPPORT] += partners - enough
+        tally[BEYOND_TOP_K] += enough - kept
+        for y in range(seen):
+            _clear(acc, touched[y])
         t += 1
     return (
         t,

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qarm.pairs.blocks import Block, Call, Index, count_blocks, index_block, score_in_blocks
+from qarm.pairs.blocks import Block, Call, Routing, count_blocks, score_in_blocks
+from qarm.pairs.lists import RECORD, DistinctItems, pack_lists, read_binary
 from qarm.pairs.mined import PAIR_COLUMNS, Keep, Mined, recompute
-from qarm.pairs.topk import exact_sum, top_k
+from qarm.pairs.tally import tally_items
+from qarm.pairs.topk import top_k
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import DataFrame
 
     from qarm.config.learning import Swing
 
 #: Pairs with a score (two common users), and reasons to drop one.
 PAIR_COUNTS = ("scored", "below_min_support", "beyond_top_k")
-
-_FIELDS = (("item_idx", "<i8"), ("ts", "<i8"), ("weight", "<f8"), ("sampled", "?"))
 
 
 def swing(events: DataFrame, config: Swing, seed: int) -> DataFrame:
@@ -49,96 +52,114 @@ def mine_swing(events: DataFrame, config: Swing, seed: int, keep: Keep = recompu
     """``swing`` with counts of dropped pairs (``PAIR_COUNTS``) and facts about skew."""
     from pyspark.sql import functions as F
 
-    user_items = keep(
-        events.groupBy("user_idx", "item_idx").agg(
-            F.unix_micros(F.max("ts")).alias("ts"),
-            exact_sum("weight").alias("weight"),
-            F.count("*").alias("events"),
-        )
+    packer = DistinctItems(
+        config.min_items_per_user, config.max_items_per_user, config.over_cap == "drop"
     )
-    lists = keep(_sample_users(_cap_users(user_items, config), config, seed))
-    skew, entries, shipped = _skew(user_items, lists, config)
-    blocks = count_blocks(events.sparkSession, entries, shipped)
-    block = F.when(F.col("sampled"), F.pmod("item_idx", F.lit(blocks))).otherwise(-1)
+    hashed = F.xxhash64(F.lit(seed), F.col("user_idx"))
+    lists = keep(pack_lists(events, packer).withColumn("user_hash", hashed))
+    items = keep(tally_items(lists, math.inf, 0))
+    hot = _thresholds(lists, items, config.max_users_per_item)
+    skew, n = _skew(lists, items, config, hot)
+    blocks = count_blocks(events.sparkSession, n["entries"], n["shipped"])
     rows = score_in_blocks(
-        lists.withColumn("block", block.cast("bigint")),
-        order=["item_idx"],
-        fields=_FIELDS,
-        reach=config.max_items_per_user,
-        prepare=partial(_prepare, blocks=blocks, **_parameters(config)),
+        lists,
+        Routing(blocks, config.max_items_per_user, *hot),
+        partial(_prepare, **_parameters(config)),
     )
     rows = rows.select(*PAIR_COLUMNS[:-1], F.timestamp_micros("last_ts").alias("last_ts"), "counts")
     return Mined(rows=rows, names=PAIR_COUNTS, skew=skew)
 
 
-def _cap_users(user_items: DataFrame, config: Swing) -> DataFrame:
-    """Lists of users with enough items, cut or left out above the cap; adds ``items``, |I_u|."""
-    from pyspark.sql import Window
-    from pyspark.sql import functions as F
-
-    most = config.max_items_per_user
-    size = F.count("*").over(Window.partitionBy("user_idx"))
-    sized = user_items.withColumn("items", size)
-    sized = sized.where(F.col("items") >= config.min_items_per_user)
-    if config.over_cap == "drop":
-        return sized.where(F.col("items") <= most)
-    return top_k(sized, ["user_idx"], [F.desc("ts"), F.asc("item_idx")], most)
-
-
-def _sample_users(lists: DataFrame, config: Swing, seed: int) -> DataFrame:
-    """Adds ``sampled``: whether the user is among the item's ``max_users_per_item``.
+def _thresholds(lists: DataFrame, items: DataFrame, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Items with more users than ``most``, ascending, and the largest hash that each keeps.
 
     xxhash64 of one number is a bijection, so two users never have the same hash, and the largest
-    hash that a hot item keeps says it all. Only hot items have such a threshold.
+    hash that a hot item keeps says it all. Only hot items have such a threshold, and there are
+    fewer of them than entries / ``most``.
     """
     from pyspark.sql import functions as F
 
-    most = config.max_users_per_item
-    hashed = lists.withColumn("hash", F.xxhash64(F.lit(seed), F.col("user_idx").cast("bigint")))
-    hot = hashed.groupBy("item_idx").count().where(F.col("count") > most)
-    kept = top_k(hashed.join(hot, "item_idx", "left_semi"), ["item_idx"], [F.asc("hash")], most)
-    thresholds = kept.groupBy("item_idx").agg(F.max("hash").alias("threshold"))
-    within = F.col("threshold").isNull() | (F.col("hash") <= F.col("threshold"))
-    joined = hashed.join(thresholds, "item_idx", "left").withColumn("sampled", within)
-    return joined.drop("hash", "threshold")
+    hot = items.where(F.col("entries") > most).select("item_idx").toArrow().column(0).to_numpy()
+    hot = np.sort(hot)
+    if not len(hot):
+        return hot, hot
+    hashes = lists.select("user_hash", "entries").mapInArrow(
+        partial(stream_hashes, items=hot, most=most), "item_idx bigint, hash bigint"
+    )
+    kept = top_k(hashes, ["item_idx"], [F.asc("hash")], most)
+    largest = kept.groupBy("item_idx").agg(F.max("hash").alias("hash")).toArrow()
+    item, threshold = (largest.column(k).to_numpy() for k in range(2))
+    return hot, threshold[np.argsort(item)]
+
+
+def stream_hashes(
+    batches: Iterable[pa.RecordBatch], items: np.ndarray, most: int
+) -> Iterator[pa.RecordBatch]:
+    """(user_hash, list) -> (item, hash) of ``items``, the smallest ``most`` of each batch."""
+    import pyarrow as pa
+
+    for batch in batches:
+        indptr, entries = read_binary(batch.column(1), RECORD)
+        hashes = np.repeat(batch.column(0).to_numpy(), np.diff(indptr))
+        item = entries["item"].astype(np.int64)
+        there = np.isin(item, items)
+        item, hashes = item[there], hashes[there]
+        order = np.lexsort((hashes, item))
+        item, hashes = item[order], hashes[order]
+        place = np.arange(len(item)) - np.searchsorted(item, item)
+        few = place < most
+        yield pa.record_batch(
+            [pa.array(item[few]), pa.array(hashes[few])], names=["item_idx", "hash"]
+        )
+
+
+def stream_unsampled(
+    batches: Iterable[pa.RecordBatch], hot_item: np.ndarray, hot_threshold: np.ndarray
+) -> Iterator[pa.RecordBatch]:
+    """(user_hash, list) -> events of entries whose user the item does not keep, a row a batch."""
+    import pyarrow as pa
+
+    for batch in batches:
+        indptr, entries = read_binary(batch.column(1), RECORD)
+        hashes = np.repeat(batch.column(0).to_numpy(), np.diff(indptr))
+        at = np.minimum(np.searchsorted(hot_item, entries["item"]), len(hot_item) - 1)
+        out = (hot_item[at] == entries["item"]) & (hashes > hot_threshold[at])
+        yield pa.record_batch([pa.array([int(entries["mark"][out].sum())])], names=["events"])
 
 
 def _skew(
-    user_items: DataFrame, lists: DataFrame, config: Swing
-) -> tuple[dict[str, Any], int, int]:
-    """Facts about caps; entries of all lists; entries shipped if each item were a block."""
+    lists: DataFrame, items: DataFrame, config: Swing, hot: tuple[np.ndarray, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Facts about caps, and the numbers they come from."""
     from pyspark.sql import functions as F
 
-    users = user_items.groupBy("user_idx").agg(
-        F.count("*").alias("n"), F.sum("events").alias("events")
-    )
-    few = F.col("n") < config.min_items_per_user
-    before = users.agg(
+    size = F.length("entries") / F.lit(RECORD.itemsize)
+    few = F.col("found") < config.min_items_per_user
+    lost = F.col("events") - F.col("kept_events")
+    before = lists.agg(
         F.count("*").alias("users"),
         F.count_if(few).alias("users_few"),
-        F.count_if(~few & (F.col("n") > config.max_items_per_user)).alias("users_capped"),
-        F.max("n").alias("most_items"),
+        F.count_if(~few & (F.col("found") > config.max_items_per_user)).alias("users_capped"),
+        F.max("found").alias("most_items"),
         F.sum("events").alias("events"),
-        F.sum(F.when(few, F.col("events")).otherwise(0)).alias("events_few"),
-    )
-    items = lists.groupBy("item_idx").agg(
-        F.count("*").alias("n"),
-        F.sum("events").alias("events"),
-        F.sum(F.when(F.col("sampled"), F.col("events")).otherwise(0)).alias("sampled"),
-        F.sum(F.least("items", F.lit(config.max_items_per_user))).alias("shipped"),
+        F.sum(F.when(few, lost).otherwise(0)).alias("events_few"),
+        F.sum(F.when(few, 0).otherwise(lost)).alias("events_capped"),
+        F.sum(size * size).cast("bigint").alias("shipped"),
+        F.sum(size).cast("bigint").alias("entries"),
     )
     after = items.agg(
-        F.count_if(F.col("n") > config.max_users_per_item).alias("items_capped"),
-        F.max("n").alias("most_users"),
-        F.sum("n").alias("entries"),
-        F.sum("events").alias("events_kept"),
-        F.sum("sampled").alias("events_sampled"),
-        F.sum("shipped").alias("shipped"),
+        F.count_if(F.col("entries") > config.max_users_per_item).alias("items_capped"),
+        F.max("entries").alias("most_users"),
     )
     row = before.crossJoin(after).first()  # one row each, in one job
     assert row is not None
     n = {name: int(value or 0) for name, value in row.asDict().items()}
-    lost = n["events"] - n["events_few"] - n["events_kept"]
+    unsampled = 0
+    if len(hot[0]):
+        streamed = lists.select("user_hash", "entries").mapInArrow(
+            partial(stream_unsampled, hot_item=hot[0], hot_threshold=hot[1]), "events bigint"
+        )
+        unsampled = int((streamed.agg(F.sum("events")).first() or [0])[0] or 0)
     skew = {
         "users": n["users"],
         "users_below_min_items": n["users_few"],
@@ -147,12 +168,10 @@ def _skew(
         "most_items_of_a_user": n["most_items"],
         "most_users_of_an_item": n["most_users"],
         "share_of_events_below_min_items": _share(n["events_few"], n["events"]),
-        "share_of_events_lost_to_user_cap": _share(lost, n["events"]),
-        "share_of_events_lost_to_item_cap": _share(
-            n["events_kept"] - n["events_sampled"], n["events"]
-        ),
+        "share_of_events_lost_to_user_cap": _share(n["events_capped"], n["events"]),
+        "share_of_events_lost_to_item_cap": _share(unsampled, n["events"]),
     }
-    return skew, n["entries"], n["shipped"]
+    return skew, n
 
 
 def _share(part: int, whole: int) -> float:
@@ -165,34 +184,24 @@ def _parameters(config: Swing) -> dict[str, Any]:
 
 
 def _prepare(
-    block: Block,
-    blocks: int,
-    alpha1: float,
-    alpha2: float,
-    beta: float,
-    min_support: int,
-    top_k: int,
-) -> tuple[Index, Call]:
+    block: Block, alpha1: float, alpha2: float, beta: float, min_support: int, top_k: int
+) -> Call:
     """The kernel call of a block. A user's list comes whole, so its length is |I_u|."""
     from qarm.pairs.swing_kernel import score_swing
 
-    entries = block.entries
-    sampled = np.ascontiguousarray(entries["sampled"])
-    index = index_block(block, sampled & (entries["item_idx"] % blocks == block.number))
-    ts, weight = (np.ascontiguousarray(entries[name]) for name in ("ts", "weight"))
     user_weight = (np.diff(block.indptr) + alpha1) ** -beta
 
     def call(first: int, capacity: int, tally: np.ndarray) -> Any:
         return score_swing(
-            index.trigger,
-            index.trigger_indptr,
-            index.trigger_entry,
-            index.entry_user,
+            block.trigger,
+            block.trigger_indptr,
+            block.trigger_entry,
+            block.trigger_user,
             block.indptr,
-            index.code,
-            sampled,
-            ts,
-            weight,
+            block.code,
+            block.sampled,
+            block.ts,
+            block.weight,
             user_weight,
             float(alpha2),
             min_support,
@@ -202,4 +211,4 @@ def _prepare(
             tally,
         )
 
-    return index, call
+    return call

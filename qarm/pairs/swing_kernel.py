@@ -15,7 +15,7 @@ def score_swing(  # type: ignore[no-untyped-def]
     trigger,
     trigger_indptr,
     trigger_entry,
-    entry_user,
+    trigger_user,
     indptr,
     code,
     sampled,
@@ -41,9 +41,9 @@ def score_swing(  # type: ignore[no-untyped-def]
         trigger_indptr: int64[t + 1], bounds in ``trigger_entry``.
         trigger_entry: int64[...], the entries of each trigger in its sampled users' lists, in
             the users' order.
-        entry_user: int64[e], row of the user of each entry.
+        trigger_user: int64[...], rows of their users.
         indptr: int64[users + 1], bounds of each user's entries.
-        code: int64[e], 0-based dense code of the entry's item, ascending with the item.
+        code: int32[e], 0-based dense code of the entry's item, ascending with the item.
         sampled: bool[e], whether the user belongs to S of the entry's item.
         ts: int64[e]; weight: float64[e]; user_weight: float64[users], w_u.
         alpha2, min_support, top_k: as in the configuration.
@@ -63,7 +63,7 @@ def score_swing(  # type: ignore[no-untyped-def]
         most_users = max(most_users, trigger_indptr[t + 1] - trigger_indptr[t])
         entries = 0
         for x in range(trigger_indptr[t], trigger_indptr[t + 1]):
-            u = entry_user[trigger_entry[x]]
+            u = trigger_user[x]
             entries += indptr[u + 1] - indptr[u]
         most_entries = max(most_entries, entries)
 
@@ -97,7 +97,7 @@ def score_swing(  # type: ignore[no-untyped-def]
             continue
         seen = 0
         for a in range(users):
-            u = entry_user[trigger_entry[begin + a]]
+            u = trigger_user[begin + a]
             for e in range(indptr[u], indptr[u + 1]):
                 c = code[e]
                 if count[c] == 0:
@@ -114,7 +114,7 @@ def score_swing(  # type: ignore[no-untyped-def]
             fill[c] = running
             running += count[c]
         for a in range(users):
-            u = entry_user[trigger_entry[begin + a]]
+            u = trigger_user[begin + a]
             for e in range(indptr[u], indptr[u + 1]):
                 c = code[e]
                 posting[fill[c]] = a
@@ -129,9 +129,9 @@ def score_swing(  # type: ignore[no-untyped-def]
                 for y in range(x + 1, fill[c]):
                     overlap[a, posting[y]] += 1
         for a in range(users):
-            wa = user_weight[entry_user[trigger_entry[begin + a]]]
+            wa = user_weight[trigger_user[begin + a]]
             for b in range(a + 1, users):
-                wb = user_weight[entry_user[trigger_entry[begin + b]]]
+                wb = user_weight[trigger_user[begin + b]]
                 term[a, b] = wa * wb / (alpha2 + overlap[a, b])
 
         found = 0

@@ -7,14 +7,15 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qarm.config.learning import ItemCF, Swing
-from qarm.pairs import itemcf, swing
-from qarm.pairs.blocks import cut_lists, read_blocks, record_type, score_slices
-from qarm.pairs.blocks_kernel import slice_lists
+from qarm.pairs import itemcf, lists, swing
+from qarm.pairs.blocks import Routing, cut_lists, read_block, score_slices
+from qarm.pairs.blocks_kernel import OWN, SAMPLED, cut_to_blocks
 from qarm.pairs.itemcf_kernel import NORMALIZATIONS
 
 from . import reference
@@ -22,89 +23,111 @@ from .collected import same, same_top
 from .reference import Event, Pair, random_log
 
 
-def batches_of(columns: dict[str, np.ndarray], size: int) -> list[pa.RecordBatch]:
+def batches_of(log: list[Event], size: int = 3) -> list[pa.RecordBatch]:
+    columns = {
+        "user_idx": np.array([e.user for e in log], np.int64),
+        "item_idx": np.array([e.item for e in log], np.int64),
+        "ts": np.array([int(e.seconds * 1e6) for e in log], np.int64),
+        "seq": np.array([e.seq for e in log], np.int64),
+        "weight": np.array([e.weight for e in log], np.float64),
+    }
     return pa.table(columns).to_batches(max_chunksize=size)
 
 
-def shuffled(batches: list[pa.RecordBatch], size: int) -> list[pa.RecordBatch]:
-    """What Spark's shuffle does: sort by block, then user."""
-    table = pa.Table.from_batches(batches).sort_by(
-        [("block", "ascending"), ("user_idx", "ascending")]
-    )
-    return table.combine_chunks().to_batches(max_chunksize=size)
+def listed(log: list[Event], packer, tasks: int = 3) -> list[pa.RecordBatch]:
+    """Events -> lists, through several map tasks and reduce tasks, as Spark would."""
+    batches = batches_of(log)
+    keys = np.arange(tasks)
+    parts = [p for k in range(3) for p in lists.stream_parts(batches[k::3], packer, keys)]
+    shuffled = [sorted_rows(parts, key) for key in keys]
+    return [batch for part in shuffled for batch in lists.stream_lists(part, packer)]
 
 
-def mine(columns, fields, reach, prepare, size=3):
-    """Columns sorted by user and its order -> (pairs, tally), through tiny batches."""
-    slices = list(cut_lists(batches_of(columns, size), fields, reach))
-    rows = pa.Table.from_batches(list(score_slices(shuffled(slices, size), fields, prepare)))
+def sorted_rows(batches: list[pa.RecordBatch], key: int) -> list[pa.RecordBatch]:
+    """What the shuffle sends to one task, in small batches."""
+    table = pa.Table.from_batches(batches)
+    return table.filter(pc.equal(table["key"], int(key))).combine_chunks().to_batches(2)
+
+
+def mine(packed: list[pa.RecordBatch], routing: Routing, prepare, hash_of=lambda user: 0):
+    """Lists -> (pairs, tally), each block on its own."""
+    keys = np.arange(routing.blocks)
+    hashed = [
+        pa.record_batch(
+            [
+                b["user_idx"],
+                pa.array([hash_of(u) for u in b["user_idx"].to_pylist()], pa.int64()),
+                b["entries"],
+            ],
+            names=["user_idx", "user_hash", "entries"],
+        )
+        for b in packed
+    ]
+    slices = list(cut_lists(hashed, routing, keys))
     found, tally = {}, np.zeros(3, int)
-    for row in rows.to_pylist():
-        if row["counts"] is not None:
-            tally += row["counts"]
-        else:
-            assert (row["trigger"], row["target"]) not in found
-            found[row["trigger"], row["target"]] = Pair(
-                row["score"], row["support"], row["weight"], row["last_ts"] / 1e6
-            )
+    for key in keys:
+        mine = sorted_rows(slices, key) if slices else []
+        for row in pa.Table.from_batches(list(score_slices(mine, prepare))).to_pylist():
+            if row["counts"] is not None:
+                tally += row["counts"]
+            else:
+                assert (row["trigger"], row["target"]) not in found
+                found[row["trigger"], row["target"]] = Pair(
+                    row["score"], row["support"], row["weight"], row["last_ts"] / 1e6
+                )
     return found, tally
 
 
-def arrays(rows, names):
-    columns = list(zip(*sorted(rows), strict=True))
-    return {name: np.array(column) for name, column in zip(names, columns, strict=True)}
-
-
-def mine_swing(log: list[Event], config: Swing, blocks: int, keeps):
-    """Lists without caps of users; ``keeps`` as in the reference."""
-    of: dict[tuple[int, int], list[Event]] = {}
-    for event in log:
-        of.setdefault((event.user, event.item), []).append(event)
+def mine_swing(log: list[Event], config: Swing, blocks: int, hash_of, most: int):
+    """Whole lists; an item with more than ``most`` users keeps those with the smallest hash."""
+    packed = listed(log, lists.DistinctItems(0, config.max_items_per_user, False))
     users_of: dict[int, set[int]] = {}
-    for user, item in of:
-        users_of.setdefault(item, set()).add(user)
-    rows = []
-    for (user, item), events in of.items():
-        sampled = user in keeps(item, users_of[item])
-        rows.append(
-            (
-                user,
-                item,
-                max(int(e.seconds * 1e6) for e in events),
-                sum(e.weight for e in events),
-                sampled,
-                item % blocks if sampled else -1,
-            )
-        )
-    columns = arrays(rows, ["user_idx", "item_idx", "ts", "weight", "sampled", "block"])
-    prepare = partial(swing._prepare, blocks=blocks, **swing._parameters(config))
-    return mine(columns, swing._FIELDS, config.max_items_per_user, prepare)
+    for event in log:
+        users_of.setdefault(event.item, set()).add(event.user)
+    hot = {i: sorted(map(hash_of, u))[most - 1] for i, u in users_of.items() if len(u) > most}
+    routing = Routing(
+        blocks,
+        config.max_items_per_user,
+        np.array(sorted(hot), np.int64),
+        np.array([hot[item] for item in sorted(hot)], np.int64),
+    )
+    prepare = partial(swing._prepare, **swing._parameters(config))
+    return mine(packed, routing, prepare, hash_of)
+
+
+class Held:
+    """A broadcast, without Spark."""
+
+    def __init__(self, value):
+        self.value = value
 
 
 def mine_itemcf(log: list[Event], config: ItemCF, blocks: int):
-    days = [e.seconds // 86400 for e in log]
-    decays = [2.0 ** ((day - max(days)) / (config.half_life_days or math.inf)) for day in days]
+    day = 86_400
+    last = max(e.seconds // day for e in log)
     degree: dict[int, float] = {}
-    for e, decay in zip(log, decays, strict=True):
+    for e in log:
+        decay = 2.0 ** ((e.seconds // day - last) / (config.half_life_days or math.inf))
         degree[e.item] = degree.get(e.item, 0) + e.weight * decay
-    rows = [
-        (e.user, e.seq, e.item, int(e.seconds * 1e6), e.weight, d, degree[e.item], e.item % blocks)
-        for e, d in zip(log, decays, strict=True)
-    ]
-    names = ["user_idx", "position", "item_idx", "ts", "weight", "decay", "degree", "block"]
-    columns = arrays(rows, names)
+    items = sorted(degree)
     reach = config.window_events or len(log)
     recency = config.recency ** np.arange(reach)
     total = sum(degree.values())
+    everything = config.recency == 1.0 and reach >= len(log)
+    rules = itemcf._rules(
+        config,
+        np.empty(0) if everything else recency,
+        itemcf._scale(sum(e.weight for e in log) * 4.5 * recency.sum()),
+        {"total_weight": total, "mean_weight": total / len(degree)},
+    )
     prepare = partial(
         itemcf._prepare,
-        blocks=blocks,
-        recency=recency,
-        scale=itemcf._scale(sum(e.weight for e in log) * 4.5 * recency.sum()),
-        totals=(total, total / len(degree)),
-        **itemcf._parameters(config),
+        degrees=Held((np.array(items), np.array([degree[i] for i in items]))),
+        rules=rules,
+        half_life=config.half_life_days * day * 1e6 or math.inf,
+        last=int(max(e.seconds for e in log) * 1e6),
     )
-    return mine(columns, itemcf._FIELDS, reach, prepare)
+    return mine(listed(log, lists.LatestEvents(len(log))), Routing(blocks, reach), prepare)
 
 
 logs = st.builds(
@@ -130,8 +153,11 @@ logs = st.builds(
 def test_swing_equals_its_definition_for_any_blocks(
     log, blocks, cap, alpha1, alpha2, beta, min_support, top_k
 ):
+    def hash_of(user):
+        return user * 7919 % 101
+
     def keeps(item, users):  # coordinated: one order of users for all items
-        return set(sorted(users, key=lambda user: user * 7919 % 101)[:cap])
+        return set(sorted(users, key=hash_of)[:cap])
 
     config = Swing(
         alpha1=alpha1,
@@ -141,7 +167,7 @@ def test_swing_equals_its_definition_for_any_blocks(
         min_support=min_support,
         top_k=top_k,
     )
-    found, tally = mine_swing(log, config, blocks, keeps)
+    found, tally = mine_swing(log, config, blocks, hash_of, cap)
     everything = reference.swing(log, config.model_copy(update={"min_support": 1}), keeps)
     supported = {k: p for k, p in everything.items() if p.support >= min_support}
     same_top(found, supported, top_k)
@@ -159,7 +185,7 @@ def test_swing_equals_its_definition_for_any_blocks(
     blocks=st.integers(1, 20),
     window=st.integers(0, 160),
     window_days=st.sampled_from([0.0, 0.01, 0.5, 40.0]),
-    recency=st.floats(0.3, 1),
+    recency=st.one_of(st.just(1.0), st.floats(0.3, 1)),
     half_life=st.sampled_from([0.0, 0.5, 3.0]),
     normalization=st.sampled_from(NORMALIZATIONS),
     min_support=st.integers(1, 3),
@@ -197,7 +223,7 @@ def test_of_equal_scores_the_smaller_item_stays():
     log = [Event(u, item, seq, seq, 1.0) for seq, item in items for u in range(3)]
     swing_config = Swing(min_items_per_user=0, min_support=1, top_k=2)
     expected = {(1, 3), (1, 5), (3, 1), (3, 5), (5, 1), (5, 3), (7, 1), (7, 3)}
-    assert set(mine_swing(log, swing_config, 2, lambda item, users: users)[0]) == expected
+    assert set(mine_swing(log, swing_config, 2, hash, 100)[0]) == expected
     assert set(mine_itemcf(log, ItemCF(recency=1.0, top_k=2), 2)[0]) == expected
 
 
@@ -209,41 +235,70 @@ def test_of_equal_scores_the_smaller_item_stays():
 def test_a_slice_is_what_its_block_can_reach(blocks, reach):
     indptr = np.cumsum([0, *(len(b) for b in blocks)])
     flat = np.array([b for each in blocks for b in each])
-    user, block, bounds, entry = slice_lists(indptr, flat, reach)
+    words = np.arange(3 * len(flat)).reshape(-1, 3)
+    sampled = np.ones(len(flat), bool)
+    at, user, length, out = cut_to_blocks(indptr, words, flat, sampled, reach, 5)
+    ends = np.cumsum(length)
     found = {
-        (u, b): entry[bounds[k] : bounds[k + 1]].tolist()
-        for k, (u, b) in enumerate(zip(user.tolist(), block.tolist(), strict=True))
+        (int(user[k]), b): out[ends[k] - length[k] : ends[k]]
+        for b in range(5)
+        for k in range(at[b], at[b + 1])
     }
     expected = {}
     for u, mine in enumerate(blocks):
         for b in set(mine) - {-1}:
             places = [p for p, x in enumerate(mine) if x == b]
             near = [k for k in range(len(mine)) if any(abs(k - p) <= reach for p in places)]
-            expected[u, b] = [indptr[u] + k for k in near]
-    assert found == expected
+            expected[u, b] = [(k, mine[k] == b) for k in near]
+    assert set(found) == set(expected)
+    for key, near in expected.items():
+        mark = found[key][:, 0] >> 32
+        assert [(int(m & (SAMPLED - 1)), bool(m & OWN)) for m in mark] == near
+        assert (mark & SAMPLED).all()
+        assert found[key][:, 1].tolist() == [3 * (indptr[key[0]] + k) + 1 for k, _ in near]
 
 
 def test_no_rows_give_no_pairs_and_zero_counts():
-    rows = pa.Table.from_batches(list(score_slices([], itemcf._FIELDS, None)))
+    rows = pa.Table.from_batches(list(score_slices([], None)))
     assert rows["counts"].to_pylist() == [[0, 0, 0]]
-    assert list(cut_lists([], itemcf._FIELDS, 3)) == []
+    assert list(cut_lists([], Routing(2, 3), np.arange(2))) == []
 
 
-def test_blocks_are_read_whole_from_sliced_batches():
-    record = record_type([("item_idx", "<i8")])
-    lists = [np.arange(n, dtype="<i8") for n in (2, 0, 3, 1, 4)]
-    batch = pa.record_batch(
-        [
-            pa.array([0, 0, 1, 1, 1]),
-            pa.array([5, 6, 5, 7, 9]),
-            pa.array([x.tobytes() for x in lists], pa.binary()),
-        ],
-        names=["block", "user_idx", "entries"],
+def test_only_wanted_items_are_scored():
+    log = random_log(3, users=15, items=14, events=200)
+    config = ItemCF(recency=1.0, window_events=0, top_k=100)
+    whole, _ = mine_itemcf(log, config, 3)
+    packed = listed(log, lists.LatestEvents(len(log)))
+    wanted = np.array([2, 5, 9])
+    slices = list(
+        cut_lists(
+            [
+                pa.record_batch(
+                    [b["user_idx"], pa.array(np.zeros(len(b), np.int64)), b["entries"]],
+                    names=["user_idx", "user_hash", "entries"],
+                )
+                for b in packed
+            ],
+            Routing(3, len(log), wanted=wanted),
+            np.arange(3),
+        )
     )
-    read = list(read_blocks([batch.slice(0, 1), batch.slice(1, 3), batch.slice(4)], record))
-    assert [b.number for b in read] == [0, 1]
-    assert [b.indptr.tolist() for b in read] == [[0, 2, 2], [0, 3, 4, 8]]
-    assert read[1].entries["item_idx"].tolist() == [0, 1, 2, 0, 0, 1, 2, 3]
+    triggers = set()
+    for key in range(3):
+        block = read_block(sorted_rows(slices, key))
+        if block is not None:
+            triggers |= set(block.items[block.trigger].tolist())
+    assert triggers == {2, 5, 9} & {i for i, _ in whole}
+
+
+def test_items_far_apart_are_coded_by_sorting(monkeypatch):
+    from qarm.pairs import blocks
+
+    log = random_log(3, users=15, items=14, events=200)
+    found, _ = mine_itemcf(log, ItemCF(), 2)
+    monkeypatch.setattr(blocks, "_SPARSE", 0)
+    again, _ = mine_itemcf(log, ItemCF(), 2)
+    assert again == found
 
 
 @pytest.mark.parametrize("rows", [1, 7, 10**6])
@@ -253,7 +308,7 @@ def test_kernels_go_on_where_the_output_was_full(monkeypatch, rows):
     monkeypatch.setattr(blocks, "_CALL_ROWS", rows)
     log = random_log(3, users=15, items=14, events=200)
     config = Swing(min_items_per_user=0, min_support=1)
-    found, _ = mine_swing(log, config, 2, lambda item, users: users)
+    found, _ = mine_swing(log, config, 2, hash, 100)
     same(found, reference.swing(log, config, lambda item, users: users))
     found, _ = mine_itemcf(log, ItemCF(), 2)
     same(found, reference.itemcf(log, ItemCF()))

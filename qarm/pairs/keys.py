@@ -1,0 +1,28 @@
+"""One task for each key of a shuffle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def partition_keys(spark: SparkSession, partitions: int) -> np.ndarray:
+    """int64[partitions], a number for each partition that Spark's hash sends there.
+
+    Hashing the block numbers themselves would leave some tasks with two blocks and some with none.
+    """
+    from pyspark.sql import functions as F
+
+    found: dict[int, int] = {}
+    first, size = 0, 8 * partitions + 64
+    while len(found) < partitions:
+        numbers = spark.range(first, first + size)
+        place = F.pmod(F.hash("id"), F.lit(partitions)).alias("place")
+        for row in numbers.groupBy(place).agg(F.min("id").alias("id")).collect():
+            found.setdefault(row["place"], row["id"])
+        first, size = first + size, 2 * size
+    return np.array([found[place] for place in range(partitions)], np.int64)

@@ -1,0 +1,93 @@
+"""What each item has in users' lists: entries, weight, decayed weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qarm.pairs.lists import RECORD, read_binary
+from qarm.pairs.topk import exact_sum
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame
+
+#: Entries whose items are added up at once.
+_TALLIED_ENTRIES = 1 << 22
+
+ITEMS_SCHEMA = (
+    "item_idx bigint, entries bigint, events bigint, weight double, decayed double, heaviest double"
+)
+
+
+def tally_items(lists: DataFrame, half_life_micros: float, last: int) -> DataFrame:
+    """What each item has in all lists: entries, sum of marks, weight, decayed weight.
+
+    ``heaviest`` is at least the weight of its heaviest entry, and its largest value is exact.
+
+    Args:
+        lists: rows of ``LISTS_SCHEMA``.
+        half_life_micros: an event counts half for each half-life before ``last``; inf: no decay.
+        last: microseconds.
+    """
+    from pyspark.sql import functions as F
+
+    tally = partial(stream_item_tally, half_life_micros=half_life_micros, last=last)
+    return (
+        lists.select("entries")
+        .mapInArrow(tally, ITEMS_SCHEMA)
+        .groupBy("item_idx")
+        .agg(
+            F.sum("entries").alias("entries"),
+            F.sum("events").alias("events"),
+            exact_sum("weight").alias("weight"),
+            exact_sum("decayed").alias("decayed"),
+            F.max("heaviest").alias("heaviest"),
+        )
+    )
+
+
+def stream_item_tally(
+    batches: Iterable[pa.RecordBatch], half_life_micros: float, last: int
+) -> Iterator[pa.RecordBatch]:
+    """Lists -> partial sums, an item in one row per ``_TALLIED_ENTRIES``."""
+    import pyarrow as pa
+
+    names = [column.split()[0] for column in ITEMS_SCHEMA.split(", ")]
+    held: list[np.ndarray] = []
+
+    def flush() -> pa.RecordBatch:
+        entries = np.concatenate(held)
+        held.clear()
+        items, place = np.unique(entries["item"], return_inverse=True)
+        factor = decay_of(entries["ts"], half_life_micros, last)
+        sums = (
+            np.bincount(place, minlength=len(items)),
+            np.bincount(place, entries["mark"]).astype(np.int64),
+            np.bincount(place, entries["weight"]),
+            np.bincount(place, entries["weight"] * factor),
+            np.full(len(items), entries["weight"].max()),
+        )
+        return pa.record_batch(
+            [pa.array(items.astype(np.int64)), *(pa.array(s) for s in sums)], names=names
+        )
+
+    for batch in batches:
+        entries = read_binary(batch.column(0), RECORD)[1]
+        if len(entries):
+            held.append(entries.copy())  # the batch's memory is reused
+        if sum(map(len, held)) >= _TALLIED_ENTRIES:
+            yield flush()
+    if held:
+        yield flush()
+
+
+def decay_of(ts: np.ndarray, half_life_micros: float, last: int) -> np.ndarray:
+    """float64[n] 2^-(age / half-life), age in whole days before the day of ``last``."""
+    if np.isinf(half_life_micros):
+        return np.ones(len(ts))
+    day = 86_400_000_000
+    return np.asarray(2.0 ** ((ts // day - last // day) * (day / half_life_micros)))
