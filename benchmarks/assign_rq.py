@@ -10,15 +10,10 @@ level they differ in and given the same prefix, the two centroids are equally ne
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import sys
-import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
+from timing import interleaved, report, say
 
 from qarm.codes.kmeans import kmeans
 from qarm.codes.nearest import encode, prepare
@@ -81,13 +76,6 @@ def equal_but_for_ties(
     return True
 
 
-def timed(function: Callable[[], Any]) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     """Run all cases."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -97,7 +85,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for n_levels, size, d in CASES:
         name = f"rq {n_levels} x {size}, d {d}, {arguments.rows} rows"
-        print(f"{name}: making the case", file=sys.stderr, flush=True)
+        say(f"{name}: making the case")
         x, levels = make_case(n_levels, size, d, arguments.rows)
         ready = [prepare(level) for level in levels]
         x_torch, levels_torch = torch.from_numpy(x), [torch.from_numpy(level) for level in levels]
@@ -105,23 +93,13 @@ def main() -> None:
         equal = equal_but_for_ties(
             x, levels, ours_codes, peer_encode(x_torch, levels_torch).numpy()
         )
-        ours, peer = [], []
-        for run in range(arguments.runs):
-            ours.append(timed(lambda: encode(x, ready)))  # noqa: B023  called at once
-            peer.append(timed(lambda: peer_encode(x_torch, levels_torch)))  # noqa: B023
-            print(f"{name}: run {run + 1}, {peer[-1] / ours[-1]:.2f}", file=sys.stderr, flush=True)
-        ratios = [b / a for a, b in zip(ours, peer, strict=True)]
-        line = {
-            "benchmark": "assign_rq",
-            "case": name,
-            "ours_s": round(statistics.median(ours), 4),
-            "peer": f"torch addmm + argmin, tile {PEER_TILE}",
-            "peer_s": round(statistics.median(peer), 4),
-            "ratio": round(statistics.median(ratios), 2),
-            "runs": arguments.runs,
-            "equal": equal,
-        }
-        print(json.dumps(line), flush=True)
+        ours, peer = interleaved(
+            name,
+            lambda: encode(x, ready),  # noqa: B023  called at once
+            lambda: peer_encode(x_torch, levels_torch),  # noqa: B023
+            arguments.runs,
+        )
+        report("assign_rq", name, f"torch addmm + argmin, tile {PEER_TILE}", ours, peer, equal)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,63 @@
-"""Made-up interaction logs for the mining benchmarks: Zipf items, log-normal users."""
+"""Made-up interaction logs of the mining benchmarks, and the session they run in."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qarm.session import open_session
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
 _START_MICROS = 1_700_000_000_000_000
 _YEAR_MICROS = 365 * 86_400_000_000
 
 
-def zipf_log(users: int, items: int, rows: int, *, most: int = 500, seed: int = 0) -> pa.Table:
+def session() -> SparkSession:
+    """Two cores, as the shipped configurations for one machine."""
+    settings = {
+        "spark.driver.memory": "6g",
+        "spark.sql.shuffle.partitions": "8",
+        "spark.databricks.delta.snapshotPartitions": "2",
+        "spark.ui.enabled": "false",
+    }
+    return open_session("benchmark", master="local[2]", settings=settings)
+
+
+def zipf_log(
+    users: int, items: int, rows: int, *, activity: str = "zipf", most: int = 500, seed: int = 0
+) -> pa.Table:
     """About ``rows`` distinct (user, item) events: user_idx, item_idx, ts, seq, weight.
 
-    A user's number of events is log-normal (sigma 1), cut at ``most``; items are drawn from a Zipf
-    law (exponent 1), so that the first item is met by a large share of all users. Times are uniform
-    over a year; ``seq`` is the order within the user.
+    Items are drawn from a Zipf law with exponent 1, so that the first one is met by a large share
+    of all users. Times are uniform over a year; ``seq`` is the order within the user.
 
     Args:
         users: distinct users.
         items: size of the catalogue.
-        rows: rows before repeated (user, item) draws are dropped and drawn anew once.
+        rows: rows asked for; users who draw few distinct items have some fewer.
+        activity: how many events users have: zipf (exponent 1) or lognormal (sigma 1).
         most: most events of a user.
         seed: of the generator.
     """
     rng = np.random.default_rng(seed)
-    activity = rng.lognormal(0.0, 1.0, users)
-    counts = np.clip(np.rint(activity * rows / activity.sum()), 1, most).astype(np.int64)
+    if activity == "zipf":
+        shape = rng.permutation(1.0 / np.arange(1, users + 1))
+    else:
+        shape = rng.lognormal(0.0, 1.0, users)
+    low, high = 0.0, float(rows) / shape.min()
+    for _ in range(60):  # the factor with which the cut counts add up to rows
+        middle = (low + high) / 2
+        enough = np.clip(np.rint(shape * middle), 1, most).sum() >= rows
+        low, high = (low, middle) if enough else (middle, high)
+    activity_counts = shape * high
+    counts = np.clip(np.rint(activity_counts), 1, most).astype(np.int64)
     chance = 1.0 / np.arange(1, items + 1)
     edges = np.cumsum(chance / chance.sum())
     names = rng.permutation(items)  # popularity says nothing about the number
@@ -59,13 +87,15 @@ def zipf_log(users: int, items: int, rows: int, *, most: int = 500, seed: int = 
     )
 
 
-def stored_log(folder: Path, users: int, items: int, rows: int, seed: int = 0) -> Path:
+def stored_log(
+    folder: Path, users: int, items: int, rows: int, activity: str = "zipf", seed: int = 0
+) -> Path:
     """``zipf_log`` as Parquet under ``folder``, in four files; made once."""
-    path = folder / f"log-{users}-{items}-{rows}-{seed}"
+    path = folder / f"{activity}-{users}-{items}-{rows}-{seed}"
     if not (path / "_SUCCESS").exists():
         print(f"making {path.name}", file=sys.stderr, flush=True)
         path.mkdir(parents=True, exist_ok=True)
-        table = zipf_log(users, items, rows, seed=seed)
+        table = zipf_log(users, items, rows, activity=activity, seed=seed)
         part = -(-len(table) // 4)
         for number in range(4):
             pq.write_table(table.slice(number * part, part), path / f"part-{number}.parquet")

@@ -221,3 +221,47 @@ def distinct(indptr, item, ts, weight, events, least, most, drop):  # type: igno
         out_events[:place],
         before,
     )
+
+
+@compiled
+def sum_by_item(words, factor):  # type: ignore[no-untyped-def]
+    """Sums over the entries of each item, added in the order of the entries.
+
+    Args:
+        words: int64[n, 3], records of at least one entry.
+        factor: float64[n], of each entry's weight.
+
+    Returns:
+        items int64[m], ascending; entries int64[m], marks int64[m], weight float64[m] and weight
+        times factor float64[m].
+    """
+    n = len(words)
+    weight = words[:, 2].copy().view(np.float64)
+    largest = 0
+    for e in range(n):
+        largest = max(largest, words[e, 0] & 0xFFFFFFFF)
+    dense = largest < 16 * n + 1024
+    if dense:
+        item = words[:, 0] & 0xFFFFFFFF
+        code = np.zeros(largest + 1, np.int64)
+        for e in range(n):
+            code[item[e]] = 1
+        items = np.flatnonzero(code)
+        for c in range(len(items)):
+            code[items[c]] = c
+    else:
+        item = words[:, 0] & 0xFFFFFFFF
+        items = np.unique(item)
+        item = np.searchsorted(items, item)
+        code = np.arange(len(items))
+    entries = np.zeros(len(items), np.int64)
+    marks = np.zeros(len(items), np.int64)
+    sums = np.zeros(len(items), np.float64)
+    scaled = np.zeros(len(items), np.float64)
+    for e in range(n):
+        c = code[item[e]]
+        entries[c] += 1
+        marks[c] += words[e, 0] >> 32
+        sums[c] += weight[e]
+        scaled[c] += weight[e] * factor[e]
+    return items, entries, marks, sums, scaled

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qarm.pairs.lists import RECORD, read_binary
+from qarm.pairs.lists import RECORD, WORDS, read_binary
 from qarm.pairs.topk import exact_sum
 
 if TYPE_CHECKING:
@@ -56,24 +56,18 @@ def stream_item_tally(
     """Lists -> partial sums, an item in one row per ``_TALLIED_ENTRIES``."""
     import pyarrow as pa
 
+    from qarm.pairs.lists_kernel import sum_by_item
+
     names = [column.split()[0] for column in ITEMS_SCHEMA.split(", ")]
     held: list[np.ndarray] = []
 
     def flush() -> pa.RecordBatch:
         entries = np.concatenate(held)
         held.clear()
-        items, place = np.unique(entries["item"], return_inverse=True)
         factor = decay_of(entries["ts"], half_life_micros, last)
-        sums = (
-            np.bincount(place, minlength=len(items)),
-            np.bincount(place, entries["mark"]).astype(np.int64),
-            np.bincount(place, entries["weight"]),
-            np.bincount(place, entries["weight"] * factor),
-            np.full(len(items), entries["weight"].max()),
-        )
-        return pa.record_batch(
-            [pa.array(items.astype(np.int64)), *(pa.array(s) for s in sums)], names=names
-        )
+        items, *sums = sum_by_item(entries.view(np.int64).reshape(-1, WORDS), factor)
+        sums.append(np.full(len(items), entries["weight"].max()))
+        return pa.record_batch([pa.array(items), *(pa.array(s) for s in sums)], names=names)
 
     for batch in batches:
         entries = read_binary(batch.column(0), RECORD)[1]

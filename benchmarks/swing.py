@@ -1,0 +1,133 @@
+"""Swing with caps of 200 users and 200 items: ours against Spark SQL that meets each user pair once.
+
+    .venv/bin/python benchmarks/swing.py [--folder DIR] [--rows 500000]
+
+The peer finds the pairs of users by a self-join on items, intersects their lists once a pair, and
+explodes the pairs of common items. Both read the same log, in which no item has more than 200
+users and no user more than 200 items, so that the caps are set but neither side has to sample and
+the results must be the same. Both run in one warm session from Parquet to Delta: ours as often as
+--runs says, the slow peer once. ``equal``: the same pairs and scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from logs import session, zipf_log
+from timing import report, say, timed
+
+from qarm.config.learning import Swing
+from qarm.ingest.caching import Keeper
+from qarm.pairs.swing import mine_swing
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+CAP = 200
+CONFIG = Swing(
+    min_items_per_user=2,
+    max_items_per_user=CAP,
+    max_users_per_item=CAP,
+    top_k=100_000,
+    alpha2=1.0,
+)
+
+
+def capped_log(folder: Path, rows: int) -> Path:
+    """About ``rows`` events in which no item has more than CAP users."""
+    path = folder / f"swing-{rows}.parquet"
+    if not path.exists():
+        say(f"making {path.name}")
+        asked = 3 * rows  # popular items lose most of theirs
+        users, items = rows // 10, rows // 25
+        table = zipf_log(users, items, asked, activity="lognormal", most=CAP)
+        item = table["item_idx"].to_numpy()
+        order = np.argsort(item, kind="stable")
+        place = np.arange(len(item)) - np.searchsorted(item[order], item[order])
+        kept = np.sort(order[place < CAP])[:rows]
+        pq.write_table(table.take(pa.array(kept)), path)
+    return path
+
+
+def ours(spark: SparkSession, log: Path, out: Path) -> None:
+    """Parquet -> Delta."""
+    with Keeper() as kept:
+        mined = mine_swing(spark.read.parquet(str(log)), CONFIG, 0, kept)
+        mined.pairs.write.format("delta").mode("overwrite").save(str(out))
+
+
+def in_sql(spark: SparkSession, log: Path, out: Path) -> None:
+    """Parquet -> Delta, each pair of users once."""
+    from pyspark.sql import functions as F
+
+    events = spark.read.parquet(str(log)).select("user_idx", "item_idx").distinct()
+    lists = events.groupBy("user_idx").agg(F.collect_list("item_idx").alias("items"))
+    lists = lists.where(F.size("items") >= CONFIG.min_items_per_user)
+    weight = F.pow(F.size("items") + F.lit(CONFIG.alpha1), F.lit(-CONFIG.beta))
+    lists = lists.withColumn("w", weight)
+    users = events.join(lists.select("user_idx"), "user_idx")
+    one = users.withColumnRenamed("user_idx", "u")
+    other = users.withColumnRenamed("user_idx", "v")
+    pairs = one.join(other, "item_idx").where("u < v").select("u", "v").distinct()
+    for side in ("u", "v"):
+        named = lists.select(
+            F.col("user_idx").alias(side),
+            F.col("items").alias(f"{side}_items"),
+            F.col("w").alias(f"{side}_w"),
+        )
+        pairs = pairs.join(named, side)
+    common = F.array_intersect("u_items", "v_items")
+    met = pairs.withColumn("common", common).where(F.size("common") >= 2)
+    share = F.col("u_w") * F.col("v_w") / (F.lit(CONFIG.alpha2) + F.size("common"))
+    first = met.select("common", share.alias("s"), F.explode("common").alias("trigger"))
+    both = first.select("trigger", "s", F.explode("common").alias("target"))
+    scored = both.where("trigger <> target").groupBy("trigger", "target")
+    scored.agg(F.sum("s").alias("score")).write.format("delta").mode("overwrite").save(str(out))
+
+
+def equal(spark: SparkSession, one: Path, other: Path) -> bool:
+    """The same pairs, with scores that differ by 1e-9 of their size at most."""
+    from pyspark.sql import functions as F
+
+    left, right = (
+        spark.read.format("delta").load(str(p)).select("trigger", "target", F.col("score").alias(n))
+        for p, n in ((one, "a"), (other, "b"))
+    )
+    off = F.col("a").isNull() | F.col("b").isNull() | (F.abs(F.expr("a - b")) > F.expr("1e-9 * a"))
+    joined = left.join(right, ["trigger", "target"], "full")
+    row = joined.agg(F.count("*").alias("n"), F.count_if(off).alias("off")).first()
+    assert row is not None
+    say(f"{row['n']:,} pairs, {row['off']:,} differ")
+    return bool(row["n"] and not row["off"])
+
+
+def main() -> None:
+    """One case."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=500_000)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "qarm-bench")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    log = capped_log(arguments.folder, arguments.rows)
+    rows = pq.read_metadata(log).num_rows
+    mine, theirs = arguments.folder / "swing-ours", arguments.folder / "swing-sql"
+    spark = session()
+    ours(spark, log, mine)  # warm
+    seconds = [timed(lambda: ours(spark, log, mine)) for _ in range(arguments.runs)]
+    say(f"ours: {', '.join(f'{s:.2f}' for s in seconds)} s")
+    slow = timed(lambda: in_sql(spark, log, theirs))
+    say(f"Spark SQL: {slow:.1f} s")
+    name = f"{rows} rows, at most {CAP} users an item and {CAP} items a user"
+    same = equal(spark, mine, theirs)
+    report("swing", name, "Spark SQL, user pairs once", seconds, [slow] * len(seconds), same)
+
+
+if __name__ == "__main__":
+    main()
