@@ -1,4 +1,4 @@
-"""Swing with caps of 200 users and 200 items: ours against Spark SQL that meets each user pair once.
+"""Swing with caps of 200: ours against Spark SQL that meets each pair of users once.
 
     .venv/bin/python benchmarks/swing.py [--folder DIR] [--rows 500000]
 

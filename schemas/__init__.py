@@ -18,6 +18,10 @@ from schemas import (
     quarantine,
     ranking_samples,
     semantic_ids,
+    swing_items,
+    swing_scored,
+    u2i_counted,
+    u2i_days,
     users,
 )
 from schemas.table import Column, Table
@@ -29,6 +33,10 @@ _MODULES = (
     quarantine,
     event_splits,
     id_vectors,
+    u2i_days,
+    u2i_counted,
+    swing_scored,
+    swing_items,
     itemcf_days,
     itemcf_item_days,
     itemcf_counted,

@@ -35,6 +35,9 @@ class IdVectors(Section):
     """ALS regularisation."""
     alpha: float = Field(10.0, gt=0)
     """Confidence per unit of event weight."""
+    version: int | None = Field(None, ge=0)
+    """Version of the lake's id_vectors to go on with (`qarm lineage id_vectors` names it); none:
+    train them anew. Items that it lacks are neither triggers nor targets of User2Item."""
 
 
 class User2Item(Section):
@@ -46,6 +49,9 @@ class User2Item(Section):
     """Smallest cosine of trigger and target in ID-embedding space."""
     max_pairs_per_item: int = Field(50, ge=1)
     """Pairs kept for each target, by support, then score."""
+    incremental: bool = False
+    """Find triggers of users whose events have changed only, from the first day that did. Of use
+    with ID vectors that stay: id_vectors.version, or a table of your own."""
 
 
 class Swing(Section):
@@ -69,6 +75,8 @@ class Swing(Section):
     """Pairs kept for each trigger: only the strongest are stable (Flink ML keeps 100)."""
     min_support: int = Field(2, ge=1)
     """Fewest common users of a pair."""
+    incremental: bool = False
+    """Score the items only whose users' lists have changed."""
 
 
 class ItemCF(Section):

@@ -201,3 +201,34 @@ def index_triggers(indptr, words, code, codes, user_order):  # type: ignore[no-u
                 user[fill[code[e]]] = u
                 fill[code[e]] += 1
     return trigger, bounds, entry, user
+
+
+@compiled
+def _mix(value):  # type: ignore[no-untyped-def]
+    """A bijection of 64 bits that spreads each of them over all (SplitMix64's finish)."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+@compiled
+def hash_lists(indptr, words, sampled, user):  # type: ignore[no-untyped-def]
+    """A hash of each user with its whole list, at each of its entries.
+
+    Args:
+        indptr: int64[users + 1], bounds of each user's entries.
+        words: int64[n, 3]; sampled: bool[n], hashed as well; user: int64[users].
+
+    Returns:
+        int64[n]
+    """
+    out = np.empty(len(words), np.int64)
+    for u in range(len(indptr) - 1):
+        value = _mix(np.uint64(user[u]))
+        for e in range(indptr[u], indptr[u + 1]):
+            for w in range(3):
+                value = _mix(value ^ np.uint64(words[e, w])) + np.uint64(0x9E3779B97F4A7C15)
+            value = _mix(value ^ np.uint64(sampled[e]))
+        for e in range(indptr[u], indptr[u + 1]):
+            out[e] = np.int64(value)
+    return out

@@ -10,18 +10,20 @@ from qarm.config import fingerprint
 from qarm.errors import ConfigError, GateError, InputError
 from qarm.ingest.caching import Keeper
 from qarm.ingest.parts import mining_events, mining_parts
-from qarm.lake.tables import TableRef
+from qarm.lake.latest import latest
 from qarm.pairs.filters import filter_pairs, is_active, needs_features
 from qarm.pairs.id_vectors import train_id_vectors
 from qarm.pairs.itemcf import mine_itemcf
 from qarm.pairs.itemcf_days import count_days, describe_days, plan_days, score_days
 from qarm.pairs.mined import PAIR_COLUMNS, Mined
 from qarm.pairs.swing import mine_swing
-from qarm.pairs.user2item import cap_user2item, mine_user2item, pair_user2item
+from qarm.pairs.swing_touched import score_touched
+from qarm.pairs.u2i_days import find_changed
+from qarm.pairs.user2item import cap_user2item, mine_user2item, pair_user2item, user_pairs
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from schemas import id_vectors as id_vectors_schema
 from schemas import item_pairs as item_pairs_schema
-from schemas import itemcf_counted, itemcf_days, itemcf_item_days
+from schemas import itemcf_counted, itemcf_days, itemcf_item_days, u2i_days
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -97,12 +99,18 @@ def _describe(events: DataFrame) -> dict[str, Any]:
 def _write_id_vectors(context: Context, events: DataFrame, items: int) -> Ledger:
     from pyspark.sql import functions as F
 
-    context.say("ID vectors: implicit ALS")
-    vectors = train_id_vectors(events, context.config.pairs.id_vectors, context.config.pairs.seed)
-    context.overwrite(id_vectors_schema.TABLE, vectors.withColumn("model", F.lit("als")))
-    return Ledger(
-        name="ID vectors, items", rows_in=items, rows_out=context.table("id_vectors").count()
-    )
+    config = context.config.pairs
+    if config.id_vectors.version is not None:
+        pinned = context.pin(id_vectors_schema.TABLE, config.id_vectors.version)
+        context.say(f"ID vectors: version {pinned.version}, as id_vectors.version says")
+    else:
+        context.say("ID vectors: implicit ALS")
+        vectors = train_id_vectors(events, config.id_vectors, config.seed)
+        context.overwrite(id_vectors_schema.TABLE, vectors.withColumn("model", F.lit("als")))
+    known = context.table("id_vectors").select("item_idx")
+    have = events.select("item_idx").distinct().join(known, "item_idx", "left_semi").count()
+    missing = {"not_in_the_pinned_version": items - have} if items > have else {}
+    return Ledger(name="ID vectors, items", rows_in=items, rows_out=have, dropped=missing)
 
 
 def _write_pairs(
@@ -158,26 +166,36 @@ def _mine_user2item(
     from pyspark.sql import functions as F
 
     config = context.config.pairs.u2i
-    mined = mine_user2item(
-        events.withColumn("is_target", F.lit(True)),
-        context.table("id_vectors"),
-        config.window,
-        config.min_similarity,
-    )
-    rows = Mined(rows=kept(mined.rows), names=mined.names)
+    skew: dict[str, Any] = {}
+    known = 0
+    if config.incremental:
+        found = find_changed(context, events, config, _counted_with(context, "u2i"), kept)
+        rows, known = found.mined, found.kept_targets
+        context.say(f"User2Item: {found.users:,} users have events that changed")
+        skew["users_with_changes"] = found.users
+        of_users = context.table(u2i_days.TABLE.name)
+    else:
+        mined = mine_user2item(
+            events.withColumn("is_target", F.lit(True)),
+            context.table("id_vectors"),
+            config.window,
+            config.min_similarity,
+        )
+        rows = Mined(rows=kept(mined.rows), names=mined.names)
+        of_users = user_pairs(rows.pairs)
     tally = rows.tally()
     targets = Ledger(
         name="User2Item targets",
-        rows_in=tally.pop("targets"),
-        rows_out=rows.pairs.count(),
+        rows_in=tally.pop("targets") + known,
+        rows_out=rows.pairs.count() + known,
         dropped=tally,
     )
-    pairs = kept(pair_user2item(rows.pairs))
+    pairs = kept(pair_user2item(of_users))
     capped = kept(cap_user2item(pairs, config.max_pairs_per_item))
     before, after = pairs.count(), capped.count()
     largest = pairs.groupBy("target").count().agg(F.max("count")).first()
     assert largest is not None
-    skew = {"most_pairs_of_a_target": int(largest[0] or 0)}
+    skew["most_pairs_of_a_target"] = int(largest[0] or 0)
     ledger = Ledger(
         name="User2Item pairs",
         rows_in=before,
@@ -191,7 +209,18 @@ def _mine_swing(
     context: Context, events: DataFrame, kept: Keeper
 ) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
     config = context.config.pairs
-    return _keep_pairs("Swing", mine_swing(events, config.swing, config.seed, kept), kept)
+    if not config.swing.incremental:
+        return _keep_pairs("Swing", mine_swing(events, config.swing, config.seed, kept), kept)
+    scored_with = _counted_with(context, "swing")
+    found = score_touched(context, events, config.swing, config.seed, scored_with, kept)
+    context.say(f"Swing: {found.items:,} items have users whose lists changed")
+    ledger = Ledger(
+        name="Swing pairs",
+        rows_in=found.tally.pop("scored") + found.kept_pairs,
+        rows_out=found.pairs.count(),
+        dropped=found.tally,
+    )
+    return found.pairs, [ledger], {**found.users.skew, "items_scored": found.items}
 
 
 def _mine_itemcf(
@@ -265,12 +294,9 @@ def _mine_itemcf_by_day(
 
 def _counted_days(context: Context) -> dict[date, tuple[int, str, str]]:
     """What the partial tables hold: their latest versions, since a day's row comes last."""
-    table = itemcf_counted.TABLE
-    context.lake.create(table)
-    ref = TableRef(table.name, context.lake.path(table.name), context.lake.version(table.name))
     return {
         row["day"]: (row["events"], row["fingerprint"], row["counted_with"])
-        for row in context.lake.read(ref).collect()  # one row a day
+        for row in latest(context.lake, itemcf_counted.TABLE).collect()  # one row a day
     }
 
 
@@ -321,6 +347,20 @@ def _text_features(context: Context) -> DataFrame:
     found = update_features(there, ["text"])
     rows = context.lake.read(found.ref).where("modality = 'text'")
     return rows.select("item_idx", "vector")
+
+
+def _counted_with(context: Context, source: str) -> str:
+    """Hash of what partial results of a source depend on beside the events."""
+    config = context.config.pairs
+    parts: dict[str, Any] = {
+        "code": context.code_version,
+        "settings": getattr(config, source).model_dump(mode="json"),
+    }
+    if source == "u2i":
+        parts["vectors"] = context.ref("id_vectors").as_dict()
+    if source == "swing":
+        parts["seed"] = config.seed
+    return fingerprint(parts)
 
 
 def _version(context: Context, source: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -50,6 +50,24 @@ def swing(events: DataFrame, config: Swing, seed: int) -> DataFrame:
 
 def mine_swing(events: DataFrame, config: Swing, seed: int, keep: Keep = recompute) -> Mined:
     """``swing`` with counts of dropped pairs (``PAIR_COUNTS``) and facts about skew."""
+    return score_lists(list_users(events, config, seed, keep), config)
+
+
+class UserLists(NamedTuple):
+    """What Swing knows before any pair is scored."""
+
+    lists: DataFrame
+    """``lists.LISTS_SCHEMA`` and user_hash."""
+    hot_item: np.ndarray
+    """int64[h], ascending: items with more users than they keep."""
+    hot_threshold: np.ndarray
+    """int64[h], the largest user hash that each keeps."""
+    blocks: int
+    skew: dict[str, Any]
+
+
+def list_users(events: DataFrame, config: Swing, seed: int, keep: Keep) -> UserLists:
+    """Users' capped lists, and which users each item keeps."""
     from pyspark.sql import functions as F
 
     packer = DistinctItems(
@@ -61,13 +79,19 @@ def mine_swing(events: DataFrame, config: Swing, seed: int, keep: Keep = recompu
     hot = _thresholds(lists, items, config.max_users_per_item)
     skew, n = _skew(lists, items, config, hot)
     blocks = count_blocks(events.sparkSession, n["entries"], n["shipped"])
-    rows = score_in_blocks(
-        lists,
-        Routing(blocks, config.max_items_per_user, *hot),
-        partial(_prepare, **_parameters(config)),
-    )
+    return UserLists(lists, *hot, blocks, skew)
+
+
+def score_lists(users: UserLists, config: Swing, wanted: np.ndarray | None = None) -> Mined:
+    """Score all triggers, or the ``wanted`` ones (int64[w], ascending, at least one)."""
+    from pyspark.sql import functions as F
+
+    routing = Routing(users.blocks, config.max_items_per_user, users.hot_item, users.hot_threshold)
+    if wanted is not None:
+        routing = routing._replace(wanted=wanted)
+    rows = score_in_blocks(users.lists, routing, partial(_prepare, **_parameters(config)))
     rows = rows.select(*PAIR_COLUMNS[:-1], F.timestamp_micros("last_ts").alias("last_ts"), "counts")
-    return Mined(rows=rows, names=PAIR_COUNTS, skew=skew)
+    return Mined(rows=rows, names=PAIR_COUNTS, skew=users.skew)
 
 
 def _thresholds(lists: DataFrame, items: DataFrame, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -140,23 +140,35 @@ def stream_triggers(
     yield pa.record_batch([*empty, pa.array([tally], pa.list_(pa.int64()))], names=names)
 
 
-def pair_user2item(rows: DataFrame) -> DataFrame:
-    """Rows of ``user2item`` -> one row a pair: score = mean similarity, support = distinct users,
+def user_pairs(rows: DataFrame, *by: str) -> DataFrame:
+    """Rows of ``user2item`` -> one row a (user, trigger, target, *by): similarity (sum, in units of
+    2^-32), events, weight, last_ts. What it makes adds up exactly, in any order."""
+    from pyspark.sql import functions as F
+
+    units = F.rint(F.col("similarity") / F.lit(_SIMILARITY_STEP)).cast("bigint")
+    return rows.groupBy("user_idx", "trigger", "target", *by).agg(
+        F.sum(units).alias("similarity"),
+        F.count("*").alias("events"),
+        F.sum(F.col("weight").cast("decimal(28,12)")).cast("decimal(28,12)").alias("weight"),
+        F.max("ts").alias("last_ts"),
+    )
+
+
+def pair_user2item(pairs: DataFrame) -> DataFrame:
+    """Rows of ``user_pairs`` -> one row a pair: score = mean similarity, support = distinct users,
     weight = sum of the target events' weights, last_ts."""
     from pyspark.sql import functions as F
 
-    step = F.lit(_SIMILARITY_STEP)
-    per_user = rows.groupBy("trigger", "target", "user_idx").agg(
-        F.sum(F.rint(F.col("similarity") / step).cast("bigint")).alias("similarity"),
-        F.count("*").alias("events"),
-        F.sum(F.col("weight").cast("decimal(28,12)")).alias("weight"),
-        F.max("ts").alias("ts"),
+    per_user = pairs.groupBy("trigger", "target", "user_idx").agg(
+        *(F.sum(name).alias(name) for name in ("similarity", "events", "weight")),
+        F.max("last_ts").alias("last_ts"),
     )
+    step = F.lit(_SIMILARITY_STEP)
     return per_user.groupBy("trigger", "target").agg(
         (F.sum("similarity").cast("double") * step / F.sum("events")).alias("score"),
         F.count("*").alias("support"),
         exact_sum("weight").alias("weight"),
-        F.max("ts").alias("last_ts"),
+        F.max("last_ts").alias("last_ts"),
     )
 
 
@@ -166,23 +178,3 @@ def cap_user2item(pairs: DataFrame, max_pairs_per_item: int) -> DataFrame:
 
     order = [F.desc("support"), F.desc("score"), F.asc("trigger")]
     return top_k(pairs, ["target"], order, max_pairs_per_item)
-
-
-def aggregate_user2item(rows: DataFrame, max_pairs_per_item: int) -> tuple[DataFrame, DataFrame]:
-    """Rows of ``user2item`` -> capped pairs, and one row of counts (pairs, over_cap).
-
-    Both are lazy and start from ``rows``: persist it where both are read.
-    """
-    from pyspark.sql import functions as F
-
-    pairs = pair_user2item(rows)
-    over = F.greatest(F.col("n") - F.lit(max_pairs_per_item), F.lit(0))
-    counts = (
-        rows.groupBy("target")
-        .agg(F.count_distinct("trigger").alias("n"))
-        .agg(
-            F.coalesce(F.sum("n"), F.lit(0)).alias("pairs"),
-            F.coalesce(F.sum(over), F.lit(0)).alias("over_cap"),
-        )
-    )
-    return cap_user2item(pairs, max_pairs_per_item), counts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qarm import progress
 from qarm.config import Config
-from qarm.errors import MissingStageError
+from qarm.errors import ConfigError, MissingStageError
 from qarm.lake import external, files, manifest
 from qarm.lake.tables import Lake, TableRef
 from schemas import Table
@@ -113,6 +113,22 @@ class Context:
     def overwrite(self, table: Table, df: DataFrame, **lineage: Any) -> TableRef:
         """Replace a table in one commit; ``lineage`` adds to the commit's metadata."""
         ref = self.lake.overwrite(table, df, {**self.lineage, **lineage})
+        self.outputs[table.name] = ref
+        return ref
+
+    def pin(self, table: Table, version: int) -> TableRef:
+        """Publish an earlier version of a table of this stage's own again.
+
+        Raises:
+            ConfigError: there is no such version.
+        """
+        newest = self.lake.version(table.name)
+        if version > newest:
+            raise ConfigError(
+                f"{table.name}: version {version} was asked for, the lake has "
+                f"{f'versions up to {newest}' if newest >= 0 else 'no such table'}"
+            )
+        ref = TableRef(table.name, self.lake.path(table.name), version)
         self.outputs[table.name] = ref
         return ref
 

@@ -13,10 +13,12 @@ from pyspark.sql import functions as F
 
 from qarm.pairs.user2item import (
     TARGET_COUNTS,
-    aggregate_user2item,
+    cap_user2item,
     mine_user2item,
+    pair_user2item,
     stream_triggers,
     user2item,
+    user_pairs,
 )
 from qarm.pairs.user2item_kernel import PAIR, find_triggers, new_state, unit_rows
 
@@ -156,11 +158,14 @@ def test_pairs_are_counted_averaged_and_capped(spark):
         "trigger bigint, target bigint, user_idx bigint, ts bigint, similarity double, "
         "weight double",
     ).withColumn("ts", F.timestamp_seconds("ts"))
-    pairs, counts = aggregate_user2item(rows, 2)
+    pairs = cap_user2item(pair_user2item(user_pairs(rows)), 2)
     pairs = pairs.withColumn("last_ts", F.unix_seconds("last_ts"))
     found = {(r["trigger"], r["target"]): r for r in pairs.collect()}
     assert set(found) == {(1, 9), (2, 9), (4, 8)}  # support first, then score, then the trigger
     best = found[1, 9]
     assert math.isclose(best["score"], 0.4, abs_tol=1e-9)
     assert (best["support"], best["weight"], best["last_ts"]) == (2, 4.0, 30)
-    assert tuple(counts.first()) == (5, 2)
+    by_day = user_pairs(rows.withColumn("day", F.to_date("ts")), "day")  # partial results add up
+    assert sorted(cap_user2item(pair_user2item(by_day), 2).collect()) == sorted(
+        cap_user2item(pair_user2item(user_pairs(rows)), 2).collect()
+    )

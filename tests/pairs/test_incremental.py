@@ -1,0 +1,119 @@
+"""Night after night in one lake equals everything at once in an empty one: User2Item and Swing."""
+
+from __future__ import annotations
+
+import pytest
+
+from qarm.errors import ConfigError
+from qarm.pairs.stage import run
+from schemas import items
+
+from .reference import EPOCH, Event, random_log
+from .test_itemcf_days import spread
+
+TABLES = ("item_pairs", "u2i_days", "u2i_counted", "swing_scored", "swing_items")
+SETTINGS = {
+    "sources": ["u2i", "swing"],
+    "u2i": {"incremental": True, "window": 4},
+    "swing": {
+        "incremental": True,
+        "min_items_per_user": 2,
+        "max_items_per_user": 9,
+        "max_users_per_item": 6,
+        "min_support": 1,
+        "top_k": 5,
+    },
+}
+
+
+@pytest.fixture
+def vectors(spark, tmp_path) -> str:
+    """ID vectors of the user's own: they stay from night to night."""
+    path = str(tmp_path / "vectors")
+    rows = [(i, [1.0, float(i), float(i * i % 5)]) for i in range(12)]
+    spark.createDataFrame(rows, "item_idx long, vector array<double>").write.parquet(path)
+    return path
+
+
+def contents(context, names=TABLES) -> dict[str, list]:
+    """All rows of the tables, but for hashes of the run's settings, which name the lake."""
+    left_out = ("miner_version", "counted_with", "scored_with")
+    return {
+        name: sorted(map(tuple, context.table(name).drop(*left_out).collect())) for name in names
+    }
+
+
+@pytest.mark.slow
+def test_nights_with_late_events_takedowns_and_backfill_equal_a_recompute(
+    make_context, fill, spark, tmp_path, vectors
+):
+    log = spread(random_log(8, users=20, items=12, events=220), 60)
+    own = {"pairs": SETTINGS, "external": {"tables": {"id_vectors": vectors}}}
+    context = make_context("mine-pairs", **own)
+
+    def night(events: list[Event], day: int) -> tuple[int, int]:
+        fill(context, [e for e in events if e.minute < day * 1440], train_until=day * 1440)
+        for name in TABLES:
+            context.outputs.pop(name, None)
+        result = run(context)
+        for ledger in result.ledgers:
+            ledger.close("mine-pairs")
+        skew = result.facts["skew"]
+        return skew["u2i"]["users_with_changes"], skew["swing"]["items_scored"]
+
+    late = Event(1, 3, 1440 + 5, 0, 1.0)
+    missing = {e for e in log if e.user in (2, 3) and e.minute < 2000}  # filled in later
+    first = [e for e in log if e != late and e not in missing]
+    assert min(night(first, 4)) > 5
+    assert night(first, 4) == (0, 0)
+    last_day = {e.user for e in first if 4 * 1440 <= e.minute < 5 * 1440 and e.weight > 0.6}
+    assert night(first, 5)[0] == len(last_day) < 20
+    assert night([*first, late], 5)[0] == 1
+    assert night([*log, late], 5)[0] <= 2
+    erased = [e for e in [*log, late] if e.user != 0]
+    assert night(erased, 5)[0] == 1
+    catalogue = [(str(i), i, "x", "string", EPOCH if i == 5 else None) for i in range(12)]
+    schema = (
+        "item_id string, item_idx bigint, content_hash string, source_type string, "
+        "removed_at timestamp"
+    )
+    gone = spark.createDataFrame(catalogue, schema)
+    context.overwrite(items.TABLE, gone)
+    night(erased, 7)
+    step_by_step = contents(context)
+    assert all(step_by_step.values())
+    for name in ("item_pairs", "u2i_days", "swing_scored"):
+        assert context.table(name).where("trigger = 5 OR target = 5").isEmpty(), name
+    for name in ("u2i_days", "u2i_counted"):
+        assert context.table(name).where("user_idx = 0").isEmpty(), name
+
+    plain = {**SETTINGS, "u2i": {"window": 4}}
+    plain["swing"] = {**SETTINGS["swing"], "incremental": False}
+    for pairs, names in ((SETTINGS, TABLES), (plain, ("item_pairs",))):
+        fresh = make_context(
+            "mine-pairs", **{**own, "pairs": pairs, "lake": str(tmp_path / f"fresh-{len(names)}")}
+        )
+        fresh.overwrite(items.TABLE, gone)
+        fill(fresh, [e for e in erased if e.minute < 7 * 1440], train_until=7 * 1440)
+        run(fresh)
+        assert contents(fresh, names) == {name: step_by_step[name] for name in names}
+
+
+def test_pinned_id_vectors_are_published_again(make_context, fill):
+    log = random_log(8, users=20, items=12, events=220)
+    pairs = {"sources": ["u2i"], "u2i": {"incremental": True}}
+    first = make_context("mine-pairs", pairs=pairs)
+    fill(first, [e for e in log if e.item < 8], train_until=150)
+    run(first)
+    version = first.ref("id_vectors").version
+    pinned = make_context("mine-pairs", pairs={**pairs, "id_vectors": {"version": version}})
+    fill(pinned, log, train_until=150)
+    result = run(pinned)
+    assert pinned.ref("id_vectors").version == version
+    ledger = next(each for each in result.ledgers if each.name == "ID vectors, items")
+    ledger.close("mine-pairs")
+    assert 0 < ledger.dropped["not_in_the_pinned_version"] <= 4
+    late = make_context("mine-pairs", pairs={**pairs, "id_vectors": {"version": version + 9}})
+    fill(late, log, train_until=150)
+    with pytest.raises(ConfigError, match=f"version {version + 9} was asked for"):
+        run(late)
