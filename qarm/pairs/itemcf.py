@@ -10,6 +10,7 @@ import numpy as np
 
 from qarm.pairs.blocks import Block, Call, Routing, count_blocks, score_in_blocks
 from qarm.pairs.lists import LatestEvents, pack_lists
+from qarm.pairs.mass import ALL_PAIRS, MOST_EVENTS, sample_triggers, share_of_mass_lost
 from qarm.pairs.mined import PAIR_COLUMNS, Keep, Mined, recompute
 from qarm.pairs.tally import decay_of, tally_items
 
@@ -48,8 +49,16 @@ def itemcf(events: DataFrame, config: ItemCF) -> DataFrame:
     return mine_itemcf(events, config).pairs
 
 
-def mine_itemcf(events: DataFrame, config: ItemCF, keep: Keep = recompute) -> Mined:
-    """``itemcf`` with counts of dropped pairs (``PAIR_COUNTS``) and facts about skew."""
+def mine_itemcf(
+    events: DataFrame,
+    config: ItemCF,
+    keep: Keep = recompute,
+    wanted: np.ndarray | None = None,
+) -> Mined:
+    """``itemcf`` with counts of dropped pairs (``PAIR_COUNTS``) and facts about skew.
+
+    ``wanted``: int64[w], ascending: the only triggers to score, at least one; None: all.
+    """
     from pyspark.sql import functions as F
 
     lists = keep(pack_lists(events, LatestEvents(config.max_events_per_user)))
@@ -65,7 +74,7 @@ def mine_itemcf(events: DataFrame, config: ItemCF, keep: Keep = recompute) -> Mi
     blocks = count_blocks(events.sparkSession, int(n["kept"]), int(n["shipped"]))
     rows = score_in_blocks(
         lists,
-        Routing(blocks, reach),
+        Routing(blocks, reach) if wanted is None else Routing(blocks, reach, wanted=wanted),
         partial(
             _prepare,
             degrees=_broadcast(items),
@@ -76,6 +85,17 @@ def mine_itemcf(events: DataFrame, config: ItemCF, keep: Keep = recompute) -> Mi
     )
     rows = rows.select(*PAIR_COLUMNS[:-1], F.timestamp_micros("last_ts").alias("last_ts"), "counts")
     return Mined(rows=rows, names=PAIR_COUNTS, skew=skew)
+
+
+def itemcf_mass_lost(events: DataFrame, config: ItemCF, keep: Keep) -> float | None:
+    """Share of score mass that the cap of users costs; see ``qarm.pairs.mass``."""
+    everything = config.model_copy(update={"top_k": ALL_PAIRS, "min_support": 1})
+    uncapped = everything.model_copy(update={"max_events_per_user": MOST_EVENTS})
+
+    def mine(caps: bool, triggers: np.ndarray) -> Mined:
+        return mine_itemcf(events, everything if caps else uncapped, keep, triggers)
+
+    return share_of_mass_lost(sample_triggers(events), mine)
 
 
 def _last_ts(events: DataFrame) -> int:

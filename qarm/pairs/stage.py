@@ -13,10 +13,10 @@ from qarm.ingest.parts import mining_events, mining_parts
 from qarm.lake.latest import latest
 from qarm.pairs.filters import filter_pairs, is_active, needs_features
 from qarm.pairs.id_vectors import train_id_vectors
-from qarm.pairs.itemcf import mine_itemcf
+from qarm.pairs.itemcf import itemcf_mass_lost, mine_itemcf
 from qarm.pairs.itemcf_days import count_days, describe_days, plan_days, score_days
 from qarm.pairs.mined import PAIR_COLUMNS, Mined
-from qarm.pairs.swing import mine_swing
+from qarm.pairs.swing import mine_swing, swing_mass_lost
 from qarm.pairs.swing_touched import score_touched
 from qarm.pairs.u2i_days import find_changed
 from qarm.pairs.user2item import cap_user2item, mine_user2item, pair_user2item, user_pairs
@@ -130,6 +130,7 @@ def _write_pairs(
     for source in sources:
         context.say(f"{_TITLES[source]} pairs")
         pairs, more, skew[source] = miners[source](context, events, kept)
+        _add_mass_lost(context, source, events, skew[source], kept)
         pairs, more[-1] = _filter(context, source, pairs, events, more[-1], kept)
         ledgers += more
         of_source.append(more[-1])
@@ -298,6 +299,24 @@ def _counted_days(context: Context) -> dict[date, tuple[int, str, str]]:
         row["day"]: (row["events"], row["fingerprint"], row["counted_with"])
         for row in latest(context.lake, itemcf_counted.TABLE).collect()  # one row a day
     }
+
+
+def _add_mass_lost(
+    context: Context, source: str, events: DataFrame, skew: dict[str, Any], kept: Keeper
+) -> None:
+    """Where caps cut something, what that costs; else nothing was lost, and nothing is counted."""
+    config = context.config.pairs
+    if "users_capped" not in skew:
+        return
+    lost: float | None = 0.0
+    if skew["users_capped"] or skew["items_capped"]:
+        if source == "swing":
+            lost = swing_mass_lost(events, config.swing, config.seed, kept)
+        else:
+            lost = itemcf_mass_lost(events, config.itemcf, kept)
+    skew["share_of_score_mass_lost"] = lost
+    if lost:
+        context.say(f"{_TITLES[source]}: caps lose {lost:.2%} of the score mass (1 % of triggers)")
 
 
 def _keep_pairs(

@@ -11,6 +11,13 @@ import numpy as np
 
 from qarm.pairs.blocks import Block, Call, Routing, count_blocks, score_in_blocks
 from qarm.pairs.lists import RECORD, DistinctItems, pack_lists, read_binary
+from qarm.pairs.mass import (
+    ALL_PAIRS,
+    MOST_EVENTS,
+    MOST_USERS,
+    sample_triggers,
+    share_of_mass_lost,
+)
 from qarm.pairs.mined import PAIR_COLUMNS, Keep, Mined, recompute
 from qarm.pairs.tally import tally_items
 from qarm.pairs.topk import top_k
@@ -92,6 +99,24 @@ def score_lists(users: UserLists, config: Swing, wanted: np.ndarray | None = Non
     rows = score_in_blocks(users.lists, routing, partial(_prepare, **_parameters(config)))
     rows = rows.select(*PAIR_COLUMNS[:-1], F.timestamp_micros("last_ts").alias("last_ts"), "counts")
     return Mined(rows=rows, names=PAIR_COUNTS, skew=users.skew)
+
+
+def swing_mass_lost(events: DataFrame, config: Swing, seed: int, keep: Keep) -> float | None:
+    """Share of score mass that the caps cost; see ``qarm.pairs.mass``."""
+    everything = config.model_copy(update={"top_k": ALL_PAIRS, "min_support": 1})
+    uncapped = everything.model_copy(
+        update={
+            "max_items_per_user": MOST_EVENTS,
+            "max_users_per_item": max(MOST_USERS, config.max_users_per_item),
+            "over_cap": "latest",
+        }
+    )
+
+    def mine(caps: bool, triggers: np.ndarray) -> Mined:
+        chosen = everything if caps else uncapped
+        return score_lists(list_users(events, chosen, seed, keep), chosen, triggers)
+
+    return share_of_mass_lost(sample_triggers(events), mine)
 
 
 def _thresholds(lists: DataFrame, items: DataFrame, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -119,10 +119,14 @@ class Pairs:
     sources: list[tuple[str, PairSource, Figure | None]]
     """(name, counts, share of mined items with a pair)."""
     plots: list[tuple[str, str]]
+    skew: list[tuple[str, list[tuple[str, str]]]]
+    """(name, facts about caps: what, how much)."""
 
 
-def pairs(figures: Figures, sources: Sequence[PairSource]) -> Pairs | None:
-    """From ``tables.pair_sources`` and the coverage that mine-pairs has measured."""
+def pairs(
+    figures: Figures, sources: Sequence[PairSource], skew: Mapping[str, Mapping[str, Any]]
+) -> Pairs | None:
+    """From ``tables.pair_sources``, and the coverage and the skew that mine-pairs has measured."""
     if not sources:
         return None
     parts = figures.names("mine-pairs", "part") or [""]
@@ -148,7 +152,18 @@ def pairs(figures: Figures, sources: Sequence[PairSource]) -> Pairs | None:
         )
         for of in sources
     ]
-    return Pairs(listed, drawn)
+    return Pairs(listed, drawn, [(SOURCES.get(s, s), _skew(facts)) for s, facts in skew.items()])
+
+
+def _skew(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    told = []
+    for name, value in facts.items():
+        what = name.replace("_", " ")
+        if value is None:
+            told.append((what, "not estimated: no trigger of the sample has a pair"))
+        else:
+            told.append((what, f"{value:.2%}" if name.startswith("share") else f"{value:,}"))
+    return told
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def build(context: Context, manifests: Mapping[str, Manifest]) -> dict[str, Any]
         "findings": findings(figures, cutoff, items),
         "log": sections.log(manifests),
         "rows": sections.rows(manifests),
-        "pairs": sections.pairs(figures, mined),
+        "pairs": sections.pairs(figures, mined, context.facts("mine-pairs").get("skew", {})),
         "alignment": sections.alignment(manifests, figures, cutoff),
         "codes": sections.codes(manifests, figures),
         "prefixes": prefixes,

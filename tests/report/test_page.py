@@ -14,6 +14,10 @@ from qarm.report.findings import findings
 from qarm.report.stage import render, stages, versions
 from qarm.report.tables import PairSource, Prefix
 
+SKEW = {
+    "swing": {"items_capped": 1210, "share_of_score_mass_lost": 0.1234},
+    "itemcf": {"users_capped": 0, "share_of_score_mass_lost": None},
+}
 HOSTILE = '<img src=x onerror=alert(1)> & "quotes"'
 
 
@@ -35,7 +39,7 @@ def page(manifests, metrics, **changes):
         "findings": findings(figures, 50, 3700),
         "log": sections.log(manifests),
         "rows": sections.rows(manifests),
-        "pairs": sections.pairs(figures, mined()),
+        "pairs": sections.pairs(figures, mined(), SKEW),
         "alignment": sections.alignment(manifests, figures, 50),
         "codes": sections.codes(manifests, figures),
         "prefixes": [Prefix((3, 17), 42, ["RED MUG", HOSTILE, "BLUE MUG"])] * 6,
@@ -60,7 +64,16 @@ def test_whole_page_has_every_section_and_loads_nothing(html) -> None:
     assert 'class="missing"' not in html
     assert not re.search(r"(src|href)=\"(?!#)", html.replace("xlink:href", "href"))
     assert not re.search(r"url\((?!#)", html)
-    for text in ("400,000", "User2Item, warm", "1.40", "+ VQ and RQ codes", "Label top", "210"):
+    for text in (
+        "400,000",
+        "User2Item, warm",
+        "1.40",
+        "+ VQ and RQ codes",
+        "Label top",
+        "210",
+        "12.34%",
+        "1,210",
+    ):
         assert text in html
 
 

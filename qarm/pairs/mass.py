@@ -1,0 +1,58 @@
+"""What the caps of a miner cost: the share of score mass lost, on a sample of triggers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qarm.pairs.mined import Mined
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+#: One trigger of so many is looked at.
+SAMPLE = 100
+#: Stands for "no cap" of a user's events: a list of so many is 24 MB.
+MOST_EVENTS = 1_000_000
+#: Stands for "no cap" of an item's users in Swing, whose work grows with the square.
+MOST_USERS = 4000
+#: Stands for "all pairs of a trigger".
+ALL_PAIRS = 2**31 - 1
+
+
+def sample_triggers(events: DataFrame, sample: int = SAMPLE) -> np.ndarray:
+    """int64[n], ascending: the items of ``events`` with hash(item) mod ``sample`` = 0."""
+    from pyspark.sql import functions as F
+
+    chosen = F.pmod(F.xxhash64(F.col("item_idx").cast("bigint")), F.lit(sample)) == 0
+    items = events.where(chosen).select(F.col("item_idx").cast("bigint")).distinct()
+    return np.sort(items.toArrow().column(0).to_numpy())
+
+
+def share_of_mass_lost(
+    triggers: np.ndarray, mine: Callable[[bool, np.ndarray], Mined]
+) -> float | None:
+    """1 - mass with caps / mass without, mass being the sum of all scores of ``triggers``.
+
+    Negative where caps make scores larger: a normalised score has the cut weights below it.
+
+    Args:
+        triggers: int64[n], as of ``sample_triggers``.
+        mine: (with caps?, triggers) -> all their pairs, whatever their rank.
+
+    Returns:
+        the share; None: no trigger of the sample has a pair.
+    """
+    if not len(triggers):
+        return None
+    capped, whole = (_mass(mine(caps, triggers)) for caps in (True, False))
+    return 1.0 - capped / whole if whole else None
+
+
+def _mass(mined: Mined) -> float:
+    from pyspark.sql import functions as F
+
+    row = mined.pairs.agg(F.sum("score")).first()
+    return float((row and row[0]) or 0.0)
