@@ -45,8 +45,8 @@ def capped_log(folder: Path, rows: int) -> Path:
     if not path.exists():
         say(f"making {path.name}")
         asked = 3 * rows  # popular items lose most of theirs
-        users, items = rows // 10, rows // 25
-        table = zipf_log(users, items, asked, activity="lognormal", most=CAP)
+        users, items = rows // 25, rows // 50
+        table = zipf_log(users, items, asked, most=CAP)
         item = table["item_idx"].to_numpy()
         order = np.argsort(item, kind="stable")
         place = np.arange(len(item)) - np.searchsorted(item[order], item[order])

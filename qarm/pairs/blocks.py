@@ -19,7 +19,7 @@ from qarm.pairs.mined import ROW_SCHEMA
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
 #: Entries that a block should hold at most: about 0.8 GB of records, codes and indices.
 BLOCK_ENTRIES = 1 << 24
@@ -84,17 +84,34 @@ Call = Callable[[int, int, np.ndarray], Scored]
 Prepare = Callable[[Block], Call]
 
 
-def count_blocks(spark: SparkSession, entries: int, shipped: int) -> int:
-    """Blocks to cut the items into; results do not depend on it.
+def count_blocks(lists: DataFrame, reach: int, block_entries: int = BLOCK_ENTRIES) -> int:
+    """Blocks to cut the items into: a core each, or more where a block would hold too much.
+
+    A list of n entries goes to a block with probability 1 - (1 - 1/blocks)^n, items being spread
+    at random. Results do not depend on the number. However many there are, a block holds the lists
+    of all users of its most popular item.
 
     Args:
-        spark: the session; its default parallelism is the number of cores.
-        entries: entries of all lists: the most that one block can hold.
-        shipped: entries shipped if each item were a block of its own.
+        lists: rows of ``lists.LISTS_SCHEMA``.
+        reach: neighbours on either side that a block needs beside its own entries.
+        block_entries: most entries that a block should hold.
     """
-    blocks = _BLOCKS_A_CORE * spark.sparkContext.defaultParallelism
-    if entries > BLOCK_ENTRIES:
-        blocks = max(blocks, -(-shipped // BLOCK_ENTRIES))
+    from pyspark.sql import functions as F
+
+    size = (F.length("entries") / F.lit(RECORD.itemsize)).cast("bigint").alias("n")
+    rows = lists.groupBy(size).count().collect()  # a row a length, of which the cap is the largest
+    lengths = np.array([row["n"] for row in rows], np.float64)
+    users = np.array([row["count"] for row in rows], np.float64)
+    blocks = _BLOCKS_A_CORE * lists.sparkSession.sparkContext.defaultParallelism
+
+    def held(blocks: int) -> float:
+        own = lengths / blocks * (2 * reach + 1)
+        whole = lengths * -np.expm1(lengths * np.log1p(-1.0 / blocks)) if blocks > 1 else lengths
+        return float((users * np.minimum(own, whole)).sum())
+
+    # Doubling ends at a block an item: more do not help.
+    while held(blocks) > block_entries and held(2 * blocks) < 0.98 * held(blocks):
+        blocks *= 2
     return blocks
 
 

@@ -65,13 +65,13 @@ def mine_itemcf(
     half_life = config.half_life_days * _DAY_MICROS or math.inf
     last = _last_ts(events) if config.half_life_days else 0
     items = keep(tally_items(lists, half_life, last))
-    skew, n = _skew(lists, items, config)
+    skew, n = _skew(lists, items)
     # A window that nobody's list exceeds is none: all events of a user meet.
     reach = min(config.window_events or config.max_events_per_user, int(n["longest"]))
     everything = config.recency == 1.0 and reach >= n["longest"]
     recency = config.recency ** np.arange(reach)
     largest = (n["largest_degree"] * n["heaviest"] * 2 * recency.sum()) or 1.0
-    blocks = count_blocks(events.sparkSession, int(n["kept"]), int(n["shipped"]))
+    blocks = count_blocks(lists, reach)
     rows = score_in_blocks(
         lists,
         Routing(blocks, reach) if wanted is None else Routing(blocks, reach, wanted=wanted),
@@ -120,14 +120,11 @@ def _scale(largest: float) -> float:
     return 2.0 ** math.floor(62 - math.log2(largest))
 
 
-def _skew(
-    lists: DataFrame, items: DataFrame, config: ItemCF
-) -> tuple[dict[str, Any], dict[str, float]]:
+def _skew(lists: DataFrame, items: DataFrame) -> tuple[dict[str, Any], dict[str, float]]:
     """Facts about caps, and the numbers they come from."""
     from pyspark.sql import functions as F
 
     kept = F.col("kept_events")
-    reach = config.window_events or config.max_events_per_user
     before = lists.agg(
         F.count("*").alias("users"),
         F.count_if(F.col("events") > kept).alias("users_capped"),
@@ -135,7 +132,6 @@ def _skew(
         F.sum("events").alias("events"),
         F.sum(kept).alias("kept"),
         F.max(kept).alias("longest"),
-        F.sum(kept * F.least(kept, F.lit(2 * reach + 1))).alias("shipped"),
     )
     after = items.agg(
         F.max("weight").alias("largest_degree"),

@@ -84,8 +84,8 @@ def list_users(events: DataFrame, config: Swing, seed: int, keep: Keep) -> UserL
     lists = keep(pack_lists(events, packer).withColumn("user_hash", hashed))
     items = keep(tally_items(lists, math.inf, 0))
     hot = _thresholds(lists, items, config.max_users_per_item)
-    skew, n = _skew(lists, items, config, hot)
-    blocks = count_blocks(events.sparkSession, n["entries"], n["shipped"])
+    skew = _skew(lists, items, config, hot)
+    blocks = count_blocks(lists, config.max_items_per_user)
     return UserLists(lists, *hot, blocks, skew)
 
 
@@ -178,11 +178,10 @@ def stream_unsampled(
 
 def _skew(
     lists: DataFrame, items: DataFrame, config: Swing, hot: tuple[np.ndarray, np.ndarray]
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """Facts about caps, and the numbers they come from."""
+) -> dict[str, Any]:
+    """Facts about caps."""
     from pyspark.sql import functions as F
 
-    size = F.length("entries") / F.lit(RECORD.itemsize)
     few = F.col("found") < config.min_items_per_user
     lost = F.col("events") - F.col("kept_events")
     before = lists.agg(
@@ -193,8 +192,6 @@ def _skew(
         F.sum("events").alias("events"),
         F.sum(F.when(few, lost).otherwise(0)).alias("events_few"),
         F.sum(F.when(few, 0).otherwise(lost)).alias("events_capped"),
-        F.sum(size * size).cast("bigint").alias("shipped"),
-        F.sum(size).cast("bigint").alias("entries"),
     )
     after = items.agg(
         F.count_if(F.col("entries") > config.max_users_per_item).alias("items_capped"),
@@ -209,7 +206,7 @@ def _skew(
             partial(stream_unsampled, hot_item=hot[0], hot_threshold=hot[1]), "events bigint"
         )
         unsampled = int((streamed.agg(F.sum("events")).first() or [0])[0] or 0)
-    skew = {
+    return {
         "users": n["users"],
         "users_below_min_items": n["users_few"],
         "users_capped": n["users_capped"],
@@ -220,7 +217,6 @@ def _skew(
         "share_of_events_lost_to_user_cap": _share(n["events_capped"], n["events"]),
         "share_of_events_lost_to_item_cap": _share(unsampled, n["events"]),
     }
-    return skew, n
 
 
 def _share(part: int, whole: int) -> float:
