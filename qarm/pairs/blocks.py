@@ -84,7 +84,9 @@ Call = Callable[[int, int, np.ndarray], Scored]
 Prepare = Callable[[Block], Call]
 
 
-def count_blocks(lists: DataFrame, reach: int, block_entries: int = BLOCK_ENTRIES) -> int:
+def count_blocks(
+    lists: DataFrame, entries: int, reach: int, block_entries: int = BLOCK_ENTRIES
+) -> int:
     """Blocks to cut the items into: a core each, or more where a block would hold too much.
 
     A list of n entries goes to a block with probability 1 - (1 - 1/blocks)^n, items being spread
@@ -93,24 +95,26 @@ def count_blocks(lists: DataFrame, reach: int, block_entries: int = BLOCK_ENTRIE
 
     Args:
         lists: rows of ``lists.LISTS_SCHEMA``.
+        entries: entries of all lists.
         reach: neighbours on either side that a block needs beside its own entries.
         block_entries: most entries that a block should hold.
     """
     from pyspark.sql import functions as F
 
+    blocks = _BLOCKS_A_CORE * lists.sparkSession.sparkContext.defaultParallelism
+    if entries <= block_entries:
+        return blocks
     size = (F.length("entries") / F.lit(RECORD.itemsize)).cast("bigint").alias("n")
     rows = lists.groupBy(size).count().collect()  # a row a length, of which the cap is the largest
     lengths = np.array([row["n"] for row in rows], np.float64)
     users = np.array([row["count"] for row in rows], np.float64)
-    blocks = _BLOCKS_A_CORE * lists.sparkSession.sparkContext.defaultParallelism
 
     def held(blocks: int) -> float:
         own = lengths / blocks * (2 * reach + 1)
         whole = lengths * -np.expm1(lengths * np.log1p(-1.0 / blocks)) if blocks > 1 else lengths
         return float((users * np.minimum(own, whole)).sum())
 
-    # Doubling ends at a block an item: more do not help.
-    while held(blocks) > block_entries and held(2 * blocks) < 0.98 * held(blocks):
+    while held(blocks) > block_entries and blocks < entries:
         blocks *= 2
     return blocks
 

@@ -71,7 +71,7 @@ def mine_itemcf(
     everything = config.recency == 1.0 and reach >= n["longest"]
     recency = config.recency ** np.arange(reach)
     largest = (n["largest_degree"] * n["heaviest"] * 2 * recency.sum()) or 1.0
-    blocks = count_blocks(lists, reach)
+    blocks = count_blocks(lists, int(n["kept"]), reach)
     rows = score_in_blocks(
         lists,
         Routing(blocks, reach) if wanted is None else Routing(blocks, reach, wanted=wanted),

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+#: Keys found before: Spark's hash is the same in every session.
+_known: dict[int, np.ndarray] = {}
+
+
 def partition_keys(spark: SparkSession, partitions: int) -> np.ndarray:
     """int64[partitions], a number for each partition that Spark's hash sends there.
 
@@ -17,6 +21,8 @@ def partition_keys(spark: SparkSession, partitions: int) -> np.ndarray:
     """
     from pyspark.sql import functions as F
 
+    if partitions in _known:
+        return _known[partitions]
     found: dict[int, int] = {}
     first, size = 0, 8 * partitions + 64
     while len(found) < partitions:
@@ -25,4 +31,5 @@ def partition_keys(spark: SparkSession, partitions: int) -> np.ndarray:
         for row in numbers.groupBy(place).agg(F.min("id").alias("id")).collect():
             found.setdefault(row["place"], row["id"])
         first, size = first + size, 2 * size
-    return np.array([found[place] for place in range(partitions)], np.int64)
+    _known[partitions] = np.array([found[place] for place in range(partitions)], np.int64)
+    return _known[partitions]

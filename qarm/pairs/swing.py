@@ -84,8 +84,8 @@ def list_users(events: DataFrame, config: Swing, seed: int, keep: Keep) -> UserL
     lists = keep(pack_lists(events, packer).withColumn("user_hash", hashed))
     items = keep(tally_items(lists, math.inf, 0))
     hot = _thresholds(lists, items, config.max_users_per_item)
-    skew = _skew(lists, items, config, hot)
-    blocks = count_blocks(lists, config.max_items_per_user)
+    skew, entries = _skew(lists, items, config, hot)
+    blocks = count_blocks(lists, entries, config.max_items_per_user)
     return UserLists(lists, *hot, blocks, skew)
 
 
@@ -178,8 +178,8 @@ def stream_unsampled(
 
 def _skew(
     lists: DataFrame, items: DataFrame, config: Swing, hot: tuple[np.ndarray, np.ndarray]
-) -> dict[str, Any]:
-    """Facts about caps."""
+) -> tuple[dict[str, Any], int]:
+    """Facts about caps, and the entries of all lists."""
     from pyspark.sql import functions as F
 
     few = F.col("found") < config.min_items_per_user
@@ -196,6 +196,7 @@ def _skew(
     after = items.agg(
         F.count_if(F.col("entries") > config.max_users_per_item).alias("items_capped"),
         F.max("entries").alias("most_users"),
+        F.sum("entries").alias("entries"),
     )
     row = before.crossJoin(after).first()  # one row each, in one job
     assert row is not None
@@ -206,7 +207,7 @@ def _skew(
             partial(stream_unsampled, hot_item=hot[0], hot_threshold=hot[1]), "events bigint"
         )
         unsampled = int((streamed.agg(F.sum("events")).first() or [0])[0] or 0)
-    return {
+    skew = {
         "users": n["users"],
         "users_below_min_items": n["users_few"],
         "users_capped": n["users_capped"],
@@ -217,6 +218,7 @@ def _skew(
         "share_of_events_lost_to_user_cap": _share(n["events_capped"], n["events"]),
         "share_of_events_lost_to_item_cap": _share(unsampled, n["events"]),
     }
+    return skew, n["entries"]
 
 
 def _share(part: int, whole: int) -> float:

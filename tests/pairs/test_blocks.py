@@ -312,3 +312,19 @@ def test_kernels_go_on_where_the_output_was_full(monkeypatch, rows):
     same(found, reference.swing(log, config, lambda item, users: users))
     found, _ = mine_itemcf(log, ItemCF(), 2)
     same(found, reference.itemcf(log, ItemCF()))
+
+
+def test_blocks_are_more_where_one_would_hold_too_much(spark):
+    from qarm.pairs.blocks import count_blocks
+
+    sizes = [20] * 500 + [200] * 5  # entries: 11,000
+    rows = spark.createDataFrame(
+        [(n, bytearray(n * lists.RECORD.itemsize)) for n in sizes],
+        "user_idx bigint, entries binary",
+    )
+    cores = spark.sparkContext.defaultParallelism
+    assert count_blocks(rows, 11_000, 1000, 11_000) == cores
+    few = count_blocks(rows, 11_000, 1000, 6_000)
+    many = count_blocks(rows, 11_000, 1000, 3_000)
+    assert cores < few < many <= 256
+    assert count_blocks(rows, 11_000, 1, 3_000) <= few  # a short reach ships less
