@@ -108,7 +108,7 @@ def score_swing(  # type: ignore[no-untyped-def]
             for x in range(seen):
                 count[touched[x]] = 0
             break
-        order = np.sort(touched[:seen])
+        order = touched[:seen]
         running = 0
         for c in order:
             fill[c] = running
@@ -122,8 +122,10 @@ def score_swing(  # type: ignore[no-untyped-def]
                 fill[c] += 1
 
         for a in range(users):
-            overlap[a, a + 1 : users] = 0
+            overlap[a, a + 1 : users] = 1  # the trigger itself
         for c in order:
+            if c == trigger[t]:
+                continue
             for x in range(fill[c] - count[c], fill[c]):
                 a = posting[x]
                 for y in range(x + 1, fill[c]):
@@ -167,8 +169,9 @@ def score_swing(  # type: ignore[no-untyped-def]
             found_weight[found] = total_weight
             found_ts[found] = latest
             found += 1
-        # Stable, and found in order of items: the smaller item wins among equal scores.
-        ranked = np.argsort(-found_score[:found], kind="mergesort")[:top_k]
+        # Stable, from the order of items: the smaller item wins among equal scores.
+        by_code = np.argsort(found_code[:found])
+        ranked = by_code[np.argsort(-found_score[:found][by_code], kind="mergesort")[:top_k]]
         tally[BEYOND_TOP_K] += found - len(ranked)
         for r in ranked:
             out_trigger[filled] = trigger[t]
