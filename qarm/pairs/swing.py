@@ -81,7 +81,9 @@ def list_users(events: DataFrame, config: Swing, seed: int, keep: Keep) -> UserL
         config.min_items_per_user, config.max_items_per_user, config.over_cap == "drop"
     )
     hashed = F.xxhash64(F.lit(seed), F.col("user_idx"))
-    lists = keep(pack_lists(events, packer).withColumn("user_hash", hashed))
+    # The order within a user is that of ts alone.
+    plain = events.select("user_idx", "item_idx", "ts", F.lit(0).alias("seq"), "weight")
+    lists = keep(pack_lists(plain, packer).withColumn("user_hash", hashed))
     items = keep(tally_items(lists, math.inf, 0))
     hot = _thresholds(lists, items, config.max_users_per_item)
     skew, entries = _skew(lists, items, config, hot)
