@@ -194,6 +194,6 @@ def _prepare(
         block.weight,
         np.empty(0) if math.isinf(half_life) else decay_of(block.ts, half_life, last),
         own,
-        1.0 / np.sqrt(own),
+        np.where(own > 0, np.maximum(own, 1e-300) ** -0.5, 0.0),  # weight 0: score 0
     )
     return partial(score_itemcf, lists, rules)

@@ -34,7 +34,7 @@ _PART = np.dtype(
 _PARTS_SCHEMA = "key bigint, users binary, lengths binary, rows binary"
 #: Events that a map task holds before it packs them; rows packed at once by a reduce task.
 _HELD_EVENTS = 1 << 20
-#: Events of one reduce task: 200 MB at its peak.
+#: Events of one reduce task: 130 MB beside the worker itself.
 _REDUCED_EVENTS = 1 << 21
 #: Events of one user in a map task above which those with one item are merged there.
 _MERGED_EVENTS = 1 << 16
@@ -102,8 +102,7 @@ class LatestEvents:
     def _latest(self, indptr: np.ndarray, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
         from qarm.pairs.lists_kernel import latest
 
-        order = (columns[n] for n in ("seq", "ts", "item_idx", "weight"))
-        seq, ts, item, weight = order
+        seq, ts, item, weight = (columns[n] for n in ("seq", "ts", "item_idx", "weight"))
         return latest(indptr, seq, ts, item, weight, self.most)
 
 
@@ -148,8 +147,7 @@ class DistinctItems:
     ) -> tuple[np.ndarray, ...]:
         from qarm.pairs.lists_kernel import distinct
 
-        order = (columns[n] for n in ("item_idx", "ts", "weight", "events"))
-        item, ts, weight, events = order
+        item, ts, weight, events = (columns[n] for n in ("item_idx", "ts", "weight", "events"))
         return distinct(indptr, item, ts, weight, events, least, most, drop)
 
 
@@ -236,7 +234,7 @@ def _pack_parts(batches: list[pa.RecordBatch], packer: Packer, keys: np.ndarray)
             binary_column(cuts, lengths),
             binary_column(row_cuts, packed),
         ],
-        names=_names(_PARTS_SCHEMA),
+        names=names_of(_PARTS_SCHEMA),
     )
 
 
@@ -282,12 +280,13 @@ def stream_lists(batches: Iterable[pa.RecordBatch], packer: Packer) -> Iterator[
                 pa.array(lists.kept_events),
                 binary_column(lists.indptr, lists.entries),
             ],
-            names=_names(LISTS_SCHEMA),
+            names=names_of(LISTS_SCHEMA),
         )
         first = last
 
 
-def _names(schema: str) -> list[str]:
+def names_of(schema: str) -> list[str]:
+    """Column names of a Spark schema of flat columns."""
     return [column.split()[0] for column in schema.split(", ")]
 
 

@@ -109,7 +109,9 @@ def _write_id_vectors(context: Context, events: DataFrame, items: int) -> Ledger
         context.overwrite(id_vectors_schema.TABLE, vectors.withColumn("model", F.lit("als")))
     known = context.table("id_vectors").select("item_idx")
     have = events.select("item_idx").distinct().join(known, "item_idx", "left_semi").count()
-    missing = {"not_in_the_pinned_version": items - have} if items > have else {}
+    missing = {}
+    if config.id_vectors.version is not None:
+        missing = {"not_in_the_pinned_version": items - have}
     return Ledger(name="ID vectors, items", rows_in=items, rows_out=have, dropped=missing)
 
 
@@ -168,10 +170,10 @@ def _mine_user2item(
 
     config = context.config.pairs.u2i
     skew: dict[str, Any] = {}
-    known = 0
+    known = unchanged = 0
     if config.incremental:
         found = find_changed(context, events, config, _counted_with(context, "u2i"), kept)
-        rows, known = found.mined, found.kept_targets
+        rows, known, unchanged = found.mined, found.kept_targets, found.unchanged_targets
         context.say(f"User2Item: {found.users:,} users have events that changed")
         skew["users_with_changes"] = found.users
         of_users = context.table(u2i_days.TABLE.name)
@@ -185,9 +187,12 @@ def _mine_user2item(
         rows = Mined(rows=kept(mined.rows), names=mined.names)
         of_users = user_pairs(rows.pairs)
     tally = rows.tally()
+    looked_at = tally.pop("targets")
+    if unchanged:
+        tally["no_trigger_in_an_earlier_run"] = unchanged - known
     targets = Ledger(
         name="User2Item targets",
-        rows_in=tally.pop("targets") + known,
+        rows_in=looked_at + unchanged,
         rows_out=rows.pairs.count() + known,
         dropped=tally,
     )

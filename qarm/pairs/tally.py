@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qarm.pairs.lists import RECORD, WORDS, read_binary
+from qarm.pairs.lists import RECORD, WORDS, names_of, read_binary
 from qarm.pairs.topk import exact_sum
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def stream_item_tally(
 
     from qarm.pairs.lists_kernel import sum_by_item
 
-    names = [column.split()[0] for column in ITEMS_SCHEMA.split(", ")]
+    names = names_of(ITEMS_SCHEMA)
     held: list[np.ndarray] = []
 
     def flush() -> pa.RecordBatch:

@@ -30,6 +30,8 @@ class Found(NamedTuple):
     """The targets looked at."""
     kept_targets: int
     """Target events with a trigger that was known already."""
+    unchanged_targets: int
+    """Target events that were not looked at: those, and those found to have no trigger before."""
     users: int
     """Users with a day that differs."""
 
@@ -91,10 +93,12 @@ def find_changed(
     kept = days.join(first, "user_idx", "left").where("first_day IS NULL OR day < first_day")
     kept_targets = int((kept.agg(F.sum("events")).first() or [0])[0] or 0)
     users = first.count()
+    unchanged = now.join(first, "user_idx", "left").where("first_day IS NULL OR day < first_day")
+    unchanged_targets = int((unchanged.agg(F.sum("events")).first() or [0])[0] or 0)
     values = ("similarity", "events", "weight", "last_ts")
     differs = " OR ".join(f"s.{name} <> t.{name}" for name in values)
     context.merge(u2i_days.TABLE, new, update_when=differs, leave=gone)
     left = counted.join(now, ["user_idx", "day"], "left_anti")
     differs = " OR ".join(f"s.{n} <> t.{n}" for n in ("events", "fingerprint", "counted_with"))
     context.merge(u2i_counted.TABLE, now, update_when=differs, leave=left)
-    return Found(mined, kept_targets, users)
+    return Found(mined, kept_targets, unchanged_targets, users)

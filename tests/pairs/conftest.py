@@ -86,3 +86,18 @@ def fill(spark, frame):
         return [e for e in log if e.minute < train_until and e.weight > 0.6]
 
     return write
+
+
+@pytest.fixture
+def without_item(spark):
+    """A catalogue of twelve items, of which one has been removed."""
+
+    def make(removed: int):
+        rows = [(str(i), i, "x", "string", EPOCH if i == removed else None) for i in range(12)]
+        schema = (
+            "item_id string, item_idx bigint, content_hash string, source_type string, "
+            "removed_at timestamp"
+        )
+        return spark.createDataFrame(rows, schema)
+
+    return make

@@ -8,7 +8,7 @@ from qarm.errors import ConfigError
 from qarm.pairs.stage import run
 from schemas import items
 
-from .reference import EPOCH, Event, random_log
+from .reference import Event, random_log
 from .test_itemcf_days import spread
 
 TABLES = ("item_pairs", "u2i_days", "u2i_counted", "swing_scored", "swing_items")
@@ -45,7 +45,7 @@ def contents(context, names=TABLES) -> dict[str, list]:
 
 @pytest.mark.slow
 def test_nights_with_late_events_takedowns_and_backfill_equal_a_recompute(
-    make_context, fill, spark, tmp_path, vectors
+    make_context, fill, without_item, tmp_path, vectors
 ):
     log = spread(random_log(8, users=20, items=12, events=220), 60)
     own = {"pairs": SETTINGS, "external": {"tables": {"id_vectors": vectors}}}
@@ -58,6 +58,9 @@ def test_nights_with_late_events_takedowns_and_backfill_equal_a_recompute(
         result = run(context)
         for ledger in result.ledgers:
             ledger.close("mine-pairs")
+        by_name = {each.name: each for each in result.ledgers}
+        mined = by_name["positive events of the mining period"].rows_out
+        assert by_name["User2Item targets"].rows_in == mined
         skew = result.facts["skew"]
         return skew["u2i"]["users_with_changes"], skew["swing"]["items_scored"]
 
@@ -72,12 +75,7 @@ def test_nights_with_late_events_takedowns_and_backfill_equal_a_recompute(
     assert night([*log, late], 5)[0] <= 2
     erased = [e for e in [*log, late] if e.user != 0]
     assert night(erased, 5)[0] == 1
-    catalogue = [(str(i), i, "x", "string", EPOCH if i == 5 else None) for i in range(12)]
-    schema = (
-        "item_id string, item_idx bigint, content_hash string, source_type string, "
-        "removed_at timestamp"
-    )
-    gone = spark.createDataFrame(catalogue, schema)
+    gone = without_item(5)
     context.overwrite(items.TABLE, gone)
     night(erased, 7)
     step_by_step = contents(context)

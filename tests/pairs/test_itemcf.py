@@ -59,3 +59,13 @@ def test_seq_decides_among_equal_times(frame):
 def test_one_event_a_user_gives_no_pairs(frame):
     mined = mine_itemcf(frame([Event(u, u, 0, 0, 1.0) for u in range(4)]), ItemCF())
     assert collect(mined) == ({}, {"scored": 0, "below_min_support": 0, "beyond_top_k": 0})
+
+
+def test_items_without_weight_score_nothing_and_are_no_numbers_lost(frame):
+    log = [Event(u, i, i, i, 0.0 if i == 1 else 1.0) for u in range(3) for i in range(3)]
+    found, tally = collect(mine_itemcf(frame(log), ItemCF(recency=1.0)))
+    assert tally["scored"] == len(found) == 6
+    assert {pair: p.score for pair, p in found.items() if 1 in pair} == dict.fromkeys(
+        [(0, 1), (1, 0), (1, 2), (2, 1)], 0.0
+    )
+    assert found[0, 2].score == pytest.approx(1.0)

@@ -18,7 +18,7 @@ from schemas import items
 
 from . import reference
 from .collected import same_top
-from .reference import EPOCH, Event, Pair, random_log
+from .reference import Event, Pair, random_log
 
 DAY = date(2020, 1, 1)
 
@@ -142,7 +142,9 @@ def contents(context):
 
 
 @pytest.mark.slow
-def test_a_new_day_a_late_event_and_a_takedown_equal_a_recount(make_context, fill, spark, tmp_path):
+def test_a_new_day_a_late_event_and_a_takedown_equal_a_recount(
+    make_context, fill, without_item, spark, tmp_path
+):
     """Night after night in one lake, against everything at once in an empty one."""
     vectors = str(tmp_path / "vectors")
     rows = [(i, [1.0, float(i)]) for i in range(12)]
@@ -173,12 +175,7 @@ def test_a_new_day_a_late_event_and_a_takedown_equal_a_recount(make_context, fil
     assert night(first, until[4]) == 1
     assert night([*first, late], until[4]) == 2  # its own day, and the one that reaches into it
     erased = [e for e in [*first, late] if e.user != 0]
-    catalogue = [(str(i), i, "x", "string", EPOCH if i == 5 else None) for i in range(12)]
-    schema = (
-        "item_id string, item_idx bigint, content_hash string, source_type string, "
-        "removed_at timestamp"
-    )
-    gone = spark.createDataFrame(catalogue, schema)
+    gone = without_item(5)
     context.overwrite(items.TABLE, gone)
     night(erased, until[7])
     step_by_step = contents(context)
