@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from qarm.config.learning import ItemCF
-    from qarm.pairs.itemcf_kernel import Rules
+    from qarm.pairs.itemcf_kernel import Lists, Rules
 
 #: Pairs that co-occur, and reasons to drop one.
 PAIR_COUNTS = ("scored", "below_min_support", "beyond_top_k")
@@ -195,5 +195,22 @@ def _prepare(
         np.empty(0) if math.isinf(half_life) else decay_of(block.ts, half_life, last),
         own,
         np.where(own > 0, np.maximum(own, 1e-300) ** -0.5, 0.0),  # weight 0: score 0
+        0,
     )
-    return partial(score_itemcf, lists, rules)
+    return partial(score_itemcf, lists._replace(alike=_alike(lists, rules)), rules)
+
+
+def _alike(lists: Lists, rules: Rules) -> int:
+    """See ``Lists.alike``."""
+    from qarm.pairs.itemcf_kernel import MOST_COUNTED, has_repeats
+
+    bounded = len(rules.recency) > 0 or rules.window_micros < np.iinfo(np.int64).max
+    weight = lists.weight[0]
+    if bounded or len(lists.decay) or rules.top_k > MOST_COUNTED or (lists.weight != weight).any():
+        return 0
+    if has_repeats(lists.indptr, lists.code, len(lists.degree)):
+        # A user who has an item twice counts twice, and supports once.
+        lengths = np.diff(lists.indptr).astype(np.float64)
+        if rules.min_support > 1 or lengths @ lengths >= 2**31:
+            return 0
+    return math.floor(weight * weight * rules.scale + 0.5)

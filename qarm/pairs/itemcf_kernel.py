@@ -34,6 +34,8 @@ SCORED, BELOW_MIN_SUPPORT, BEYOND_TOP_K = range(3)
 #: ``Rules.window_micros`` without a limit in time.
 _FOREVER = 2**63 - 1
 _NEVER = -(2**63)
+#: Largest ``Rules.top_k`` with which pairs are counted before anything else of them is added up.
+MOST_COUNTED = 2**15 - 1
 #: Columns of a trigger's sums, side by side so that one partner costs one line of cache.
 TOTAL, SUPPORT, LAST_USER, LATEST = range(4)
 
@@ -65,6 +67,9 @@ class Lists(NamedTuple):
     """float64[codes], W of each item."""
     inverse_root: np.ndarray
     """float64[codes], 1 / sqrt(W)."""
+    alike: int
+    """Steps that each co-occurrence counts, where all count the same and every user's list meets
+    itself whole; 0: they differ."""
 
 
 class Rules(NamedTuple):
@@ -279,6 +284,104 @@ def _keep_top(score, code, k):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def has_repeats(indptr, code, codes):  # type: ignore[no-untyped-def]
+    """Whether some user's list has an item twice.
+
+    Args:
+        indptr: int64[users + 1]; code: int32[e]; codes: how many.
+    """
+    last = np.full(codes, -1, np.int64)
+    for user in range(len(indptr) - 1):
+        for e in range(indptr[user], indptr[user + 1]):
+            if last[code[e]] == user:
+                return True
+            last[code[e]] = user
+    return False
+
+
+@compiled
+def _count(t, lists, count, touched):  # type: ignore[no-untyped-def]
+    """Count what trigger ``t`` meets, itself too, in four bytes a code.
+
+    Returns:
+        how many codes were touched; -1: so many meet that it is quicker to look at all codes.
+    """
+    code, indptr = lists.code, lists.indptr
+    users = lists.trigger_user[lists.trigger_indptr[t] : lists.trigger_indptr[t + 1]]
+    meets = 0
+    for user in users:
+        meets += indptr[user + 1] - indptr[user]
+    if 2 * meets > len(count):
+        for user in users:
+            for other in range(indptr[user], indptr[user + 1]):
+                count[code[other]] += 1
+        return -1
+    seen = 0
+    for user in users:
+        for other in range(indptr[user], indptr[user + 1]):
+            c = code[other]
+            touched[seen] = c
+            seen += count[c] == 0
+            count[c] += 1
+    return seen
+
+
+@compiled
+def _score_counts(mine, touched, seen, lists, rules, count, partner, score):  # type: ignore[no-untyped-def]
+    """As ``_score_all``, of counts, which become 0; partners with enough support in ``partner``."""
+    partners, enough = 0, 0
+    numbers = rules.totals
+    root, cosine = lists.inverse_root[mine], rules.kind == 1
+    unit = 1.0 / rules.scale
+    least = max(rules.min_support, 1)
+    count[mine] = 0
+    for y in range(len(count) if seen < 0 else seen):
+        c = np.int64(y) if seen < 0 else np.int64(touched[y])
+        n = np.int64(count[c])
+        total = (n * lists.alike) * unit
+        count[c] = 0
+        if cosine:
+            value = total * (root * lists.inverse_root[c])
+        elif n > 0:
+            value = normalised(
+                rules.kind,
+                total,
+                lists.degree[mine],
+                lists.degree[c],
+                numbers[0],
+                numbers[1],
+                numbers[2],
+                numbers[3],
+            )
+        else:
+            value = 0.0
+        score[enough] = value
+        partner[enough] = c
+        partners += 1 if n > 0 else 0
+        enough += 1 if n >= least else 0
+    return partners, enough
+
+
+@compiled
+def _add_up(t, lists, kept, slot, found, acc):  # type: ignore[no-untyped-def]
+    """The sums of the partners ``kept``, in the rows of ``acc``; ``slot`` is -1 everywhere."""
+    code, indptr, ts = lists.code, lists.indptr, lists.ts
+    for y in range(len(kept)):
+        slot[kept[y]] = y
+        _clear(acc, y)
+    for x in range(lists.trigger_indptr[t], lists.trigger_indptr[t + 1]):
+        own, user = ts[lists.trigger_entry[x]], lists.trigger_user[x]
+        hits = 0
+        for other in range(indptr[user], indptr[user + 1]):  # without a branch: few are kept
+            found[hits] = other
+            hits += slot[code[other]] >= 0
+        for other in found[:hits]:
+            _add(acc, slot[code[other]], user, lists.alike, max(own, ts[other]))
+    for c in kept:
+        slot[c] = -1
+
+
+@compiled
 def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyped-def]
     """c(i,j) = sum over events of i and j of one user, ``gap`` apart, of r^(gap-1) w_i w_j d,
     d the decay of the later event.
@@ -298,12 +401,18 @@ def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyp
         support (distinct users), weight (c itself), ts.
     """
     codes = len(lists.degree)
-    acc = np.empty((codes, 4), np.int64)
-    for c in range(codes):
+    # Where all co-occurrences count the same, a first pass only counts, in little memory, and a
+    # second one adds up what the pairs that are kept need.
+    alike = lists.alike > 0
+    acc = np.empty((min(rules.top_k, codes) if alike else codes, 4), np.int64)
+    for c in range(len(acc)):
         _clear(acc, c)
+    count = np.zeros(codes if alike else 0, np.int32)
+    slot = np.full(codes if alike else 0, -1, np.int16)
+    found = np.empty(np.diff(lists.indptr).max() + 1 if alike else 0, np.int64)
     touched = np.empty(codes + 1, np.int64)  # one more: written before it is known to be new
-    partner = np.empty(codes, np.int64)
-    score = np.empty(codes, np.float64)
+    partner = np.empty(codes + 1, np.int64)
+    score = np.empty(codes + 1, np.float64)
 
     out_trigger = np.empty(capacity, np.int64)
     out_target = np.empty(capacity, np.int64)
@@ -315,26 +424,36 @@ def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyp
     t = first
     while t < len(lists.trigger) and filled + min(codes, rules.top_k) <= capacity:
         mine = lists.trigger[t]
-        seen = _meet(t, lists, rules, acc, touched)
-        partners, enough = _score_all(mine, touched[:seen], lists, rules, acc, score)
+        if alike:
+            seen = _count(t, lists, count, touched)
+            partners, enough = _score_counts(
+                mine, touched, seen, lists, rules, count, partner, score
+            )
+        else:
+            seen = _meet(t, lists, rules, acc, touched)
+            partners, enough = _score_all(mine, touched[:seen], lists, rules, acc, score)
+            partner[:enough] = touched[:enough]
         kept = min(enough, rules.top_k)
-        partner[:enough] = touched[:enough]
         if enough > kept:
             _keep_top(score[:enough], partner[:enough], kept)
+        if alike:
+            _add_up(t, lists, partner[:kept], slot, found, acc)
         for y in range(kept):
             c = partner[y]
+            row = y if alike else c
             out_trigger[filled] = mine
             out_target[filled] = c
             out_score[filled] = score[y]
-            out_support[filled] = acc[c, SUPPORT]
-            out_weight[filled] = acc[c, TOTAL] / rules.scale
-            out_ts[filled] = acc[c, LATEST]
+            out_support[filled] = acc[row, SUPPORT]
+            out_weight[filled] = acc[row, TOTAL] / rules.scale
+            out_ts[filled] = acc[row, LATEST]
             filled += 1
         tally[SCORED] += partners
         tally[BELOW_MIN_SUPPORT] += partners - enough
         tally[BEYOND_TOP_K] += enough - kept
-        for y in range(seen):
-            _clear(acc, touched[y])
+        if not alike:
+            for y in range(seen):
+                _clear(acc, touched[y])
         t += 1
     return (
         t,

@@ -218,6 +218,49 @@ def test_itemcf_equals_its_definition_for_any_blocks(
         assert all(there.score == back.score for there, back in both)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    users=st.integers(1, 20),
+    items=st.sampled_from([3, 12, 300]),
+    blocks=st.integers(1, 3),
+    weight=st.sampled_from([1.0, 0.3, 2.25]),
+    distinct=st.booleans(),
+    normalization=st.sampled_from(NORMALIZATIONS),
+    min_support=st.integers(1, 3),
+    top_k=st.sampled_from([1, 5, 2**16]),
+)
+def test_counting_first_gives_the_same_to_the_last_bit(
+    seed, users, items, blocks, weight, distinct, normalization, min_support, top_k
+):
+    log = [e._replace(weight=weight) for e in random_log(seed, users=users, items=items, events=90)]
+    if distinct:
+        log = list({(e.user, e.item): e for e in log}.values())
+    config = ItemCF(
+        window_events=0,
+        recency=1.0,
+        normalization=normalization,
+        min_support=min_support,
+        top_k=top_k,
+    )
+    seen: list[int] = []
+
+    def alike(lists, rules, chosen=itemcf._alike):
+        seen.append(chosen(lists, rules))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(itemcf, "_alike", alike)
+        counted = mine_itemcf(log, config, blocks)
+        patch.setattr(itemcf, "_alike", lambda *_: 0)
+        assert mine_itemcf(log, config, blocks) == (counted[0], pytest.approx(counted[1]))
+    if distinct:
+        assert all(seen) == (top_k < 2**15)
+    everything = reference.itemcf(log, config.model_copy(update={"min_support": 1}))
+    supported = {k: p for k, p in everything.items() if p.support >= min_support}
+    same_top(counted[0], supported, top_k)
+
+
 def test_of_equal_scores_the_smaller_item_stays():
     items = enumerate((7, 3, 5, 1))
     log = [Event(u, item, seq, seq, 1.0) for seq, item in items for u in range(3)]
