@@ -2,7 +2,8 @@
 
 A block is the set of items with ``item_idx mod blocks = block``, and one task. It holds, in memory,
 the (capped) lists of all users with an item in it, so it can score its triggers completely, take
-their top k, and forget. What is shuffled are lists, never counts of pairs.
+their top k, and forget. What is shuffled are lists, never counts of pairs - but for the few items
+whose users' lists fill a block by themselves (``qarm.pairs.shards``).
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ class Routing(NamedTuple):
     """int64[h], the largest user hash that each of them keeps."""
     wanted: np.ndarray = _EMPTY
     """int64[w], ascending: items to score; empty: all."""
+    left_out: np.ndarray = _EMPTY
+    """int64[l], ascending: items not to score."""
+    by_user: bool = False
+    """Users, not items, are spread over the blocks, so that each has a part of an item's users."""
 
 
 class Block(NamedTuple):
@@ -92,7 +97,7 @@ def count_blocks(
 
     A list of n entries goes to a block with probability 1 - (1 - 1/blocks)^n, items being spread
     at random. Results do not depend on the number. However many there are, a block holds the lists
-    of all users of its most popular item.
+    of all users of each of its items.
 
     Args:
         lists: rows of ``lists.LISTS_SCHEMA``.
@@ -124,10 +129,20 @@ def score_in_blocks(lists: DataFrame, routing: Routing, prepare: Prepare) -> Dat
     """Ship ``lists`` to their blocks and score each block; rows as in ``ROW_SCHEMA``.
 
     Args:
+        lists, routing: see ``ship_to_blocks``.
+        prepare: makes the kernel call of a block; runs on executors.
+    """
+    shipped = ship_to_blocks(lists, routing)
+    return shipped.mapInArrow(partial(score_slices, prepare=prepare), ROW_SCHEMA)
+
+
+def ship_to_blocks(lists: DataFrame, routing: Routing) -> DataFrame:
+    """What each block needs, one partition a block: rows that ``read_block`` takes.
+
+    Args:
         lists: rows of ``lists.LISTS_SCHEMA``, and user_hash (bigint) where items are hot. No user
             has more entries than its cap.
         routing: which block scores what.
-        prepare: makes the kernel call of a block; runs on executors.
     """
     from pyspark.sql import functions as F
 
@@ -137,9 +152,7 @@ def score_in_blocks(lists: DataFrame, routing: Routing, prepare: Prepare) -> Dat
     slices = lists.select("user_idx", "user_hash", "entries").mapInArrow(
         partial(cut_lists, routing=routing, keys=keys), _SLICES_SCHEMA
     )
-    return slices.repartition(routing.blocks, "key").mapInArrow(
-        partial(score_slices, prepare=prepare), ROW_SCHEMA
-    )
+    return slices.repartition(routing.blocks, "key")
 
 
 def cut_lists(
@@ -149,6 +162,7 @@ def cut_lists(
     import pyarrow as pa
 
     from qarm.pairs.blocks_kernel import choose_blocks, cut_to_blocks
+    from qarm.pairs.lists import spread
 
     for batch in batches:
         user_idx, user_hash = batch.column(0).to_numpy(), batch.column(1).to_numpy()
@@ -161,6 +175,8 @@ def cut_lists(
             routing.hot_item,
             routing.hot_threshold,
             routing.wanted,
+            routing.left_out,
+            spread(user_idx, routing.blocks) if routing.by_user else _EMPTY,
             routing.blocks,
         )
         slice_at, user, length, out = cut_to_blocks(
@@ -229,15 +245,27 @@ def read_block(batches: Iterable[pa.RecordBatch]) -> Block | None:
 def score_slices(batches: Iterable[pa.RecordBatch], prepare: Prepare) -> Iterator[pa.RecordBatch]:
     """Slices of one block -> scored pairs, and a row of counts at the end."""
     tally = np.zeros(3, np.int64)
-    block = read_block(batches)
-    if block is not None:
-        call = prepare(block)
-        capacity = max(len(block.items), _CALL_ROWS)
-        first = 0
-        while first < len(block.trigger):
-            first, trigger, target, *values = call(first, capacity, tally)
-            yield mined_batch((block.items[trigger], block.items[target], *values))
+    for columns in score_block(batches, prepare, tally):
+        yield mined_batch(columns)
     yield counts_batch(tally)
+
+
+def score_block(
+    batches: Iterable[pa.RecordBatch], prepare: Prepare, tally: np.ndarray
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Slices of one block -> items of trigger and target, and the kernel's values, piece by piece.
+
+    ``tally``: int64[3], counts that the kernel adds to.
+    """
+    block = read_block(batches)
+    if block is None:
+        return
+    call = prepare(block)
+    capacity = max(len(block.items), _CALL_ROWS)
+    first = 0
+    while first < len(block.trigger):
+        first, trigger, target, *values = call(first, capacity, tally)
+        yield block.items[trigger], block.items[target], *values
 
 
 def mined_batch(columns: Sequence[np.ndarray]) -> pa.RecordBatch:

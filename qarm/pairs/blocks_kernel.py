@@ -17,7 +17,9 @@ _LOW = (1 << 32) - 1
 
 
 @compiled
-def choose_blocks(indptr, words, user_hash, hot_item, hot_threshold, wanted, blocks):  # type: ignore[no-untyped-def]
+def choose_blocks(  # type: ignore[no-untyped-def]
+    indptr, words, user_hash, hot_item, hot_threshold, wanted, left_out, user_block, blocks
+):
     """Which block scores each entry's item, and whether the user counts for the item.
 
     Args:
@@ -26,6 +28,8 @@ def choose_blocks(indptr, words, user_hash, hot_item, hot_threshold, wanted, blo
         user_hash: int64[users], compared with the thresholds.
         hot_item, hot_threshold: int64[h], ascending items and the largest hash that each keeps.
         wanted: int64[w], ascending: the items that are scored; empty: all.
+        left_out: int64[l], ascending: items that are not.
+        user_block: int64[users], the block of all of a user's items; empty: see ``blocks``.
         blocks: item modulo this is the block.
 
     Returns:
@@ -37,7 +41,7 @@ def choose_blocks(indptr, words, user_hash, hot_item, hot_threshold, wanted, blo
     for u in range(len(indptr) - 1):
         for e in range(indptr[u], indptr[u + 1]):
             item = words[e, 0] & 0xFFFFFFFF
-            block[e] = item % blocks
+            block[e] = user_block[u] if len(user_block) else item % blocks
             if len(hot_item):
                 at = np.searchsorted(hot_item, item)
                 if at < len(hot_item) and hot_item[at] == item:
@@ -47,6 +51,10 @@ def choose_blocks(indptr, words, user_hash, hot_item, hot_threshold, wanted, blo
             if len(wanted) and block[e] >= 0:
                 at = np.searchsorted(wanted, item)
                 if at == len(wanted) or wanted[at] != item:
+                    block[e] = -1
+            if len(left_out) and block[e] >= 0:
+                at = np.searchsorted(left_out, item)
+                if at < len(left_out) and left_out[at] == item:
                     block[e] = -1
     return block, sampled
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qarm.pairs.blocks import Block, Call, Routing, count_blocks, score_in_blocks
+from qarm.pairs.blocks import Block, Call, Routing, Scored, count_blocks, score_in_blocks
 from qarm.pairs.lists import LatestEvents, pack_lists
 from qarm.pairs.mass import ALL_PAIRS, MOST_EVENTS, sample_triggers, share_of_mass_lost
 from qarm.pairs.mined import PAIR_COLUMNS, Keep, Mined, recompute
+from qarm.pairs.shards import crowded_items, score_in_shards, shard_users
 from qarm.pairs.tally import decay_of, tally_items
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 PAIR_COUNTS = ("scored", "below_min_support", "beyond_top_k")
 
 _DAY_MICROS = 86_400_000_000
+_EVERYTHING = np.empty(0, np.int64)
 
 
 def itemcf(events: DataFrame, config: ItemCF) -> DataFrame:
@@ -71,18 +73,20 @@ def mine_itemcf(
     everything = config.recency == 1.0 and reach >= n["longest"]
     recency = config.recency ** np.arange(reach)
     largest = (n["largest_degree"] * n["heaviest"] * 2 * recency.sum()) or 1.0
-    blocks = count_blocks(lists, int(n["kept"]), reach)
-    rows = score_in_blocks(
-        lists,
-        Routing(blocks, reach) if wanted is None else Routing(blocks, reach, wanted=wanted),
-        partial(
-            _prepare,
-            degrees=_broadcast(items),
-            rules=_rules(config, np.empty(0) if everything else recency, _scale(largest), n),
-            half_life=half_life,
-            last=last,
-        ),
+    rules = _rules(config, np.empty(0) if everything else recency, _scale(largest), n)
+    prepare = partial(
+        _prepare, degrees=_broadcast(items), rules=rules, half_life=half_life, last=last
     )
+    width = min(2 * reach + 1, int(n["longest"]))
+    crowded = crowded_items(items, width)
+    some = _EVERYTHING if wanted is None else wanted
+    blocks = count_blocks(lists, int(n["kept"]), reach)
+    routing = Routing(blocks, reach, wanted=some, left_out=crowded)
+    rows = score_in_blocks(lists, routing, prepare)
+    if wanted is not None:
+        crowded = np.intersect1d(crowded, wanted)
+    if len(crowded):
+        rows = rows.unionAll(_score_crowded(lists, crowded, reach, prepare, config, n))
     rows = rows.select(*PAIR_COLUMNS[:-1], F.timestamp_micros("last_ts").alias("last_ts"), "counts")
     return Mined(rows=rows, names=PAIR_COUNTS, skew=skew)
 
@@ -170,6 +174,50 @@ def _rules(config: ItemCF, recency: np.ndarray, scale: float, n: dict[str, float
     )
 
 
+def _score_crowded(
+    lists: DataFrame,
+    crowded: np.ndarray,
+    reach: int,
+    prepare: partial[Call],
+    config: ItemCF,
+    n: dict[str, float],
+) -> DataFrame:
+    """Rows of the triggers ``crowded``, each block with some of the users."""
+    degrees, rules = prepare.keywords["degrees"], prepare.keywords["rules"]
+    sums = rules._replace(kind=0, min_support=1, top_k=ALL_PAIRS)
+    return score_in_shards(
+        lists,
+        shard_users(lists, crowded, int(n["kept"]), reach),
+        partial(_prepare_sums, **{**prepare.keywords, "rules": sums}),
+        partial(_normalise, degrees=degrees, rules=rules),
+        config.min_support,
+        config.top_k,
+    )
+
+
+def _normalise(
+    trigger: np.ndarray,
+    target: np.ndarray,
+    units: np.ndarray,
+    degrees: Broadcast[tuple[np.ndarray, np.ndarray]],
+    rules: Rules,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and c of whole sums."""
+    from qarm.pairs.itemcf_kernel import NORMALIZATIONS, normalise_all
+
+    items, degree = degrees.value
+    one, other = (degree[np.searchsorted(items, side)] for side in (trigger, target))
+    c = units / rules.scale
+    if NORMALIZATIONS[rules.kind] == "cosine":  # as the kernel does, to the last bit
+        return c * (_inverse_root(one) * _inverse_root(other)), c
+    return normalise_all(rules.kind, c, one, other, rules.totals), c
+
+
+def _inverse_root(degree: np.ndarray) -> np.ndarray:
+    """1 / sqrt; 0 where the weight is 0: so is the score."""
+    return np.where(degree > 0, np.maximum(degree, 1e-300) ** -0.5, 0.0)
+
+
 def _prepare(
     block: Block,
     degrees: Broadcast[tuple[np.ndarray, np.ndarray]],
@@ -178,6 +226,23 @@ def _prepare(
     last: int,
 ) -> Call:
     """The kernel call of a block."""
+    sums = _prepare_sums(block, degrees, rules, half_life, last)
+
+    def call(first: int, capacity: int, tally: np.ndarray) -> Scored:
+        *columns, units, ts = sums(first, capacity, tally)
+        return (*columns, units / rules.scale, ts)  # type: ignore[return-value]
+
+    return call
+
+
+def _prepare_sums(
+    block: Block,
+    degrees: Broadcast[tuple[np.ndarray, np.ndarray]],
+    rules: Rules,
+    half_life: float,
+    last: int,
+) -> Call:
+    """The kernel call of a block, with c in steps of 1/scale."""
     from qarm.pairs.itemcf_kernel import Lists, score_itemcf
 
     items, degree = degrees.value
@@ -194,7 +259,7 @@ def _prepare(
         block.weight,
         np.empty(0) if math.isinf(half_life) else decay_of(block.ts, half_life, last),
         own,
-        np.where(own > 0, np.maximum(own, 1e-300) ** -0.5, 0.0),  # weight 0: score 0
+        _inverse_root(own),
         0,
     )
     return partial(score_itemcf, lists._replace(alike=_alike(lists, rules)), rules)

@@ -101,6 +101,8 @@ def normalised(kind, c, trigger_weight, target_weight, total_weight, mean_weight
         total_weight, mean_weight: float64, N and m.
         k1, b: float64, of bm25.
     """
+    if kind > 0 and (trigger_weight <= 0.0 or target_weight <= 0.0):
+        return 0.0
     if kind == 1:
         return c / math.sqrt(trigger_weight * target_weight)
     if kind == 2:
@@ -398,7 +400,7 @@ def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyp
 
     Returns:
         next trigger (the number of triggers: done) and the rows: trigger and target codes, score,
-        support (distinct users), weight (c itself), ts.
+        support (distinct users), c in steps of 1/scale, ts.
     """
     codes = len(lists.degree)
     # Where all co-occurrences count the same, a first pass only counts, in little memory, and a
@@ -418,7 +420,7 @@ def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyp
     out_target = np.empty(capacity, np.int64)
     out_score = np.empty(capacity, np.float64)
     out_support = np.empty(capacity, np.int64)
-    out_weight = np.empty(capacity, np.float64)
+    out_total = np.empty(capacity, np.int64)
     out_ts = np.empty(capacity, np.int64)
     filled = 0
     t = first
@@ -445,7 +447,7 @@ def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyp
             out_target[filled] = c
             out_score[filled] = score[y]
             out_support[filled] = acc[row, SUPPORT]
-            out_weight[filled] = acc[row, TOTAL] / rules.scale
+            out_total[filled] = acc[row, TOTAL]
             out_ts[filled] = acc[row, LATEST]
             filled += 1
         tally[SCORED] += partners
@@ -461,6 +463,6 @@ def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyp
         out_target[:filled],
         out_score[:filled],
         out_support[:filled],
-        out_weight[:filled],
+        out_total[:filled],
         out_ts[:filled],
     )

@@ -218,7 +218,7 @@ def _pack_parts(batches: list[pa.RecordBatch], packer: Packer, keys: np.ndarray)
     columns = {name: column[order] for name, column in columns.items()}
     columns["events"] = np.ones(len(order), np.int64)
     indptr, columns = packer.shrink(indptr, columns)
-    place = _spread(users, len(keys))
+    place = spread(users, len(keys))
     by_place = np.argsort(place, kind="stable")
     rows = gather(indptr, by_place)
     packed = np.empty(len(rows), _PART)
@@ -238,8 +238,8 @@ def _pack_parts(batches: list[pa.RecordBatch], packer: Packer, keys: np.ndarray)
     )
 
 
-def _spread(users: np.ndarray, partitions: int) -> np.ndarray:
-    """The reduce task of each user: the high bits of a multiplicative hash."""
+def spread(users: np.ndarray, partitions: int) -> np.ndarray:
+    """The task of each user: the high bits of a multiplicative hash."""
     mixed = users.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return ((mixed >> np.uint64(40)) % np.uint64(partitions)).astype(np.int64)
 

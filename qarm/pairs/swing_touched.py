@@ -68,7 +68,9 @@ def stream_fingerprints(
         user, user_hash = batch.column(0).to_numpy(), batch.column(1).to_numpy()
         indptr, entries = read_binary(batch.column(2), RECORD)
         words = entries.view(np.int64).reshape(-1, WORDS)
-        _, sampled = choose_blocks(indptr, words, user_hash, hot_item, hot_threshold, nothing, 1)
+        _, sampled = choose_blocks(
+            indptr, words, user_hash, hot_item, hot_threshold, nothing, nothing, nothing, 1
+        )
         mark = hash_lists(indptr, words, sampled, user)
         yield pa.record_batch(
             [pa.array(entries["item"][sampled].astype(np.int64)), pa.array(mark[sampled])],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from qarm.config.learning import ItemCF
+from qarm.pairs import shards
 from qarm.pairs.itemcf import itemcf, mine_itemcf
 
 from . import reference
@@ -42,6 +44,40 @@ def test_days_and_decay_equal_the_definition(frame, normalization):
     found = collect(mine_itemcf(frame(log), config))[0]
     same(found, reference.itemcf(log, config))
     assert 20 < len(found) < len(reference.itemcf(log, ItemCF(window_events=0)))
+
+
+@pytest.mark.parametrize(
+    ("normalization", "window", "half_life", "most"),
+    [("cosine", 0, 0.0, 1650), ("bm25", 3, 2.0, 210)],
+)
+def test_items_of_many_users_are_added_up_from_shards_to_the_last_bit(
+    frame, tiny_batches, monkeypatch, normalization, window, half_life, most
+):
+    log = [e._replace(minute=e.minute * 60) for e in random_log(8, users=30, items=12, events=300)]
+    config = ItemCF(
+        window_events=window,
+        half_life_days=half_life,
+        normalization=normalization,
+        min_support=2,
+        top_k=4,
+    )
+    found, tally = collect(mine_itemcf(frame(log), config))
+    monkeypatch.setattr(shards, "CROWDED_ENTRIES", most)
+    monkeypatch.setattr(shards, "_HELD_ROWS", 5)
+    crowded = []
+
+    def noted(items, width, choose=shards.crowded_items):
+        crowded[:] = choose(items, width)
+        return np.array(crowded)
+
+    monkeypatch.setattr("qarm.pairs.itemcf.crowded_items", noted)
+    assert collect(mine_itemcf(frame(log), config)) == (found, tally)
+    items = {e.item for e in log}
+    assert 0 < len(crowded) < len(items)
+    wanted = np.array(sorted(items))[::3]
+    assert set(crowded) & set(wanted.tolist())
+    some, _ = collect(mine_itemcf(frame(log), config, wanted=wanted))
+    assert some == {pair: row for pair, row in found.items() if pair[0] in wanted}
 
 
 def test_a_decay_needs_no_event(frame):
