@@ -120,9 +120,6 @@ def _sources(config: Config, writer: Manifest) -> Iterator[str]:
     """Files of the log and the catalogue: configuration, for manifests do not name them."""
     split = [uri for uris in config.split.files.values() for uri in uris]
     sources = [*config.log.path, *split, *config.items.path]
-    now = fingerprint(
-        {s: getattr(config, s).model_dump(mode="json") for s in BY_NAME[writer.stage].sections}
-    )
-    if now != writer.config_hash:
+    if fingerprint(BY_NAME[writer.stage].settings(config)) != writer.config_hash:
         sources = [f"{uri} (as configured now; that run had another config)" for uri in sources]
     yield from sources

@@ -18,7 +18,6 @@ from qarm.memory import PeakMemory
 from qarm.pipeline import summary
 from qarm.pipeline.code_version import code_version
 from qarm.pipeline.context import Context
-from qarm.pipeline.result import Metric
 from qarm.pipeline.stages import STAGES, Stage
 
 if TYPE_CHECKING:
@@ -59,6 +58,7 @@ def run_stage(
     before = manifest.find(lake.root, stage.name)
     if before is not None and before.run_id == context.run_id and not force:
         progress.say(f"{stage.name}: up to date (run {context.run_id})")
+        _check_published(stage, config, lake.root, before.result.get("metrics", []))
         return {**before.result, "status": "skipped"}
     progress.say(f"{stage.name}: {stage.summary}")
     started = time.monotonic()
@@ -66,9 +66,12 @@ def run_stage(
         result = stage.load()(context)
     for ledger in result.ledgers:
         ledger.close(stage.name)
-    _check_metric_gates(config, result.metrics)
+    metrics = [asdict(metric) for metric in result.metrics]
+    _check_metric_gates(
+        config, metrics, "Nothing was published, the tables of the run before stand"
+    )
     if stage.name == "evaluate":  # all metrics that a gate can name are there now
-        _check_gate_names(config, lake.root, result.metrics)
+        _check_gate_names(config, lake.root, metrics)
     entry = summary.entry(
         stage.name, context, result, time.monotonic() - started, memory.peak_bytes
     )
@@ -112,9 +115,7 @@ def run_pipeline(
 def _context(
     stage: Stage, config: Config, spark: SparkSession, lake: Lake, as_of: datetime | None
 ) -> Context:
-    config_hash = fingerprint(
-        {s: getattr(config, s).model_dump(mode="json") for s in stage.sections}
-    )
+    config_hash = fingerprint(stage.settings(config))
     version = code_version(stage.packages)
     context = Context(
         config=config,
@@ -159,9 +160,18 @@ def _gate_name(metric: Mapping[str, Any]) -> str:
     return f"{metric['metric']}/{metric['variant']}/{metric['part']}"
 
 
-def _check_gate_names(config: Config, root: str, metrics: Sequence[Metric]) -> None:
+def _check_published(
+    stage: Stage, config: Config, root: str, metrics: Sequence[Mapping[str, Any]]
+) -> None:
+    """Gates of metrics hold for a stage that need not run, too: they may have been edited."""
+    _check_metric_gates(config, metrics, "The run is published, and was not made again")
+    if stage.name == "evaluate":
+        _check_gate_names(config, root, metrics)
+
+
+def _check_gate_names(config: Config, root: str, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Raise ConfigError for a metric gate that no metric answers to: it would never stop a run."""
-    found = [asdict(metric) for metric in metrics]
+    found = [*metrics]
     for published in manifest.all_of(root).values():
         found += published.result.get("metrics", [])
     names = {_gate_name(metric) for metric in found if metric["slice"] == "all"}
@@ -174,14 +184,15 @@ def _check_gate_names(config: Config, root: str, metrics: Sequence[Metric]) -> N
             )
 
 
-def _check_metric_gates(config: Config, metrics: Sequence[Metric]) -> None:
+def _check_metric_gates(
+    config: Config, metrics: Sequence[Mapping[str, Any]], consequence: str
+) -> None:
     """Raise GateError for a metric below its gate (``metric/variant/part``)."""
     for metric in metrics:
-        name = _gate_name(asdict(metric))
+        name = _gate_name(metric)
         least = config.gates.min_metric.get(name)
-        if metric.slice == "all" and least is not None and not metric.value >= least:
+        if metric["slice"] == "all" and least is not None and not metric["value"] >= least:
             raise GateError(
-                f"gates.min_metric: {name} is {metric.value:.4f}, below {least}. Nothing was "
-                "published, the tables of the run before stand. Look at what changed in the input "
-                "(qarm lineage), or lower the gate"
+                f"gates.min_metric: {name} is {metric['value']:.4f}, below {least}. {consequence}. "
+                "Look at what changed in the input (qarm lineage), or lower the gate"
             )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qarm.errors import ConfigError
 
 if TYPE_CHECKING:
+    from qarm.config import Config
     from qarm.pipeline.context import Context
     from qarm.pipeline.result import StageResult
 
@@ -23,7 +24,8 @@ class Stage:
     """One line for --help."""
     module: str
     sections: tuple[str, ...]
-    """Configuration sections whose change makes the stage run again."""
+    """Configuration sections, or single settings of one (section.name), whose change makes the
+    stage run again."""
     inputs: tuple[str, ...]
     """Tables read."""
     outputs: tuple[str, ...]
@@ -40,13 +42,25 @@ class Stage:
         function: Callable[[Context], StageResult] = importlib.import_module(self.module).run
         return function
 
+    def settings(self, config: Config) -> dict[str, Any]:
+        """The part of ``config`` that the result depends on, as JSON values."""
+        found: dict[str, Any] = {}
+        for name in self.sections:
+            section, _, setting = name.partition(".")
+            values = getattr(config, section).model_dump(mode="json")
+            found[name] = values[setting] if setting else values
+        return found
+
 
 STAGES: tuple[Stage, ...] = (
     Stage(
         name="ingest",
         summary="raw logs and catalogue -> items, users, interactions, event_splits, quarantine",
         module="qarm.ingest.stage",
-        sections=("log", "items", "split", "gates"),
+        sections=(
+            *("log", "items", "split"),
+            *("gates.max_quarantine_share", "gates.min_interactions", "gates.min_items"),
+        ),
         inputs=(),
         outputs=("items", "users", "interactions", "event_splits", "quarantine"),
         packages=("ingest", "lake"),
@@ -55,7 +69,7 @@ STAGES: tuple[Stage, ...] = (
         name="mine-pairs",
         summary="training-period events -> id_vectors, item_pairs (User2Item, Swing, ItemCF)",
         module="qarm.pairs.stage",
-        sections=("pairs", "gates"),
+        sections=("pairs", "gates.min_pairs"),
         inputs=("items", "interactions", "event_splits"),
         outputs=(
             *("id_vectors", "item_pairs", "item_features"),
@@ -126,7 +140,7 @@ STAGES: tuple[Stage, ...] = (
         name="evaluate",
         summary="predictions, vectors and test pairs -> metrics",
         module="qarm.evaluation.stage",
-        sections=("evaluation", "pairs", "gates"),
+        sections=("evaluation", "pairs"),
         inputs=("predictions", "interactions", "event_splits", "item_embeddings"),
         outputs=("metrics",),
         packages=("evaluation", "pairs", "ingest", "lake"),

@@ -87,6 +87,19 @@ def test_gate_stops_before_publishing(spark, config, monkeypatch) -> None:
     assert manifest.pinned(config.lake, "id_vectors") is None
 
 
+def test_an_edited_gate_runs_nothing_again_and_still_holds(spark, config, monkeypatch) -> None:
+    calls: list[str] = []
+    writer = _writer(metric=0.6, calls=calls)
+    stage = _stage(monkeypatch, "one", writer, outputs=("id_vectors",))
+    for least in (0.5, 0.55):
+        gates = config.gates.model_copy(update={"min_metric": {"auc/base/test": least}})
+        runner.run_stage(stage, config.model_copy(update={"gates": gates}), spark)
+    gates = config.gates.model_copy(update={"min_metric": {"auc/base/test": 0.7}})
+    with pytest.raises(GateError, match=r"below 0\.7\. The run is published"):
+        runner.run_stage(stage, config.model_copy(update={"gates": gates}), spark)
+    assert len(calls) == 1
+
+
 def test_readers_see_the_published_version_not_the_latest(spark, config, monkeypatch) -> None:
     seen: list[int] = []
     runner.run_stage(_stage(monkeypatch, "one", _writer(3), outputs=("id_vectors",)), config, spark)
