@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qarm.pairs.blocks import Block, Call, Routing, count_blocks, score_in_blocks
+from qarm.pairs.itemcf_days import of_latest_days
 from qarm.pairs.lists import LatestEvents, pack_lists
 from qarm.pairs.mass import ALL_PAIRS, MOST_EVENTS, sample_triggers, share_of_mass_lost
 from qarm.pairs.mined import PAIR_COLUMNS, Keep, Mined, recompute
@@ -36,7 +37,10 @@ def itemcf(events: DataFrame, config: ItemCF) -> DataFrame:
     before leave no hole. decay = 2^(-age / half_life_days), age the days from the day of the later
     event to the day of the latest event of all. c becomes a score by ``qarm.pairs.itemcf_kernel``,
     with W the sum of an item's decayed event weights. Only the latest ``max_events_per_user``
-    events of a user are looked at, for W as well.
+    events of a user are looked at, for W as well, and of those only ``history_days``.
+
+    With ``counts = "users"``, c adds up the largest term of each user, and W the largest decayed
+    weight of each user's events of the item.
 
     Args:
         events: user_idx, item_idx, ts, seq, weight.
@@ -61,10 +65,11 @@ def mine_itemcf(
     """
     from pyspark.sql import functions as F
 
+    events = of_latest_days(events, config.history_days)
     lists = keep(pack_lists(events, LatestEvents(config.max_events_per_user)))
     half_life = config.half_life_days * _DAY_MICROS or math.inf
     last = _last_ts(events) if config.half_life_days else 0
-    items = keep(tally_items(lists, half_life, last))
+    items = keep(tally_items(lists, half_life, last, once_a_user=config.counts == "users"))
     skew, n = _skew(lists, items)
     # A window that nobody's list exceeds is none: all events of a user meet.
     reach = min(config.window_events or config.max_events_per_user, int(n["longest"]))
@@ -167,6 +172,7 @@ def _rules(config: ItemCF, recency: np.ndarray, scale: float, n: dict[str, float
         np.array([n["total_weight"], n["mean_weight"], config.bm25_k1, config.bm25_b]),
         config.min_support,
         config.top_k,
+        config.counts == "users",
     )
 
 

@@ -60,6 +60,18 @@ def describe_days(events: DataFrame) -> dict[date, tuple[int, str]]:
     return {row["day"]: (int(row["events"]), str(row["fingerprint"])) for row in rows}
 
 
+def of_latest_days(events: DataFrame, days: int) -> DataFrame:
+    """The events of the latest ``days`` days, up to that of the latest event; 0: all."""
+    from pyspark.sql import functions as F
+
+    if not days:
+        return events
+    day = F.to_date("ts")
+    row = events.agg(F.max(day)).first()
+    assert row is not None
+    return events.where(day > F.lit((row[0] or _EPOCH) - timedelta(days=days)))
+
+
 def plan_days(
     now: dict[date, tuple[int, str]],
     before: dict[date, tuple[int, str, str]],

@@ -14,7 +14,14 @@ from qarm.lake.latest import latest
 from qarm.pairs.filters import filter_pairs, is_active, needs_features
 from qarm.pairs.id_vectors import train_id_vectors
 from qarm.pairs.itemcf import itemcf_mass_lost, mine_itemcf
-from qarm.pairs.itemcf_days import count_days, describe_days, plan_days, score_days
+from qarm.pairs.itemcf_days import (
+    count_days,
+    describe_days,
+    of_latest_days,
+    plan_days,
+    score_days,
+)
+from qarm.pairs.itemcf_users import count_changed
 from qarm.pairs.mined import PAIR_COLUMNS, Mined
 from qarm.pairs.swing import mine_swing, swing_mass_lost
 from qarm.pairs.swing_touched import score_touched
@@ -235,7 +242,30 @@ def _mine_itemcf(
     config = context.config.pairs.itemcf
     if config.by_day:
         return _mine_itemcf_by_day(context, events, kept)
-    return _keep_pairs("ItemCF", mine_itemcf(events, config, kept), kept)
+    if config.incremental:
+        pairs, ledgers, skew = _mine_itemcf_by_user(context, events, kept)
+    else:
+        pairs, ledgers, skew = _keep_pairs("ItemCF", mine_itemcf(events, config, kept), kept)
+    if config.history_days:
+        recent = of_latest_days(events, config.history_days).count()
+        skew["events_before_history"] = events.count() - recent
+    return pairs, ledgers, skew
+
+
+def _mine_itemcf_by_user(
+    context: Context, events: DataFrame, kept: Keeper
+) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
+    config = context.config.pairs.itemcf
+    counted_with = _itemcf_counted_with(context, {"top_k", "min_support", "normalization"})
+    found = count_changed(context, events, config, counted_with, kept)
+    context.say(f"ItemCF: {found.skew['users_with_changes']:,} users have lists that changed")
+    ledger = Ledger(
+        name="ItemCF pairs",
+        rows_in=found.tally.pop("scored"),
+        rows_out=found.pairs.count(),
+        dropped=found.tally,
+    )
+    return found.pairs, [ledger], found.skew
 
 
 def _mine_itemcf_by_day(
@@ -245,11 +275,8 @@ def _mine_itemcf_by_day(
     from pyspark.sql import functions as F
 
     config = context.config.pairs.itemcf
-    counting = {"top_k", "min_support", "normalization", "half_life_days"}
-    counting |= {"bm25_k1", "bm25_b"}
-    counted_with = fingerprint(
-        {"code": context.code_version, "settings": config.model_dump(exclude=counting)}
-    )
+    scoring = {"top_k", "min_support", "normalization", "half_life_days"}
+    counted_with = _itemcf_counted_with(context, scoring)
     days = plan_days(
         describe_days(events),
         _counted_days(context),
@@ -296,6 +323,12 @@ def _mine_itemcf_by_day(
         "days_counted": len(days.todo),
     }
     return scored, [ledger], skew
+
+
+def _itemcf_counted_with(context: Context, scoring: set[str]) -> str:
+    """Hash of what counts depend on beside the events: not on ``scoring``, which comes after."""
+    settings = context.config.pairs.itemcf.model_dump(exclude={*scoring, "bm25_k1", "bm25_b"})
+    return fingerprint({"code": context.code_version, "settings": settings})
 
 
 def _counted_days(context: Context) -> dict[date, tuple[int, str, str]]:

@@ -23,7 +23,9 @@ ITEMS_SCHEMA = (
 )
 
 
-def tally_items(lists: DataFrame, half_life_micros: float, last: int) -> DataFrame:
+def tally_items(
+    lists: DataFrame, half_life_micros: float, last: int, *, once_a_user: bool = False
+) -> DataFrame:
     """What each item has in all lists: entries, sum of marks, weight, decayed weight.
 
     ``heaviest`` is at least the weight of its heaviest entry, and its largest value is exact.
@@ -32,10 +34,13 @@ def tally_items(lists: DataFrame, half_life_micros: float, last: int) -> DataFra
         lists: rows of ``LISTS_SCHEMA``.
         half_life_micros: an event counts half for each half-life before ``last``; inf: no decay.
         last: microseconds.
+        once_a_user: whether ``decayed`` adds up the largest decayed weight of each user only.
     """
     from pyspark.sql import functions as F
 
-    tally = partial(stream_item_tally, half_life_micros=half_life_micros, last=last)
+    tally = partial(
+        stream_item_tally, half_life_micros=half_life_micros, last=last, once_a_user=once_a_user
+    )
     return (
         lists.select("entries")
         .mapInArrow(tally, ITEMS_SCHEMA)
@@ -51,7 +56,7 @@ def tally_items(lists: DataFrame, half_life_micros: float, last: int) -> DataFra
 
 
 def stream_item_tally(
-    batches: Iterable[pa.RecordBatch], half_life_micros: float, last: int
+    batches: Iterable[pa.RecordBatch], half_life_micros: float, last: int, once_a_user: bool = False
 ) -> Iterator[pa.RecordBatch]:
     """Lists -> partial sums, an item in one row per ``_TALLIED_ENTRIES``."""
     import pyarrow as pa
@@ -60,23 +65,38 @@ def stream_item_tally(
 
     names = names_of(ITEMS_SCHEMA)
     held: list[np.ndarray] = []
+    lengths: list[np.ndarray] = []
 
     def flush() -> pa.RecordBatch:
         entries = np.concatenate(held)
         held.clear()
         factor = decay_of(entries["ts"], half_life_micros, last)
+        if once_a_user:
+            user = np.repeat(np.arange(sum(map(len, lengths))), np.concatenate(lengths))
+            factor *= largest_of_each(user, entries["item"], entries["weight"] * factor)
+        lengths.clear()
         items, *sums = sum_by_item(entries.view(np.int64).reshape(-1, WORDS), factor)
         sums.append(np.full(len(items), entries["weight"].max()))
         return pa.record_batch([pa.array(items), *(pa.array(s) for s in sums)], names=names)
 
     for batch in batches:
-        entries = read_binary(batch.column(0), RECORD)[1]
+        indptr, entries = read_binary(batch.column(0), RECORD)
         if len(entries):
             held.append(entries.copy())  # the batch's memory is reused
+            lengths.append(np.diff(indptr))
         if sum(map(len, held)) >= _TALLIED_ENTRIES:
             yield flush()
     if held:
         yield flush()
+
+
+def largest_of_each(user: np.ndarray, item: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """bool[n], one true entry for each (user, item): one of the largest value."""
+    order = np.lexsort((-value, item, user))
+    same = (np.diff(user[order]) == 0) & (np.diff(item[order]) == 0)
+    largest = np.empty(len(order), bool)
+    largest[order] = np.concatenate([[True], ~same])
+    return largest
 
 
 def decay_of(ts: np.ndarray, half_life_micros: float, last: int) -> np.ndarray:
