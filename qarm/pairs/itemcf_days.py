@@ -100,7 +100,10 @@ def plan_days(
     kept = {day for day in now if day >= first}
     changed = {day for day, facts in now.items() if before.get(day) != (*facts, counted_with)}
     gone = {day for day in before if day >= edge and day not in now}
-    touched = changed & kept
+    # Back in time: a day that was only reached into counts again.
+    before_first = max(before, default=_EPOCH) - timedelta(days=history_days - 1)
+    uncounted = {day for day in before if history_days and day < before_first}
+    touched = (changed | uncounted) & kept
     for day in changed | gone:
         touched |= {day + timedelta(days=later) for later in range(1, reach + 1)} & kept
     return Days(now, sorted(touched), sorted(set(before) - kept))

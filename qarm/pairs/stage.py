@@ -10,6 +10,7 @@ from qarm.config import fingerprint
 from qarm.errors import ConfigError, GateError, InputError
 from qarm.ingest.caching import Keeper
 from qarm.ingest.parts import mining_events, mining_parts
+from qarm.ingest.times import from_micros, micros_of
 from qarm.lake.latest import latest
 from qarm.pairs.filters import filter_pairs, is_active, needs_features
 from qarm.pairs.id_vectors import train_id_vectors
@@ -44,28 +45,28 @@ def run(context: Context) -> StageResult:
     """Write id_vectors and item_pairs, but for what the user brings.
 
     Raises:
-        InputError: the mining period has no positive event.
+        InputError: the mining period has no positive event, or none before ``--as-of``.
         GateError: fewer pairs than gates.min_pairs; item_pairs is not written then.
         ConfigError: pairs.sources is empty.
     """
     with Keeper() as kept:
         mined = kept(mining_events(context))
-        events = kept(_of_live_items(context, mined))
+        known = _known(context, mined)
+        events = kept(_of_live_items(context, known))
         log = _describe(events)
         if not log["events"]:
-            raise InputError(
-                "mine-pairs: the mining period has no positive event "
-                f"(part {' + '.join(mining_parts(context.facts('ingest')))} of the split); check "
-                "log.labels, log.positive and the shares of the split"
-            )
+            raise InputError(f"mine-pairs: {_nothing_to_mine(context, mined)}")
         context.say(f"{log['events']:,} events, {log['users']:,} users, {log['items']:,} items")
-        before = mined.count()
+        before, before_removals = mined.count(), known.count()
+        dropped = {"removed_item": before_removals - log["events"]}
+        if context.as_of is not None:
+            dropped["at_or_after_as_of"] = before - before_removals
         ledgers = [
             Ledger(
                 name="positive events of the mining period",
                 rows_in=before,
                 rows_out=log["events"],
-                dropped={"removed_item": before - log["events"]},
+                dropped=dropped,
             )
         ]
         if not context.is_external("id_vectors"):
@@ -73,6 +74,35 @@ def run(context: Context) -> StageResult:
         if context.is_external("item_pairs"):
             return StageResult(ledgers=ledgers, facts={"log": log})
         return _write_pairs(context, events, log, ledgers, kept)
+
+
+def _known(context: Context, events: DataFrame) -> DataFrame:
+    """``events`` before the run's ``--as-of``: those at that instant are future, as for ingest."""
+    from pyspark.sql import functions as F
+
+    if context.as_of is None:
+        return events
+    return events.where(F.col("ts") < F.timestamp_micros(F.lit(micros_of(context.as_of))))
+
+
+def _nothing_to_mine(context: Context, mined: DataFrame) -> str:
+    """Why no event is left of ``mined``, and what to look at."""
+    from pyspark.sql import functions as F
+
+    row = mined.agg(F.unix_micros(F.min("ts"))).first()
+    assert row is not None
+    first = from_micros(row[0] or 0)
+    if context.as_of is not None and row[0] is not None and first >= context.as_of:
+        return (
+            f"no event is known as of {context.as_of.isoformat()} (--as-of): the first positive "
+            f"event of the mining period is of {first.isoformat()}, and those before --as-of "
+            "alone count; give a later one"
+        )
+    return (
+        "the mining period has no positive event "
+        f"(part {' + '.join(mining_parts(context.facts('ingest')))} of the split); check "
+        "log.labels, log.positive and the shares of the split"
+    )
 
 
 def _of_live_items(context: Context, events: DataFrame) -> DataFrame:
@@ -448,7 +478,8 @@ def _split_id(context: Context) -> str:
 
 
 def _window_end(context: Context, log: dict[str, Any]) -> datetime:
-    """End of the mining period: the split's, else the moment after the last event mined.
+    """End of the mining period: the split's, else the moment after the last event mined; not after
+    ``--as-of``.
 
     Splits by user have no one end, and a split of the user's own is not described by ingest.
     """
@@ -457,9 +488,10 @@ def _window_end(context: Context, log: dict[str, Any]) -> datetime:
     if context.is_external("event_splits") or not end:
         end = log["end"]
     instants = [datetime.fromisoformat(each) for each in (end, log["end"])]
-    return max(
+    latest_end = max(
         each.astimezone(UTC).replace(tzinfo=None) if each.tzinfo else each for each in instants
     )
+    return min(latest_end, context.as_of or latest_end)
 
 
 def _result(
