@@ -53,7 +53,8 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--as-of",
         type=_instant,
         metavar="TIME",
-        help='what "now" is, ISO, UTC (default: the moment after the log\'s last event)',
+        help='what "now" is, ISO, UTC; ingest and mine-pairs see earlier events only (default: '
+        "the moment after the log's last event)",
     )
     parser.add_argument(
         "--force",

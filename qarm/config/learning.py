@@ -82,6 +82,10 @@ class Swing(Section):
 class ItemCF(Section):
     """Windowed co-occurrence."""
 
+    counts: Literal["events", "users"] = "events"
+    """What a pair's count adds up. events: all its co-occurrences; users: the largest one of each
+    user, and of an item's weight the largest event of each user. Without recency (1), weights and
+    decay these are numbers of distinct users, and jaccard is that of the sets of users."""
     window_events: int = Field(5, ge=0)
     """Two events of a user co-occur if at most this many events apart; 0: however far."""
     window_days: float = Field(0.0, ge=0)
@@ -106,15 +110,28 @@ class ItemCF(Section):
     by_day: bool = False
     """Count day by day, and only days whose events, or those of the window before them, have
     changed: a nightly run adds a day and touches nothing else. Support then counts co-occurrences,
-    for distinct users do not add up. Needs window_days."""
+    for distinct users do not add up. Needs window_days, and counts = "events"."""
+    incremental: bool = False
+    """Count anew only users whose list has changed. Needs counts = "users"."""
     history_days: int = Field(0, ge=0)
-    """by_day: days counted, up to that of the latest event; 0: all."""
+    """Days whose events count, up to that of the latest event; 0: all. by_day: days whose
+    co-occurrences count; the window reaches into earlier ones."""
 
     @model_validator(mode="after")
-    def _by_day(self) -> ItemCF:
+    def _adds_up(self) -> ItemCF:
         if self.by_day and not self.window_days:
             raise ValueError(
                 "by_day needs window_days above 0: it says how many earlier days a day reaches into"
+            )
+        if self.by_day and self.counts == "users":
+            raise ValueError(
+                'by_day needs counts = "events": the users of two days are not distinct; '
+                "incremental is the way to count users night by night"
+            )
+        if self.incremental and self.counts == "events":
+            raise ValueError(
+                'incremental needs counts = "users"; by_day is the way to count events night by '
+                "night"
             )
         return self
 

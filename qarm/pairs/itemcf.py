@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qarm.pairs.blocks import Block, Call, Routing, Scored, count_blocks, score_in_blocks
+from qarm.pairs.itemcf_days import of_latest_days
 from qarm.pairs.lists import LatestEvents, pack_lists
 from qarm.pairs.mass import ALL_PAIRS, MOST_EVENTS, sample_triggers, share_of_mass_lost
 from qarm.pairs.mined import PAIR_COLUMNS, Keep, Mined, recompute
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 PAIR_COUNTS = ("scored", "below_min_support", "beyond_top_k")
 
 _DAY_MICROS = 86_400_000_000
-_EVERYTHING = np.empty(0, np.int64)
+_NOTHING = np.empty(0, np.int64)
 
 
 def itemcf(events: DataFrame, config: ItemCF) -> DataFrame:
@@ -38,7 +39,10 @@ def itemcf(events: DataFrame, config: ItemCF) -> DataFrame:
     before leave no hole. decay = 2^(-age / half_life_days), age the days from the day of the later
     event to the day of the latest event of all. c becomes a score by ``qarm.pairs.itemcf_kernel``,
     with W the sum of an item's decayed event weights. Only the latest ``max_events_per_user``
-    events of a user are looked at, for W as well.
+    events of a user are looked at, for W as well, and of those only ``history_days``.
+
+    With ``counts = "users"``, c adds up the largest term of each user, and W the largest decayed
+    weight of each user's events of the item.
 
     Args:
         events: user_idx, item_idx, ts, seq, weight.
@@ -63,10 +67,13 @@ def mine_itemcf(
     """
     from pyspark.sql import functions as F
 
+    events = of_latest_days(events, config.history_days)
     lists = keep(pack_lists(events, LatestEvents(config.max_events_per_user)))
     half_life = config.half_life_days * _DAY_MICROS or math.inf
     last = _last_ts(events) if config.half_life_days else 0
-    items = keep(tally_items(lists, half_life, last))
+    width = 2 * (config.window_events or config.max_events_per_user) + 1
+    once = config.counts == "users"
+    items = keep(tally_items(lists, half_life, last, width=width, once_a_user=once))
     skew, n = _skew(lists, items)
     # A window that nobody's list exceeds is none: all events of a user meet.
     reach = min(config.window_events or config.max_events_per_user, int(n["longest"]))
@@ -77,9 +84,8 @@ def mine_itemcf(
     prepare = partial(
         _prepare, degrees=_broadcast(items), rules=rules, half_life=half_life, last=last
     )
-    width = min(2 * reach + 1, int(n["longest"]))
-    crowded = crowded_items(items, width)
-    some = _EVERYTHING if wanted is None else wanted
+    crowded = crowded_items(items, int(n["nearest"]))
+    some = _NOTHING if wanted is None else wanted
     blocks = count_blocks(lists, int(n["kept"]), reach)
     routing = Routing(blocks, reach, wanted=some, left_out=crowded)
     rows = score_in_blocks(lists, routing, prepare)
@@ -143,6 +149,7 @@ def _skew(lists: DataFrame, items: DataFrame) -> tuple[dict[str, Any], dict[str,
         F.count("*").alias("items"),
         F.max("heaviest").alias("heaviest"),
         F.max("entries").alias("largest_item"),
+        F.max("near").alias("nearest"),
     )
     row = before.crossJoin(after).first()  # one row each, in one job
     assert row is not None
@@ -171,6 +178,7 @@ def _rules(config: ItemCF, recency: np.ndarray, scale: float, n: dict[str, float
         np.array([n["total_weight"], n["mean_weight"], config.bm25_k1, config.bm25_b]),
         config.min_support,
         config.top_k,
+        config.counts == "users",
     )
 
 
@@ -276,6 +284,6 @@ def _alike(lists: Lists, rules: Rules) -> int:
     if has_repeats(lists.indptr, lists.code, len(lists.degree)):
         # A user who has an item twice counts twice, and supports once.
         lengths = np.diff(lists.indptr).astype(np.float64)
-        if rules.min_support > 1 or lengths @ lengths >= 2**31:
+        if rules.once_a_user or rules.min_support > 1 or lengths @ lengths >= 2**31:
             return 0
     return math.floor(weight * weight * rules.scale + 0.5)

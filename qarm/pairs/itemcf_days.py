@@ -60,6 +60,18 @@ def describe_days(events: DataFrame) -> dict[date, tuple[int, str]]:
     return {row["day"]: (int(row["events"]), str(row["fingerprint"])) for row in rows}
 
 
+def of_latest_days(events: DataFrame, days: int) -> DataFrame:
+    """The events of the latest ``days`` days, up to that of the latest event; 0: all."""
+    from pyspark.sql import functions as F
+
+    if not days:
+        return events
+    day = F.to_date("ts")
+    row = events.agg(F.max(day)).first()
+    assert row is not None
+    return events.where(day > F.lit((row[0] or _EPOCH) - timedelta(days=days)))
+
+
 def plan_days(
     now: dict[date, tuple[int, str]],
     before: dict[date, tuple[int, str, str]],
@@ -88,7 +100,10 @@ def plan_days(
     kept = {day for day in now if day >= first}
     changed = {day for day, facts in now.items() if before.get(day) != (*facts, counted_with)}
     gone = {day for day in before if day >= edge and day not in now}
-    touched = changed & kept
+    # Back in time: a day that was only reached into counts again.
+    before_first = max(before, default=_EPOCH) - timedelta(days=history_days - 1)
+    uncounted = {day for day in before if history_days and day < before_first}
+    touched = (changed | uncounted) & kept
     for day in changed | gone:
         touched |= {day + timedelta(days=later) for later in range(1, reach + 1)} & kept
     return Days(now, sorted(touched), sorted(set(before) - kept))

@@ -15,7 +15,8 @@ bm25      ln(1 + N / W_j) c (k1 + 1) / (c + k1 (1 - b + b W_i / m)), Robertson a
 
 The first four are symmetric; tfidf and bm25 hold back popular targets, not popular triggers. All
 need the counts and one number an item only, so that they can be applied to counts that were added
-up from partial ones.
+up from partial ones. Where users are counted, c takes of each user the largest term, and W the
+largest event.
 """
 
 from __future__ import annotations
@@ -88,6 +89,8 @@ class Rules(NamedTuple):
     """float64[4]: total weight, mean weight, k1, b; see ``normalised``."""
     min_support: int
     top_k: int
+    once_a_user: bool = False
+    """Whether of each user's terms of a pair the largest alone counts."""
 
 
 @compiled
@@ -170,12 +173,26 @@ def _add(acc, c, user, units, ts):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _meet(t, lists, rules, acc, touched):  # type: ignore[no-untyped-def]
+def _add_once(acc, best, c, user, units, ts):  # type: ignore[no-untyped-def]
+    """``_add``, but in all no more than the largest ``units`` of the user.
+
+    ``best`` int64[codes] holds it; a trigger's entries come user by user.
+    """
+    if acc[c, LAST_USER] != user:
+        best[c] = 0
+    more = max(units - best[c], 0)
+    best[c] += more
+    _add(acc, c, user, more, ts)
+
+
+@compiled
+def _meet(t, lists, rules, acc, best, touched):  # type: ignore[no-untyped-def]
     """Add up what trigger ``t`` meets, itself too; how many codes were touched."""
     code, position, ts = lists.code, lists.position, lists.ts
     weight, decay = lists.weight, lists.decay
     window, timed, decays = len(rules.recency), rules.window_micros < _FOREVER, len(decay) > 0
-    plain = window == 0 and not timed and not decays
+    once = rules.once_a_user
+    plain = window == 0 and not timed and not decays and not once
     seen = 0
     for x in range(lists.trigger_indptr[t], lists.trigger_indptr[t + 1]):
         e, user = lists.trigger_entry[x], lists.trigger_user[x]
@@ -200,7 +217,11 @@ def _meet(t, lists, rules, acc, touched):  # type: ignore[no-untyped-def]
                 term *= decay[max(e, other)]
             touched[seen] = c
             seen += acc[c, SUPPORT] == 0
-            _add(acc, c, user, np.int64(math.floor(term + 0.5)), max(own, ts[other]))
+            units = np.int64(math.floor(term + 0.5))
+            if once:
+                _add_once(acc, best, c, user, units, max(own, ts[other]))
+            else:
+                _add(acc, c, user, units, max(own, ts[other]))
     return seen
 
 
@@ -386,7 +407,7 @@ def _add_up(t, lists, kept, slot, found, acc):  # type: ignore[no-untyped-def]
 @compiled
 def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyped-def]
     """c(i,j) = sum over events of i and j of one user, ``gap`` apart, of r^(gap-1) w_i w_j d,
-    d the decay of the later event.
+    d the decay of the later event; with ``once_a_user`` the sum over users of the largest term.
 
     Terms are added as integers (multiples of 1/scale): the sum does not depend on the order, so
     that c(i,j) = c(j,i) to the last bit, and partial sums of different days add up exactly.
@@ -412,6 +433,7 @@ def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyp
     count = np.zeros(codes if alike else 0, np.int32)
     slot = np.full(codes if alike else 0, -1, np.int16)
     found = np.empty(np.diff(lists.indptr).max() + 1 if alike else 0, np.int64)
+    best = np.empty(codes if rules.once_a_user else 0, np.int64)
     touched = np.empty(codes + 1, np.int64)  # one more: written before it is known to be new
     partner = np.empty(codes + 1, np.int64)
     score = np.empty(codes + 1, np.float64)
@@ -432,7 +454,7 @@ def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyp
                 mine, touched, seen, lists, rules, count, partner, score
             )
         else:
-            seen = _meet(t, lists, rules, acc, touched)
+            seen = _meet(t, lists, rules, acc, best, touched)
             partners, enough = _score_all(mine, touched[:seen], lists, rules, acc, score)
             partner[:enough] = touched[:enough]
         kept = min(enough, rules.top_k)

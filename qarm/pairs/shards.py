@@ -41,16 +41,19 @@ Columns = tuple[np.ndarray, ...]
 Normalise = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def crowded_items(items: DataFrame, width: int) -> np.ndarray:
-    """int64[h], ascending: items whose users alone may fill a block (``CROWDED_ENTRIES``).
+def crowded_items(items: DataFrame, nearest: int) -> np.ndarray:
+    """int64[h], ascending: items whose users alone fill a block (``CROWDED_ENTRIES``).
 
     Args:
-        items: item_idx, entries.
-        width: entries of a list that go with one entry of the item, at most.
+        items: item_idx and near, the entries that go to a block with those of the item.
+        nearest: the largest ``near``.
     """
     from pyspark.sql import functions as F
 
-    crowded = items.where(F.col("entries") * width > CROWDED_ENTRIES)
+    if nearest <= CROWDED_ENTRIES:
+        return np.empty(0, np.int64)
+
+    crowded = items.where(F.col("near") > CROWDED_ENTRIES)
     return np.sort(crowded.select("item_idx").toArrow().column(0).to_numpy())
 
 

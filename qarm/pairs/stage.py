@@ -10,11 +10,19 @@ from qarm.config import fingerprint
 from qarm.errors import ConfigError, GateError, InputError
 from qarm.ingest.caching import Keeper
 from qarm.ingest.parts import mining_events, mining_parts
+from qarm.ingest.times import from_micros, micros_of
 from qarm.lake.latest import latest
 from qarm.pairs.filters import filter_pairs, is_active, needs_features
 from qarm.pairs.id_vectors import train_id_vectors
 from qarm.pairs.itemcf import itemcf_mass_lost, mine_itemcf
-from qarm.pairs.itemcf_days import count_days, describe_days, plan_days, score_days
+from qarm.pairs.itemcf_days import (
+    count_days,
+    describe_days,
+    of_latest_days,
+    plan_days,
+    score_days,
+)
+from qarm.pairs.itemcf_users import count_changed
 from qarm.pairs.mined import PAIR_COLUMNS, Mined
 from qarm.pairs.swing import mine_swing, swing_mass_lost
 from qarm.pairs.swing_touched import score_touched
@@ -37,28 +45,28 @@ def run(context: Context) -> StageResult:
     """Write id_vectors and item_pairs, but for what the user brings.
 
     Raises:
-        InputError: the mining period has no positive event.
+        InputError: the mining period has no positive event, or none before ``--as-of``.
         GateError: fewer pairs than gates.min_pairs; item_pairs is not written then.
         ConfigError: pairs.sources is empty.
     """
     with Keeper() as kept:
         mined = kept(mining_events(context))
-        events = kept(_of_live_items(context, mined))
+        known = _known(context, mined)
+        events = kept(_of_live_items(context, known))
         log = _describe(events)
         if not log["events"]:
-            raise InputError(
-                "mine-pairs: the mining period has no positive event "
-                f"(part {' + '.join(mining_parts(context.facts('ingest')))} of the split); check "
-                "log.labels, log.positive and the shares of the split"
-            )
+            raise InputError(f"mine-pairs: {_nothing_to_mine(context, mined)}")
         context.say(f"{log['events']:,} events, {log['users']:,} users, {log['items']:,} items")
-        before = mined.count()
+        before, before_removals = mined.count(), known.count()
+        dropped = {"removed_item": before_removals - log["events"]}
+        if context.as_of is not None:
+            dropped["at_or_after_as_of"] = before - before_removals
         ledgers = [
             Ledger(
                 name="positive events of the mining period",
                 rows_in=before,
                 rows_out=log["events"],
-                dropped={"removed_item": before - log["events"]},
+                dropped=dropped,
             )
         ]
         if not context.is_external("id_vectors"):
@@ -66,6 +74,35 @@ def run(context: Context) -> StageResult:
         if context.is_external("item_pairs"):
             return StageResult(ledgers=ledgers, facts={"log": log})
         return _write_pairs(context, events, log, ledgers, kept)
+
+
+def _known(context: Context, events: DataFrame) -> DataFrame:
+    """``events`` before the run's ``--as-of``: those at that instant are future, as for ingest."""
+    from pyspark.sql import functions as F
+
+    if context.as_of is None:
+        return events
+    return events.where(F.col("ts") < F.timestamp_micros(F.lit(micros_of(context.as_of))))
+
+
+def _nothing_to_mine(context: Context, mined: DataFrame) -> str:
+    """Why no event is left of ``mined``, and what to look at."""
+    from pyspark.sql import functions as F
+
+    row = mined.agg(F.unix_micros(F.min("ts"))).first()
+    assert row is not None
+    first = from_micros(row[0] or 0)
+    if context.as_of is not None and row[0] is not None and first >= context.as_of:
+        return (
+            f"no event is known as of {context.as_of.isoformat()} (--as-of): the first positive "
+            f"event of the mining period is of {first.isoformat()}, and those before --as-of "
+            "alone count; give a later one"
+        )
+    return (
+        "the mining period has no positive event "
+        f"(part {' + '.join(mining_parts(context.facts('ingest')))} of the split); check "
+        "log.labels, log.positive and the shares of the split"
+    )
 
 
 def _of_live_items(context: Context, events: DataFrame) -> DataFrame:
@@ -235,7 +272,30 @@ def _mine_itemcf(
     config = context.config.pairs.itemcf
     if config.by_day:
         return _mine_itemcf_by_day(context, events, kept)
-    return _keep_pairs("ItemCF", mine_itemcf(events, config, kept), kept)
+    if config.incremental:
+        pairs, ledgers, skew = _mine_itemcf_by_user(context, events, kept)
+    else:
+        pairs, ledgers, skew = _keep_pairs("ItemCF", mine_itemcf(events, config, kept), kept)
+    if config.history_days:
+        recent = of_latest_days(events, config.history_days).count()
+        skew["events_before_history"] = events.count() - recent
+    return pairs, ledgers, skew
+
+
+def _mine_itemcf_by_user(
+    context: Context, events: DataFrame, kept: Keeper
+) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
+    config = context.config.pairs.itemcf
+    counted_with = _itemcf_counted_with(context, {"top_k", "min_support", "normalization"})
+    found = count_changed(context, events, config, counted_with, kept)
+    context.say(f"ItemCF: {found.skew['users_with_changes']:,} users have lists that changed")
+    ledger = Ledger(
+        name="ItemCF pairs",
+        rows_in=found.tally.pop("scored"),
+        rows_out=found.pairs.count(),
+        dropped=found.tally,
+    )
+    return found.pairs, [ledger], found.skew
 
 
 def _mine_itemcf_by_day(
@@ -245,11 +305,8 @@ def _mine_itemcf_by_day(
     from pyspark.sql import functions as F
 
     config = context.config.pairs.itemcf
-    counting = {"top_k", "min_support", "normalization", "half_life_days"}
-    counting |= {"bm25_k1", "bm25_b"}
-    counted_with = fingerprint(
-        {"code": context.code_version, "settings": config.model_dump(exclude=counting)}
-    )
+    scoring = {"top_k", "min_support", "normalization", "half_life_days"}
+    counted_with = _itemcf_counted_with(context, scoring)
     days = plan_days(
         describe_days(events),
         _counted_days(context),
@@ -296,6 +353,12 @@ def _mine_itemcf_by_day(
         "days_counted": len(days.todo),
     }
     return scored, [ledger], skew
+
+
+def _itemcf_counted_with(context: Context, scoring: set[str]) -> str:
+    """Hash of what counts depend on beside the events: not on ``scoring``, which comes after."""
+    settings = context.config.pairs.itemcf.model_dump(exclude={*scoring, "bm25_k1", "bm25_b"})
+    return fingerprint({"code": context.code_version, "settings": settings})
 
 
 def _counted_days(context: Context) -> dict[date, tuple[int, str, str]]:
@@ -415,7 +478,8 @@ def _split_id(context: Context) -> str:
 
 
 def _window_end(context: Context, log: dict[str, Any]) -> datetime:
-    """End of the mining period: the split's, else the moment after the last event mined.
+    """End of the mining period: the split's, else the moment after the last event mined; not after
+    ``--as-of``.
 
     Splits by user have no one end, and a split of the user's own is not described by ingest.
     """
@@ -424,9 +488,10 @@ def _window_end(context: Context, log: dict[str, Any]) -> datetime:
     if context.is_external("event_splits") or not end:
         end = log["end"]
     instants = [datetime.fromisoformat(each) for each in (end, log["end"])]
-    return max(
+    latest_end = max(
         each.astimezone(UTC).replace(tzinfo=None) if each.tzinfo else each for each in instants
     )
+    return min(latest_end, context.as_of or latest_end)
 
 
 def _result(

@@ -74,6 +74,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=(
             *("id_vectors", "item_pairs", "item_features"),
             *("itemcf_days", "itemcf_item_days", "itemcf_counted"),
+            *("itemcf_user_counts", "itemcf_user_lists"),
             *("u2i_days", "u2i_counted", "swing_scored", "swing_items"),
         ),
         packages=("pairs", "encoders", "ingest", "lake"),

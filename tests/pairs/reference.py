@@ -134,6 +134,9 @@ def swing(log, config, keeps):
 
 def itemcf(log, config):
     """{(i, j): Pair}"""
+    if config.history_days and not config.by_day:
+        first = max(e.seconds // 86400 for e in log) - config.history_days + 1
+        log = [e for e in log if e.seconds // 86400 >= first]
     sequences = defaultdict(list)
     for event in sorted(log, key=lambda e: e.seq):
         sequences[event.user].append(event)
@@ -143,14 +146,18 @@ def itemcf(log, config):
         age = last_day - event.seconds // 86400
         return 2.0 ** -(age / config.half_life_days) if config.half_life_days else 1.0
 
+    def whole(terms):  # a user's terms of a pair, or weights of an item
+        return max(terms) if config.counts == "users" else sum(terms)
+
     total: dict[tuple[int, int], float] = defaultdict(float)
     behind = defaultdict(list)
     latest: dict[tuple[int, int], float] = {}
     degree: dict[int, float] = defaultdict(float)
     for user, events in sequences.items():
         events = events[-config.max_events_per_user :]
+        weights, terms = defaultdict(list), defaultdict(list)
         for event in events:
-            degree[event.item] += event.weight * decay(event)
+            weights[event.item].append(event.weight * decay(event))
         for x, y in combinations(range(len(events)), 2):
             a, b = events[x], events[y]
             far = y - x > config.window_events > 0
@@ -158,9 +165,14 @@ def itemcf(log, config):
             if far or long or a.item == b.item:
                 continue
             for pair in ((a.item, b.item), (b.item, a.item)):
-                total[pair] += config.recency ** (y - x - 1) * a.weight * b.weight * decay(b)
+                term = config.recency ** (y - x - 1) * a.weight * b.weight * decay(b)
+                terms[pair].append(term)
                 behind[pair].append(user)
                 latest[pair] = max(latest.get(pair, 0), a.seconds, b.seconds)
+        for item, values in weights.items():
+            degree[item] += whole(values)
+        for pair, values in terms.items():
+            total[pair] += whole(values)
     support = {pair: len(u if config.by_day else set(u)) for pair, u in behind.items()}
     return {
         (i, j): Pair(_score(c, degree, i, j, config), support[i, j], c, latest[i, j])

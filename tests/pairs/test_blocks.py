@@ -105,10 +105,14 @@ class Held:
 def mine_itemcf(log: list[Event], config: ItemCF, blocks: int):
     day = 86_400
     last = max(e.seconds // day for e in log)
-    degree: dict[int, float] = {}
+    weights: dict[tuple[int, int], list[float]] = {}
     for e in log:
         decay = 2.0 ** ((e.seconds // day - last) / (config.half_life_days or math.inf))
-        degree[e.item] = degree.get(e.item, 0) + e.weight * decay
+        weights.setdefault((e.user, e.item), []).append(e.weight * decay)
+    whole = max if config.counts == "users" else sum
+    degree: dict[int, float] = {}
+    for (_, item), of_user in weights.items():
+        degree[item] = degree.get(item, 0) + whole(of_user)
     items = sorted(degree)
     reach = config.window_events or len(log)
     recency = config.recency ** np.arange(reach)
@@ -183,6 +187,7 @@ def test_swing_equals_its_definition_for_any_blocks(
 @given(
     log=logs,
     blocks=st.integers(1, 20),
+    counts=st.sampled_from(["events", "users"]),
     window=st.integers(0, 160),
     window_days=st.sampled_from([0.0, 0.01, 0.5, 40.0]),
     recency=st.one_of(st.just(1.0), st.floats(0.3, 1)),
@@ -192,10 +197,11 @@ def test_swing_equals_its_definition_for_any_blocks(
     top_k=st.integers(1, 12),
 )
 def test_itemcf_equals_its_definition_for_any_blocks(
-    log, blocks, window, window_days, recency, half_life, normalization, min_support, top_k
+    log, blocks, counts, window, window_days, recency, half_life, normalization, min_support, top_k
 ):
     log = [e._replace(minute=e.minute * 60) for e in log]  # over several days
     config = ItemCF(
+        counts=counts,
         window_events=window,
         window_days=window_days,
         recency=recency,

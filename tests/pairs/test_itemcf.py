@@ -48,7 +48,7 @@ def test_days_and_decay_equal_the_definition(frame, normalization):
 
 @pytest.mark.parametrize(
     ("normalization", "window", "half_life", "most"),
-    [("cosine", 0, 0.0, 1650), ("bm25", 3, 2.0, 210)],
+    [("cosine", 0, 0.0, 600), ("bm25", 3, 2.0, 150)],
 )
 def test_items_of_many_users_are_added_up_from_shards_to_the_last_bit(
     frame, tiny_batches, monkeypatch, normalization, window, half_life, most
@@ -66,8 +66,8 @@ def test_items_of_many_users_are_added_up_from_shards_to_the_last_bit(
     monkeypatch.setattr(shards, "_HELD_ROWS", 5)
     crowded = []
 
-    def noted(items, width, choose=shards.crowded_items):
-        crowded[:] = choose(items, width)
+    def noted(items, nearest, choose=shards.crowded_items):
+        crowded[:] = choose(items, nearest)
         return np.array(crowded)
 
     monkeypatch.setattr("qarm.pairs.itemcf.crowded_items", noted)
