@@ -340,7 +340,7 @@ class Loader(Section):
     """Canonical shards of a table, a multiple of training.ranks: a step holds the same rows at any
     number of ranks that divides it. Halved for a table with fewer row groups, and for a batch that
     is no multiple of it."""
-    shuffle_rows: int = Field(262_144, ge=1)
+    shuffle_rows: int = Field(65_536, ge=1)
     """Rows shuffled together, over all shards; the ranks together hold about twice that."""
     workers: int = Field(2, ge=1)
     """Row groups that a rank decodes at once."""

@@ -9,13 +9,14 @@ Where a shard has no more rows, the batch is filled with copies of its last row 
 (copies, so that no loss meets values that never occur): no row is ever dropped, none is carried
 over to the next epoch, and all ranks take the same number of steps.
 
-Three stages run at once: Petastorm's threads decode row groups (``row_groups``), one thread puts
-blocks together, one gathers batches. A row is copied once where a row group is a block: from
-Arrow's memory to its place in the batch.
+Three stages run at once: Petastorm's threads decode row groups (``row_groups``), one thread holds
+the next round of blocks, one gathers batches. A row is copied once, from Arrow's memory to its
+place in the batch; within a step, rows of one row group stand together.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -25,7 +26,7 @@ import numpy as np
 
 from qarm.errors import RowsLostError
 from qarm.training import collectives
-from qarm.training.columns import Arrays, check_types
+from qarm.training.columns import Arrays, check_types, rows_of
 from qarm.training.prefetch import Prefetch
 from qarm.training.row_groups import read_row_groups
 from qarm.training.shards import Block, RowGroup, ShardPlan
@@ -81,7 +82,7 @@ class EpochLoader:
         list_lengths: Mapping[str, int] | None = None,
         *,
         shards: int | None = None,
-        shuffle_rows: int = 262_144,
+        shuffle_rows: int = 65_536,
     ) -> None:
         self.plan = ShardPlan.from_files(
             files, columns, batch_size=batch_size, world=world, shards=shards
@@ -148,13 +149,13 @@ class EpochLoader:
     def _generator(self, *path: int) -> np.random.Generator:
         return np.random.default_rng([self.seed & 0xFFFFFFFFFFFFFFFF, *path])
 
-    def _read(self, blocks: Sequence[Block]) -> Generator[Arrays, None, None]:
-        """Columns of each block, in the order of the files."""
+    def _read(self, blocks: Sequence[Block]) -> Generator[list[Arrays], None, None]:
+        """Row groups of each block."""
         wanted = [self.plan.row_groups[i] for block in blocks for i in block.row_groups]
         reading = read_row_groups(wanted, self.columns, self.list_lengths, self.workers)
         with closing(reading) as row_groups:
             for block in blocks:
-                yield _concatenate([next(row_groups) for _ in block.row_groups])
+                yield [next(row_groups) for _ in block.row_groups]
 
     def _batches(self, epoch_no: int, start_step: int) -> Generator[tuple[Arrays, int], None, None]:
         """Batches with their number of real rows; runs on the prefetching thread."""
@@ -167,11 +168,11 @@ class EpochLoader:
             coming = zip(blocks, reading, strict=True)
             for _ in range(start_step, plan.steps):
                 while any(lane.rows < plan.shard_batch and left[s] for s, lane in lanes.items()):
-                    block, arrays = next(coming)
+                    block, parts = next(coming)
                     rows = np.arange(plan.block_rows(block))
                     if self.shuffle:
                         self._generator(epoch_no, block.shard, 1 + block.number).shuffle(rows)
-                    lanes[block.shard].add(arrays, rows, skip=max(0, begin - block.start))
+                    lanes[block.shard].add(parts, rows, skip=max(0, begin - block.start))
                     left[block.shard] -= 1
                 yield _next_batch(list(lanes.values()), plan.shard_batch)
 
@@ -193,39 +194,55 @@ class EpochLoader:
             )
 
 
+_Piece = tuple[Arrays, "NDArray[np.int64]"]
+"""Columns of a row group, and which of its rows are taken."""
+
+
 class _Lane:
     """Rows of one shard that wait for their step: blocks, and the order of their rows."""
 
     def __init__(self) -> None:
         self.rows = 0
-        self._waiting: list[tuple[Arrays, NDArray[np.int64]]] = []
-        self._last: tuple[Arrays, NDArray[np.int64]] = {}, np.empty(0, np.int64)
+        self._waiting: list[tuple[list[Arrays], NDArray[np.int64]]] = []
+        self._last: _Piece | None = None
 
-    def add(self, arrays: Arrays, order: NDArray[np.int64], skip: int) -> None:
-        """Append rows of a block in this order, but for the first ``skip``."""
-        self._last = arrays, order[-1:]
+    def add(self, parts: list[Arrays], order: NDArray[np.int64], skip: int) -> None:
+        """Append rows of a block's row groups in this order, but for the first ``skip``."""
+        self._last = _split(parts, order[-1:])[0]
         if skip < len(order):
-            self._waiting.append((arrays, order[skip:]))
+            self._waiting.append((parts, order[skip:]))
             self.rows += len(order) - skip
 
-    def take(self, count: int) -> tuple[list[tuple[Arrays, NDArray[np.int64]]], int]:
+    def take(self, count: int) -> tuple[list[_Piece], int]:
         """Where the next ``count`` rows are, the last one repeated where there are fewer; and how
         many are real."""
         real = missing = min(count, self.rows)
-        taken = []
+        taken: list[_Piece] = []
         while missing:
-            arrays, order = self._waiting[0]
-            taken.append((arrays, order[:missing]))
+            parts, order = self._waiting[0]
+            taken += _split(parts, order[:missing])
             if len(order) <= missing:
                 self._waiting.pop(0)
             else:
-                self._waiting[0] = arrays, order[missing:]
-            missing -= len(taken[-1][1])
+                self._waiting[0] = parts, order[missing:]
+            missing -= min(len(order), missing)
         self.rows -= real
         if real < count:
+            assert self._last is not None  # every shard has a row
             arrays, last = self._last
             taken.append((arrays, np.repeat(last, count - real)))
         return taken, real
+
+
+def _split(parts: Sequence[Arrays], places: NDArray[np.int64]) -> list[_Piece]:
+    """``places`` in the row groups joined, as places in each of them."""
+    if len(parts) == 1:
+        return [(parts[0], places)]
+    places = np.sort(places)
+    starts = np.cumsum([0, *map(rows_of, parts)])
+    cuts = np.searchsorted(places, starts)
+    pieces = zip(parts, starts, cuts, cuts[1:], strict=False)
+    return [(part, places[a:b] - start) for part, start, a, b in pieces if a < b]
 
 
 def _next_batch(lanes: Sequence[_Lane], rows: int) -> tuple[Arrays, int]:
@@ -234,7 +251,7 @@ def _next_batch(lanes: Sequence[_Lane], rows: int) -> tuple[Arrays, int]:
     pieces = [piece for found, _ in taken for piece in found]
     batch = {}
     for name, values in pieces[0][0].items():
-        batch[name] = column = np.empty((len(lanes) * rows, *values.shape[1:]), values.dtype)
+        batch[name] = column = _empty((len(lanes) * rows, *values.shape[1:]), values.dtype)
         start = 0
         for arrays, order in pieces:
             # Any mode but "raise" writes to ``out`` directly.
@@ -246,7 +263,13 @@ def _next_batch(lanes: Sequence[_Lane], rows: int) -> tuple[Arrays, int]:
     return batch, sum(real for _, real in taken)
 
 
-def _concatenate(parts: Sequence[Arrays]) -> Arrays:
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _empty(shape: tuple[int, ...], kind: np.dtype) -> NDArray:
+    """Like ``np.empty``, from Arrow's allocator.
+
+    It keeps what is freed for the next batch; glibc hands a thread's memory back to the kernel, and
+    page faults took as long as the copying.
+    """
+    import pyarrow as pa
+
+    buffer = pa.allocate_buffer(math.prod(shape) * kind.itemsize)
+    return np.frombuffer(buffer, kind).reshape(shape)

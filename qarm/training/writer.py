@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from qarm.pipeline.context import Context
     from schemas.table import Table
 
-#: A row group has at most about this many rows: small enough that a block of each shard fits in
-#: memory (100 MB with three lists of 50), large enough that its footer and columns cost little.
-MOST_ROWS = 65_536
+#: Bytes of a row group in memory: two of each shard are held at once when it is read, and columns
+#: of fewer bytes would cost more to open than to decode.
+GROUP_BYTES = 32 << 20
 #: Row groups a shard where there are enough rows: their order differs by epoch.
 _A_SHARD = 3
 _FEW_ROWS = 4_096
+_WIDTHS = {"bigint": 8, "timestamp": 8, "double": 8, "int": 4, "float": 4, "date": 4, "boolean": 1}
+_OTHER_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,25 @@ class FixedList:
     padding: int | float = 0
 
 
-def row_groups(rows: int, shards: int) -> int:
+def row_groups(rows: int, row_bytes: int, shards: int) -> int:
     """Row groups for about ``rows`` rows: a multiple of ``shards``, so that shards are even.
 
     Three a shard, fewer where they would have less than 4,096 rows, more where they would have
-    over 65,536.
+    over 32 MB.
     """
-    a_shard = rows / shards
-    fewest = min(_A_SHARD, max(1, int(a_shard // _FEW_ROWS)))
-    return shards * max(fewest, -int(-a_shard // MOST_ROWS))
+    a_shard = -(-rows // shards)
+    fewest = min(_A_SHARD, max(1, a_shard // _FEW_ROWS))
+    return shards * max(fewest, -(-a_shard * row_bytes // GROUP_BYTES))
+
+
+def row_bytes(table: Table, lists: Mapping[str, FixedList]) -> int:
+    """Bytes of a row in memory, by the types; strings and lists of any length are guessed."""
+    total = 0
+    for column in table.columns:
+        kind = column.type.removeprefix("array<").removesuffix(">")
+        length = lists[column.name].length if column.name in lists else 1
+        total += length * _WIDTHS.get(kind, _OTHER_WIDTH)
+    return total
 
 
 def write_training_table(
@@ -81,11 +93,13 @@ def write_training_table(
 
     if not table.key:
         raise ConfigError(f"table {table.name} has no key to order its rows by")
-    fixed = {name: _fixed(F.col(name), to) for name, to in (lists or {}).items()}
+    lists = lists or {}
+    fixed = {name: _fixed(F.col(name), to) for name, to in lists.items()}
+    groups = row_groups(about_rows, row_bytes(table, lists), shards)
     order = F.xxhash64(F.lit(seed), F.lit("order"), *table.key)
     shuffled = (
         rows.withColumns({**fixed, "__order": order})
-        .repartition(row_groups(about_rows, shards), "__order")
+        .repartition(groups, "__order")
         .sortWithinPartitions(*table.partition_by, "__order", *table.key)
         .drop("__order")
     )

@@ -14,7 +14,7 @@ from qarm.errors import ConfigError
 from qarm.pipeline.context import Context
 from qarm.training.loader import WEIGHT, EpochLoader
 from qarm.training.shards import readable
-from qarm.training.writer import FixedList, row_groups, write_training_table
+from qarm.training.writer import FixedList, row_bytes, row_groups, write_training_table
 from schemas.table import Table, col
 
 TABLE = Table(
@@ -104,19 +104,23 @@ def test_lists_become_matrices_of_the_latest_entries(rows, make_context):
 
 
 @pytest.mark.parametrize(
-    ("rows", "shards", "expected"),
+    ("rows", "row_bytes", "shards", "expected"),
     [
-        (0, 8, 8),
-        (8 * 4_095, 8, 8),
-        (8 * 2 * 4_096, 8, 16),
-        (8 * 3 * 4_096, 8, 24),
-        (8 * 3 * 65_536, 8, 24),
-        (8 * 3 * 65_536 + 1, 8, 32),
-        (10**9, 6, 15_264),
+        (0, 8, 8, 8),
+        (8 * 4_095, 8, 8, 8),
+        (8 * 2 * 4_096, 8, 8, 16),
+        (8 * 3 * 4_096, 8, 8, 24),
+        (24 * (32 << 10), 1 << 10, 8, 24),
+        (24 * (32 << 10) + 1, 1 << 10, 8, 32),
+        (10**9, 44, 6, 6 * 219),
     ],
 )
-def test_row_groups_are_a_multiple_of_the_shards_of_useful_size(rows, shards, expected):
-    assert row_groups(rows, shards) == expected
+def test_row_groups_are_a_multiple_of_the_shards_of_useful_size(rows, row_bytes, shards, expected):
+    assert row_groups(rows, row_bytes, shards) == expected
+
+
+def test_bytes_of_a_row_follow_from_the_types():
+    assert row_bytes(TABLE, LISTS) == 8 + 16 + 3 * 8 + 2 * 4
 
 
 def test_a_table_without_a_key_is_refused(rows, make_context):
