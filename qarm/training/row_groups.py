@@ -92,6 +92,7 @@ def _reader_classes() -> tuple[Any, Any, Any]:
     class Worker(ArrowReaderWorker):
         columns: Sequence[str] = ()
         list_lengths: Mapping[str, int] = {}
+        workers = 1
 
         @staticmethod
         def new_results_queue_reader() -> Results:
@@ -99,7 +100,8 @@ def _reader_classes() -> tuple[Any, Any, Any]:
 
         def process(self, piece_index: int, worker_predicate: Any, **_: Any) -> None:
             piece = self._split_pieces[piece_index]
-            table = piece.read(columns=self.columns)
+            # Where row groups are decoded at once, threads for their columns only get in the way.
+            table = piece.read(columns=self.columns, use_threads=self.workers == 1)
             where = f"row group {piece.row_group} of {piece.path}"
             arrays = to_arrays(table, self.list_lengths, where)
             self.publish_func(((piece.path, piece.row_group), arrays))
@@ -156,7 +158,11 @@ def _open_reader(
         worker_class=type(
             "Worker",
             (worker_class,),
-            {"columns": list(columns), "list_lengths": dict(list_lengths)},
+            {
+                "columns": list(columns),
+                "list_lengths": dict(list_lengths),
+                "workers": workers,
+            },
         ),
         reader_pool=pool_class(workers),
         shuffle_row_groups=False,
