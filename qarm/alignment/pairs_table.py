@@ -128,17 +128,3 @@ def training_table(pairs: DataFrame, row_weights: Mapping[str, float]) -> DataFr
         logq["target"].cast("float").alias("target_logq"),
         "part",
     )
-
-
-def shuffled(rows: DataFrame, files: int, seed: int) -> DataFrame:
-    """``rows`` in an order by hash, in ``files`` partitions of like size: row groups are the unit
-    in which training shuffles and ranks share, so the writer decides how well they are mixed."""
-    from pyspark.sql import functions as F
-
-    order = F.xxhash64("trigger", "target", "source", F.lit(seed), F.lit("order"))
-    return (
-        rows.withColumn("__order", order)
-        .repartition(files, "__order")
-        .sortWithinPartitions("__order", "trigger", "target", "source")
-        .drop("__order")
-    )

@@ -10,7 +10,6 @@ from qarm.alignment.evaluation import METRIC
 from qarm.alignment.item_store import StoreSpec
 from qarm.alignment.pairs_table import (
     selected_pairs,
-    shuffled,
     sources_to_use,
     training_table,
     weights,
@@ -23,13 +22,11 @@ from qarm.errors import ConfigError, InputError
 from qarm.lake.files import remove_tree
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from qarm.training.launch import launch
+from qarm.training.writer import write_training_table
 from schemas import alignment_pairs
 
 if TYPE_CHECKING:
     from qarm.pipeline.context import Context
-
-_FILES_A_RANK = 4
-_ROWS_A_FILE = 1_000_000
 
 
 def run(context: Context) -> StageResult:
@@ -96,7 +93,7 @@ def _has_attributes(context: Context) -> bool:
 
 def _write_pairs(context: Context) -> tuple[Ledger, dict[str, list[str]]]:
     """Commit alignment_pairs; where the rows went, and the live files of each part."""
-    alignment, training = context.config.alignment, context.config.training
+    alignment = context.config.alignment
     item_pairs = context.table("item_pairs")
     sources = alignment.sources
     if context.is_external("item_pairs"):
@@ -122,8 +119,14 @@ def _write_pairs(context: Context) -> tuple[Ledger, dict[str, list[str]]]:
     if absent := sorted(set(sources) - set(row_weights)):
         context.say(f"no training pair of {', '.join(absent)}; trained on the other sources")
     table = training_table(kept, row_weights)
-    files = max(training.ranks * _FILES_A_RANK, -(-fates.get("kept", 0) // _ROWS_A_FILE))
-    context.overwrite(alignment_pairs.TABLE, shuffled(table, files, alignment.seed))
+    write_training_table(
+        context,
+        alignment_pairs.TABLE,
+        table,
+        about_rows=fates["kept"],
+        shards=context.config.loader.shards,
+        seed=alignment.seed,
+    )
     written = context.table(alignment_pairs.TABLE.name).groupBy("part").count().collect()
     parts = {row["part"]: int(row["count"]) for row in written}
     dropped = {fate: n for fate, n in sorted(fates.items()) if fate != "kept"}
@@ -168,6 +171,7 @@ def _train_spec(
         checkpoint_folder=context.work_dir("checkpoints"),
         keep_checkpoints=config.training.keep_checkpoints,
         config_hash=context.run_id,
+        loader=config.loader.model_dump(mode="json"),
     )
 
 

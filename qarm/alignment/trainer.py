@@ -53,6 +53,8 @@ class TrainSpec:
     keep_checkpoints: int
     config_hash: str
     """A checkpoint of another configuration is refused."""
+    loader: dict[str, Any]
+    """Section loader."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -108,6 +110,7 @@ def _train(
         rank=collectives.rank(),
         world=collectives.size(),
         seed=alignment.seed,
+        **given.loader,
     )
     result = fit(
         model,

@@ -27,6 +27,7 @@ __all__ = [
     "External",
     "Gates",
     "ItemSource",
+    "Loader",
     "LogSource",
     "Optimizer",
     "Pairs",

@@ -294,8 +294,6 @@ class Samples(Section):
     """Most positives each of valid and test, by hash of the user; 0: all."""
     rate_prior: float = Field(10.0, gt=0)
     """Pseudo-events of the smoothed rates."""
-    files: int = Field(16, ge=1)
-    """Parquet files a part; at least three a rank."""
     seed: int = 0
     """Seed of negatives and of the rows' order."""
 
@@ -350,6 +348,19 @@ class Ranker(Section):
     optimizer: Optimizer = Optimizer(learning_rate=1e-3, weight_decay=1e-5)
     predict_batch_size: int = Field(8192, ge=1)
     """Samples a step when scoring."""
+
+
+class Loader(Section):
+    """How training tables are cut, and read by the ranks."""
+
+    shards: int = Field(8, ge=1)
+    """Canonical shards of a table, a multiple of training.ranks: a step holds the same rows at any
+    number of ranks that divides it. Halved for a table with fewer row groups, and for a batch that
+    is no multiple of it."""
+    shuffle_rows: int = Field(65_536, ge=1)
+    """Rows shuffled together, over all shards; the ranks together hold about twice that."""
+    workers: int = Field(2, ge=1)
+    """Row groups that a rank decodes at once."""
 
 
 class Training(Section):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import BaseModel, ValidationError, field_validator, model_validator
 
 from qarm.config.data import Gates, ItemSource, LogSource, Split
 from qarm.config.learning import (
@@ -19,6 +19,7 @@ from qarm.config.learning import (
     Codes,
     Encoder,
     Evaluation,
+    Loader,
     Pairs,
     Ranker,
     Samples,
@@ -72,8 +73,19 @@ class Config(Section):
     codes: Codes = Codes()
     samples: Samples = Samples()
     ranker: Ranker = Ranker()
+    loader: Loader = Loader()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _ranks_share_shards(self) -> Config:
+        shards, ranks = self.loader.shards, self.training.ranks
+        if shards % ranks:
+            raise ValueError(
+                f"loader.shards ({shards}) must be a multiple of training.ranks ({ranks}), such as "
+                f"{-(-shards // ranks) * ranks}"
+            )
+        return self
 
 
 def fingerprint(*parts: BaseModel | str | dict[str, Any] | list[Any]) -> str:

@@ -260,25 +260,45 @@ class Lake:
         """URIs of the Parquet files of the pinned version, sorted.
 
         Raises:
-            InputError: deletion vectors or column mapping are on, so that the files alone do not
-                give the table.
+            InputError: that version has deletion vectors or column mapping, so that its files
+                alone do not give the table; says how to fix it.
         """
-        from delta.tables import DeltaTable
+        version = self.read(ref)
+        _refuse_hidden_changes(version, ref)
+        return sorted(version.inputFiles())
 
-        detail = DeltaTable.forPath(self.spark, ref.path).detail().first()
-        assert detail is not None
-        properties = detail["properties"]
-        for key, off in (
-            ("delta.enableDeletionVectors", "false"),
-            ("delta.columnMapping.mode", "none"),
-        ):
-            if properties.get(key, off) != off:
-                raise InputError(
-                    f"{ref.path}: {key} is {properties[key]!r}; training reads the files of a "
-                    f"snapshot directly and needs {off!r}. Rewrite the table with "
-                    f"TBLPROPERTIES ('{key}' = '{off}')"
-                )
-        return sorted(self.read(ref).inputFiles())
+
+def _refuse_hidden_changes(version: DataFrame, ref: TableRef) -> None:
+    """Raise InputError where rows or names of a version differ from those in its files.
+
+    Looks at the snapshot itself: a property may have been changed since, and deletion vectors that
+    were written before it was set to false still hold.
+    """
+    snapshot = version._jdf.queryExecution().analyzed().collectLeaves().head()
+    snapshot = snapshot.relation().location().getSnapshot()
+    where = f"{ref.path} at version {ref.version}"
+    properties = snapshot.metadata().configuration()  # Scala's map
+
+    def value(key: str, otherwise: str) -> str:
+        return str(properties.apply(key)) if properties.contains(key) else otherwise
+
+    mapping = value("delta.columnMapping.mode", "none")
+    if mapping != "none":
+        raise InputError(
+            f"{where}: delta.columnMapping.mode is {mapping!r}, so that its files have other "
+            "column names than the table, and training reads the files. Rewrite it by ALTER TABLE "
+            f"delta.`{ref.path}` SET TBLPROPERTIES ('delta.columnMapping.mode' = 'none'), or copy "
+            "it to a new table"
+        )
+    vectors = snapshot.allFiles().where("deletionVector IS NOT NULL").count()
+    if vectors or value("delta.enableDeletionVectors", "false") != "false":
+        raise InputError(
+            f"{where}: deletion vectors are on or left behind ({vectors} files have one), so that "
+            "its files hold rows that the table does not, and training reads the files. Run ALTER "
+            f"TABLE delta.`{ref.path}` SET TBLPROPERTIES ('delta.enableDeletionVectors' = "
+            f"'false'), then REORG TABLE delta.`{ref.path}` APPLY (PURGE), and use the version "
+            "after it"
+        )
 
 
 def null_safe_text(column: Column) -> Column:

@@ -261,16 +261,9 @@ def with_sample_id(samples: DataFrame) -> DataFrame:
     )
 
 
-def finished(samples: DataFrame, config: Samples) -> DataFrame:
-    """Rows in random order, in ``samples.files`` files a part that differ little in size.
-
-    Ranks read row groups, so that the writer decides how well rows are shuffled. Each task holds
-    the samples of one range of hashes, of all parts, and writes a file for each part.
-    """
+def finished(samples: DataFrame) -> DataFrame:
+    """Samples with times in seconds, and weights."""
     from pyspark.sql import functions as F
 
-    rows = samples.withColumns(
-        {"ts": F.floor(F.col("ts") / rates.MICROSECONDS), "weight": F.lit(1.0).cast("float")}
-    )
-    order = F.xxhash64(F.lit(config.seed), "sample_id")
-    return rows.repartition(config.files, "sample_id").sortWithinPartitions("part", order)
+    seconds = F.floor(F.col("ts") / rates.MICROSECONDS)
+    return samples.withColumns({"ts": seconds, "weight": F.lit(1.0).cast("float")})

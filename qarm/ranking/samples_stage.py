@@ -9,7 +9,8 @@ from qarm.errors import InputError, RowsLostError
 from qarm.ingest.caching import Keeper
 from qarm.ingest.parts import check_own_splits, training_parts
 from qarm.pipeline.result import Ledger, StageResult
-from qarm.ranking import rates, samples
+from qarm.ranking import history, rates, samples
+from qarm.training.writer import FixedList, write_training_table
 from schemas import ranking_samples
 
 if TYPE_CHECKING:
@@ -57,8 +58,18 @@ def run(context: Context) -> StageResult:
             mode=mode,
             config=config,
         )
-        ref = context.overwrite(
-            ranking_samples.table(labels), samples.finished(rows, config), mode=mode
+        ref = write_training_table(
+            context,
+            ranking_samples.table(labels),
+            samples.finished(rows),
+            about_rows=kept * (1 + (config.negatives_per_positive if mode == "sampled" else 0)),
+            shards=context.config.loader.shards,
+            seed=config.seed,
+            lists={
+                "history_item_idx": FixedList(config.history_length, history.PADDING),
+                "history_ts": FixedList(config.history_length),
+            },
+            mode=mode,
         )
     facts, rows_out = _facts(context, ref, labels)
     sampled = facts["negative_kinds"].get("sampled", 0)

@@ -134,6 +134,7 @@ def _spec(context: Context, samples: DataFrame, labels: Sequence[str]) -> dict[s
     assert row is not None
     spec = {
         "ranker": config.model_dump(mode="json"),
+        "loader": context.config.loader.model_dump(mode="json"),
         "labels": list(labels),
         "files": by_part,
         "history_length": row["length"],

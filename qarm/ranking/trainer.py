@@ -152,6 +152,9 @@ class _Work:
         if seed is not None:
             rows = max(1, self.config.batch_size // self.world)
         length = self.spec["history_length"]
+        reading = dict(self.spec["loader"])
+        if seed is None:  # the order of rows that are scored is nobody's concern
+            reading["shards"] = None
         return EpochLoader(
             self.spec["files"][part],
             ["sample_id", *SAMPLE_COLUMNS, *(f"label_{name}" for name in self.labels)],
@@ -161,6 +164,7 @@ class _Work:
             seed=0 if seed is None else seed,
             shuffle=seed is not None,
             list_lengths=dict.fromkeys(_HISTORY, length),
+            **reading,
         )
 
     def targets(self, batch: loop.Batch) -> torch.Tensor:

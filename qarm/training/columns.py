@@ -14,6 +14,11 @@ Arrays = dict[str, NDArray]
 """Column -> (rows,) or (rows, length)."""
 
 
+def rows_of(arrays: Arrays) -> int:
+    """How many rows the columns have."""
+    return len(next(iter(arrays.values())))
+
+
 def _is_list(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)

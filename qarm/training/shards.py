@@ -1,17 +1,20 @@
 """Which rank reads which row groups, in which order: pure functions of the Parquet footers.
 
 The files' row groups are numbered as Petastorm numbers them: files in order of their URI, row
-groups in file order. Row group i belongs to shard ``i % shards``; rank r reads ``shards / world``
-consecutive shards. Each step takes the same number of rows from every shard. With a fixed number
-of shards (any multiple of the ranks), step t therefore holds the same rows, in the same order over
-the ranks, at any number of ranks that divides it. One shard a rank is the default.
+groups in file order. They are dealt out to *canonical shards* so that shards have like numbers of
+rows; rank r reads ``shards / world`` consecutive shards. Each step takes the same number of rows
+from every shard. With a fixed number of shards, step t therefore holds the same rows, in the same
+order over the ranks, at any number of ranks that divides it; the config fixes the global batch.
+One shard a rank is the default.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,20 +78,23 @@ class ShardPlan:
     ) -> ShardPlan:
         """Read the footers.
 
+        Args:
+            files: see ``EpochLoader``.
+            columns: those that every file must have.
+            batch_size: rows a step and rank.
+            world: ranks.
+            shards: canonical shards wanted; halved while the table has fewer row groups, or the
+                global batch is no multiple of them. None: one a rank.
+
         Raises:
-            InputError: no files, a column that a file lacks, or fewer row groups than shards.
-            ConfigError: shards is no multiple of world, or does not divide the global batch.
+            InputError: no files, a column that a file lacks, or too few row groups.
+            ConfigError: the shards are no multiple of the ranks.
         """
         shards = world if shards is None else shards
         if batch_size < 1 or world < 1 or shards < 1 or shards % world:
             raise ConfigError(
                 f"shards ({shards}) must be a multiple of the ranks ({world}), "
                 f"and the batch of a rank ({batch_size}) at least 1"
-            )
-        if batch_size * world % shards:
-            raise ConfigError(
-                f"the global batch ({batch_size} x {world} ranks) must be a multiple of the "
-                f"shards ({shards})"
             )
         if not files:
             raise InputError("no Parquet files to read: the table, or the part asked for, is empty")
@@ -108,11 +114,15 @@ class ShardPlan:
             for index, rows in enumerate(counts)
             if rows > 0
         )
-        if len(row_groups) < shards:
+        asked = shards
+        while shards > 1 and (len(row_groups) < shards or batch_size * world % shards):
+            shards //= 2
+        if not row_groups or shards % world:
             raise InputError(
-                f"{len(row_groups)} row groups with rows in {len(files)} files cannot feed "
-                f"{shards} shards ({world} ranks); write the table with at least {shards} row "
-                f"groups (better 3 x {shards}), or use fewer ranks"
+                f"{len(row_groups)} row groups with rows in {len(files)} files and a global batch "
+                f"of {batch_size * world} cannot feed {asked} shards on {world} ranks, nor half as "
+                f"many and so on; write the table with at least {asked} row groups (better 3 x "
+                f"{asked}), make the batch a multiple of {asked}, or use fewer ranks"
             )
         return cls(row_groups, batch_size, world, shards, footers[0][2])
 
@@ -126,9 +136,21 @@ class ShardPlan:
         count = self.shards // self.world
         return range(rank * count, (rank + 1) * count)
 
-    def members(self, shard: int) -> range:
-        """Numbers of the shard's row groups."""
-        return range(shard, len(self.row_groups), self.shards)
+    @cached_property
+    def _dealt(self) -> list[list[int]]:
+        """Numbers of each shard's row groups: the largest first, to the shard with fewest rows."""
+        order = sorted(range(len(self.row_groups)), key=lambda i: (-self.row_groups[i].rows, i))
+        dealt: list[list[int]] = [[] for _ in range(self.shards)]
+        fewest = [(0, shard) for shard in range(self.shards)]
+        for number in order:
+            rows, shard = fewest[0]
+            dealt[shard].append(number)
+            heapq.heapreplace(fewest, (rows + self.row_groups[number].rows, shard))
+        return [sorted(numbers) for numbers in dealt]
+
+    def members(self, shard: int) -> list[int]:
+        """Numbers of the shard's row groups, in order."""
+        return self._dealt[shard]
 
     def rows_of(self, shard: int) -> int:
         """Rows of the shard."""

@@ -7,7 +7,6 @@ from pyspark.sql import SparkSession
 
 from qarm.alignment.pairs_table import (
     selected_pairs,
-    shuffled,
     sources_to_use,
     training_table,
     weights,
@@ -105,17 +104,3 @@ def test_training_table_has_weights_and_log_chances(spark: SparkSession) -> None
     assert found[1, 2].target_logq == pytest.approx(math.log(2 / 3))
     assert found[1, 4].target_logq == pytest.approx(math.log(1 / 3))
     assert found[5, 2].trigger_logq == pytest.approx(math.log(1 / 3))
-
-
-@pytest.mark.spark
-def test_files_are_alike_and_the_order_is_repeatable(spark: SparkSession) -> None:
-    rows = [(a, b, "swing") for a in range(60) for b in range(60)]
-    df = spark.createDataFrame(rows, "trigger bigint, target bigint, source string")
-    first = shuffled(df, 4, seed=0)
-    sizes = first.rdd.glom().map(len).collect()
-    assert sum(sizes) == 3600
-    assert min(sizes) > 0.85 * 900
-    order = [tuple(row) for row in first.collect()]
-    assert order == [tuple(row) for row in shuffled(df.repartition(7), 4, seed=0).collect()]
-    assert order != sorted(order)
-    assert order != [tuple(row) for row in shuffled(df, 4, seed=1).collect()]

@@ -91,6 +91,12 @@ def test_names_that_nobody_asks_for_are_no_names(tmp_path) -> None:
     assert config.alignment.sources == {"user": 1.0, "itemcf": 0.5}
 
 
+def test_ranks_that_cannot_share_the_shards_are_named(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"shards \(8\) must .* training.ranks \(3\), such as 9"):
+        load(_write(tmp_path, "[training]\nranks = 3"))
+    assert load(_write(tmp_path, "loader.shards = 12\ntraining.ranks = 3")).loader.shards == 12
+
+
 _PATHS = """
 log.path = ["logs/*.csv", "../else.csv", "s3a://other/x", "/data/y"]
 items.path = ["items.jsonl"]

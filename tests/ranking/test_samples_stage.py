@@ -31,8 +31,9 @@ class Built:
 
 
 def run(spark, root, log, **section) -> Built:
-    section = {"files": 3, "history_length": 5, **section}
-    context = context_on(spark, root, "build-samples", samples=section)
+    section = {"history_length": 5, **section}
+    sections = {"samples": section, "loader": {"shards": 2}}
+    context = context_on(spark, root, "build-samples", **sections)
     publish_log(context, log)
     result = samples_stage.run(context)
     result.ledgers[0].close("build-samples")
@@ -105,7 +106,7 @@ def test_equal_files_of_one_part_each(spark, sampled):
     files = sampled.context.live_files("ranking_samples")
     by_part = {p: [f for f in files if f"/part={p}/" in f] for p in ("train", "valid", "test")}
     assert sum(map(len, by_part.values())) == len(files)
-    assert len(by_part["train"]) == 3
+    assert len(by_part["train"]) == 2
     sizes = [spark.read.parquet(f).count() for f in by_part["train"]]
     assert sum(sizes) == sum(r["part"] == "train" for r in sampled.rows)
     assert max(sizes) < 1.5 * min(sizes)

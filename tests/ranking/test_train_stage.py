@@ -28,7 +28,7 @@ ITEMS = 15
 def root(spark, tmp_path_factory) -> Path:
     """A folder with a lake that has samples and codes."""
     root = tmp_path_factory.mktemp("ranker")
-    section = {"files": 4, "history_length": 5}
+    section = {"history_length": 5}
     context = context_on(spark, root, "build-samples", samples=section)
     publish_log(context, random_log(events=500))
     publish_codes(context, ITEMS)

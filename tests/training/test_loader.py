@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
 from qarm.errors import ConfigError, InputError, RowsLostError
+from qarm.training import collectives, row_groups
 from qarm.training import loader as loader_module
-from qarm.training.loader import WEIGHT, EpochLoader
+from qarm.training.loader import WEIGHT, EpochLoader, RowGroup, ShardPlan
 from tests.training import ranks
 
 ROWS = 144
@@ -45,12 +47,13 @@ def test_list_columns_come_as_matrices_that_belong_to_their_rows(files):
     assert loader.rows_per_rank == [ROWS]
 
 
-def test_padding_repeats_the_last_row_at_weight_zero(files):
+def test_padding_repeats_a_row_of_the_shard_at_weight_zero(files):
     batches, loader = read(files, batch=100)
     assert [int(b[WEIGHT].sum()) for b in batches] == [100, 44]
     last = batches[-1]
-    assert (last["id"][44:] == last["id"][43]).all()
-    assert (last["list"][44:] == last["list"][43]).all()
+    assert len(set(last["id"][44:])) == 1
+    assert last["id"][44] in last["id"][:44]
+    assert (last["list"] == last["id"][:, None] + np.arange(3)).all()
     assert loader.steps_per_epoch == 2
 
 
@@ -78,48 +81,123 @@ def test_without_shuffling_the_files_order_is_kept(files):
     assert ids(read(files, shuffle=False)[0]) == list(range(ROWS))
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+LAYOUTS = st.lists(
+    st.lists(st.integers(0, 23), min_size=1, max_size=6), min_size=1, max_size=6
+).filter(lambda files: sum(map(np.count_nonzero, files)) >= 4)
+"""Rows of the row groups of each file; at least four with rows."""
+FAST = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+@FAST
 @given(
-    layout=st.lists(st.lists(st.integers(0, 23), min_size=1, max_size=4), min_size=1, max_size=4),
+    layout=LAYOUTS,
     world=st.sampled_from([1, 2, 3]),
-    fold=st.sampled_from([1, 2]),
+    other_world=st.sampled_from([1, 2, 3]),
+    fold=st.sampled_from([1, 2, 4]),
     shard_batch=st.integers(1, 9),
-    workers=st.sampled_from([1, 4]),
-    block=st.sampled_from([1, 20, 10_000]),
-    crash=st.integers(0, 30),
+    workers=st.sampled_from([1, 3]),
+    shuffle_rows=st.sampled_from([1, 60, 10_000]),
+    epoch=st.integers(0, 2),
+    crash=st.floats(0, 1),
 )
-def test_every_row_once_at_any_layout_and_restart(
-    tmp_path_factory, layout, world, fold, shard_batch, workers, block, crash
+def test_every_row_once_at_any_layout_ranks_and_crash(
+    tmp_path_factory,
+    layout,
+    world,
+    other_world,
+    fold,
+    shard_batch,
+    workers,
+    shuffle_rows,
+    epoch,
+    crash,
 ):
-    """Rows come once over all ranks; the global step t holds the same rows with more ranks; a
-    restart at a step gives exactly the rest."""
-    shards = world * fold
-    full = [size for sizes in layout for size in sizes if size]
-    if len(full) < shards:
-        return
+    """Rows come once over all ranks, in equal steps; step t holds the same rows, in the same
+    order, at another number of ranks; who starts at step t, with these ranks or others, gets
+    exactly the batches from t on."""
     files = ranks.write_files(tmp_path_factory.mktemp("layout"), layout)
-    options = {"workers": workers, "shards": shards, "shuffle_rows": block}
-    batch = shard_batch * fold
-    by_rank = [read(files, rank=r, world=world, batch=batch, **options)[0] for r in range(world)]
-    assert sorted(i for batches in by_rank for i in ids(batches)) == list(range(sum(full)))
-    steps = {len(batches) for batches in by_rank}
-    assert len(steps) == 1
+    rows, groups = sum(map(sum, layout)), sum(map(np.count_nonzero, layout))
+    shards = fold * math.lcm(world, other_world)
+    assume(groups >= shards)
+    options = {"shards": shards, "shuffle_rows": shuffle_rows, "epoch": epoch}
 
-    one_rank, loader = read(files, batch=batch * world, **options)
-    assert steps == {loader.steps_per_epoch}
-    for step, whole in enumerate(one_rank):
-        parts = [batches[step] for batches in by_rank]
-        for name, values in whole.items():
-            assert (np.concatenate([part[name] for part in parts]) == values).all()
+    def steps(world, start_step=0, **more):
+        """Global batches: those of the ranks, joined; checks that ranks agree on steps."""
+        batch = shards * shard_batch // world
+        found = [
+            read(files, rank=r, world=world, batch=batch, start_step=start_step, **options, **more)
+            for r in range(world)
+        ]
+        counts = {len(batches) for batches, _ in found}
+        assert counts == {loader.steps_per_epoch - start_step for _, loader in found}
+        return [
+            {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            for parts in zip(*(batches for batches, _ in found), strict=True)
+        ]
 
-    begin = min(crash, loader.steps_per_epoch - 1)
-    for rank, batches in enumerate(by_rank):
-        rest, _ = read(files, rank=rank, world=world, batch=batch, start_step=begin, **options)
-        assert len(rest) == len(batches) - begin
-        for seen, expected in zip(rest, batches[begin:], strict=True):
-            assert all((seen[name] == expected[name]).all() for name in expected)
+    whole = steps(world)
+    assert sorted(ids(whole)) == list(range(rows))
+    for batch in whole:
+        assert (batch["list"] == batch["id"][:, None] + np.arange(3)).all()
+    begin = round(crash * len(whole))
+    rest = steps(other_world, begin, workers=workers)
+    assert len(rest) == len(whole) - begin
+    for seen, expected in zip(rest, whole[begin:], strict=True):
+        assert all((seen[name] == expected[name]).all() for name in expected)
+
+
+@FAST
+@given(layout=LAYOUTS, shard_batch=st.integers(1, 40), world=st.sampled_from([1, 2, 4]))
+def test_padding_is_less_than_a_step_and_the_unevenness_of_the_shards(layout, shard_batch, world):
+    groups = [RowGroup("f", i, n) for i, n in enumerate(n for f in layout for n in f if n)]
+    plan = ShardPlan(tuple(groups), 4 * shard_batch // world, world, 4, pa.schema([]))
+    dealt = sorted(i for shard in range(4) for i in plan.members(shard))
+    assert dealt == list(range(len(groups)))
+    rows = [plan.rows_of(shard) for shard in range(4)]
+    assert sum(plan.rows_per_rank) == sum(rows) == sum(map(sum, layout))
+    # Dealt largest first, no two shards differ by more than the largest row group.
+    assert max(rows) - min(rows) <= max(group.rows for group in groups)
+    assert (plan.steps - 1) * plan.shard_batch < max(rows) <= plan.steps * plan.shard_batch
+
+
+def test_a_table_of_few_row_groups_halves_the_shards(files):
+    """144 rows in 10 row groups with rows: 16 shards cannot be fed, 8 can; a batch of 12 rows
+    takes 4."""
+    assert read(files, batch=16, shards=16)[1].plan.shards == 8
+    assert read(files, batch=12, shards=16)[1].plan.shards == 4
+    with pytest.raises(InputError, match=r"10 row groups .* cannot feed 24 shards on 8 ranks"):
+        read(files, batch=3, world=8, shards=24)
+
+
+def counted(monkeypatch):
+    """Row groups that Petastorm's workers decode from now on."""
+    found = []
+    real = row_groups.to_arrays
+
+    def to_arrays(table, lengths, where):
+        found.append(where)
+        return real(table, lengths, where)
+
+    monkeypatch.setattr(row_groups, "to_arrays", to_arrays)
+    return found
+
+
+def test_a_resumed_epoch_reads_only_row_groups_with_rows_left(tmp_path, monkeypatch):
+    files = ranks.write_files(tmp_path, [[10] * 6] * 4)
+    seen = counted(monkeypatch)
+    options = {"batch": 10, "shards": 2, "shuffle_rows": 20}  # blocks of one row group
+    whole, _ = read(files, **options)
+    assert len(seen) == len(set(seen)) == 24
+    every = ids(whole)
+    for step in (0, 1, 7, 8, 23, 24):
+        seen.clear()
+        rest, loader = read(files, start_step=step, **options)
+        assert ids(rest) == every[10 * step :]
+        assert loader.rows_read == 240 - 10 * step
+        # Each shard has 12 row groups of 2 steps each; the one in which the epoch stopped is read.
+        assert len(seen) == 2 * (12 - step // 2), step
 
 
 def test_a_consumer_that_stops_leaves_no_thread(files):
@@ -134,16 +212,39 @@ def test_a_consumer_that_stops_leaves_no_thread(files):
     assert left == []
 
 
-def test_rows_that_differ_from_the_footers_stop_the_run_with_both_numbers(files, monkeypatch):
-    loader = EpochLoader(files, ["id"], 8, 0, 1, 3)
-    plan = loader.plan
-    shrunk = tuple(plan.row_groups[:-1])
-    object.__setattr__(plan, "row_groups", shrunk)
-    batches = loader.epoch(0)
-    next(batches)
-    object.__setattr__(plan, "row_groups", (*shrunk, loader_module.RowGroup(files[0], 9, 7)))
-    with pytest.raises(RowsLostError, match=r"\[137\].*\[144\]"):
-        list(batches)
+def test_a_lost_row_group_stops_the_run_with_both_numbers(files, monkeypatch):
+    """A worker that dies between two row groups' messages, or drops one in silence."""
+    from petastorm.workers_pool.thread_pool import ThreadPool
+
+    real = ThreadPool.get_results
+
+    def lossy(pool):
+        found = real(pool)
+        return real(pool) if found[0][1] == 2 else found  # drop the third row group of each file
+
+    monkeypatch.setattr(ThreadPool, "get_results", lossy)
+    monkeypatch.setattr(row_groups, "_EMPTY_ANSWERS", 3)
+    with pytest.raises(RowsLostError, match=r"gave no row group 2 of .* \((28|12|7) rows\)"):
+        read(files)
+
+
+def test_rows_lost_after_reading_stop_every_rank_with_both_numbers(files, monkeypatch):
+    """Here rank 0 is handed a step that its lanes have lost a row of; rank 1 has read all."""
+    expected = EpochLoader(files, ["id"], 8, 0, 2, 3).rows_per_rank
+    real = loader_module._next_batch
+    lost = iter([1])
+
+    def lossy(lanes, rows):
+        batch, count = real(lanes, rows)
+        return batch, count - next(lost, 0)
+
+    monkeypatch.setattr(loader_module, "_next_batch", lossy)
+    monkeypatch.setattr(collectives, "size", lambda: 2)
+    monkeypatch.setattr(collectives, "gather_objects", lambda mine: [mine, expected[1]])
+    numbers = rf"\[{expected[0] - 1}, {expected[1]}\] \(in total {ROWS - 1}\).*"
+    numbers += rf"\[{expected[0]}, {expected[1]}\] \(in total {ROWS}\)"
+    with pytest.raises(RowsLostError, match=numbers):
+        read(files, world=2)
 
 
 def test_a_file_replaced_after_planning_is_noticed(tmp_path):

@@ -1,0 +1,123 @@
+"""Tables that ranks train on: in random order, in row groups of like size, lists of one length.
+
+Ranks share and shuffle row groups, so that the writer decides how well rows are mixed and how even
+the shards are (see ``shards`` and ``loader``). Each file here is one row group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qarm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+    from qarm.lake.tables import TableRef
+    from qarm.pipeline.context import Context
+    from schemas.table import Table
+
+#: Bytes of a row group in memory: two of each shard are held at once when it is read, and columns
+#: of fewer bytes would cost more to open than to decode.
+GROUP_BYTES = 32 << 20
+#: Row groups a shard where there are enough rows: their order differs by epoch.
+_A_SHARD = 3
+_FEW_ROWS = 4_096
+_WIDTHS = {"bigint": 8, "timestamp": 8, "double": 8, "int": 4, "float": 4, "date": 4, "boolean": 1}
+_OTHER_WIDTH = 16
+
+
+@dataclass(frozen=True)
+class FixedList:
+    """A list column of one length: the latest entries, padded on the left."""
+
+    length: int
+    padding: int | float = 0
+
+
+def row_groups(rows: int, row_bytes: int, shards: int) -> int:
+    """Row groups for about ``rows`` rows: a multiple of ``shards``, so that shards are even.
+
+    Three a shard, fewer where they would have less than 4,096 rows, more where they would have
+    over 32 MB.
+    """
+    a_shard = -(-rows // shards)
+    fewest = min(_A_SHARD, max(1, a_shard // _FEW_ROWS))
+    return shards * max(fewest, -(-a_shard * row_bytes // GROUP_BYTES))
+
+
+def row_bytes(table: Table, lists: Mapping[str, FixedList]) -> int:
+    """Bytes of a row in memory, by the types; strings and lists of any length are guessed."""
+    total = 0
+    for column in table.columns:
+        kind = column.type.removeprefix("array<").removesuffix(">")
+        length = lists[column.name].length if column.name in lists else 1
+        total += length * _WIDTHS.get(kind, _OTHER_WIDTH)
+    return total
+
+
+def write_training_table(
+    context: Context,
+    table: Table,
+    rows: DataFrame,
+    *,
+    about_rows: int,
+    shards: int,
+    seed: int,
+    lists: Mapping[str, FixedList] | None = None,
+    **lineage: Any,
+) -> TableRef:
+    """Replace ``table`` by ``rows`` in one commit.
+
+    Rows are ordered by a hash of (seed, key), which also chooses the file: the same rows and seed
+    give the same files, whatever order and partitions the rows come in. Lists become equally long,
+    and no list is null, so that the loader reshapes Arrow's values to a matrix.
+
+    Args:
+        context: of the stage; carries lineage.
+        table: its key identifies the rows; each of its partitions gets all the row groups.
+        rows: the table's columns.
+        about_rows: rows of the largest partition; the number of row groups follows from it.
+        shards: canonical shards that will read the table (``loader.shards``).
+        seed: of the order.
+        lists: list columns of fixed length.
+        lineage: added to the commit's metadata.
+
+    Raises:
+        ConfigError: the table has no key.
+        SchemaError: see ``Lake.overwrite``.
+    """
+    from pyspark.sql import functions as F
+
+    if not table.key:
+        raise ConfigError(f"table {table.name} has no key to order its rows by")
+    lists = lists or {}
+    fixed = {name: _fixed(F.col(name), to) for name, to in lists.items()}
+    groups = row_groups(about_rows, row_bytes(table, lists), shards)
+    order = F.xxhash64(F.lit(seed), F.lit("order"), *table.key)
+    shuffled = (
+        rows.withColumns({**fixed, "__order": order})
+        .repartition(groups, "__order")
+        .sortWithinPartitions(*table.partition_by, "__order", *table.key)
+        .drop("__order")
+    )
+    return context.overwrite(table, shuffled, **lineage)
+
+
+def _fixed(column: Column, to: FixedList) -> Column:
+    """The last ``to.length`` entries, padded on the left; of null, padding alone."""
+    from pyspark.sql import functions as F
+
+    def padding(length: Column) -> Column:
+        return F.array_repeat(F.lit(to.padding), length)
+
+    size = F.coalesce(F.array_size(column), F.lit(0))
+    entries = F.slice(column, F.greatest(size - to.length, F.lit(0)) + 1, to.length)
+    return (
+        F.when(size == 0, padding(F.lit(to.length)))
+        .when(size == to.length, column)
+        .when(size > to.length, entries)
+        .otherwise(F.concat(padding(to.length - size), entries))
+    )
