@@ -23,12 +23,13 @@ from qarm.errors import ConfigError, InputError
 from qarm.lake.files import remove_tree
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from qarm.training.launch import launch
+from qarm.training.settings import fit_settings, launch_settings
 from schemas import alignment_pairs
 
 if TYPE_CHECKING:
     from qarm.pipeline.context import Context
 
-_FILES_A_RANK = 4
+_FILES_A_SHARD = 4
 _ROWS_A_FILE = 1_000_000
 
 
@@ -61,13 +62,12 @@ def run(context: Context) -> StageResult:
     result = launch(
         "qarm.alignment.trainer:train",
         spec.as_dict(),
-        ranks=config.training.ranks,
-        backend=config.training.backend,
+        **launch_settings(config.training),
         work_dir=context.work_dir("ranks"),
         spark=context.spark,
     )
     # They are for going on after a crash; kept, `--force` would only load the last one.
-    remove_tree(spec.checkpoint_folder)
+    remove_tree(spec.fit["checkpoint_folder"])
     read = Ledger(
         name="pairs read by the ranks in the last epoch",
         rows_in=ledger.rows_out,
@@ -122,7 +122,9 @@ def _write_pairs(context: Context) -> tuple[Ledger, dict[str, list[str]]]:
     if absent := sorted(set(sources) - set(row_weights)):
         context.say(f"no training pair of {', '.join(absent)}; trained on the other sources")
     table = training_table(kept, row_weights)
-    files = max(training.ranks * _FILES_A_RANK, -(-fates.get("kept", 0) // _ROWS_A_FILE))
+    files = max(
+        training.canonical_shards * _FILES_A_SHARD, -(-fates.get("kept", 0) // _ROWS_A_FILE)
+    )
     context.overwrite(alignment_pairs.TABLE, shuffled(table, files, alignment.seed))
     written = context.table(alignment_pairs.TABLE.name).groupBy("part").count().collect()
     parts = {row["part"]: int(row["count"]) for row in written}
@@ -165,9 +167,12 @@ def _train_spec(
         valid_files=files["valid"],
         store=asdict(store),
         artifact_uri=context.work_dir("encoder"),
-        checkpoint_folder=context.work_dir("checkpoints"),
-        keep_checkpoints=config.training.keep_checkpoints,
-        config_hash=context.run_id,
+        shards=config.training.canonical_shards,
+        fit={
+            "checkpoint_folder": context.work_dir("checkpoints"),
+            "events_folder": context.work_dir("events"),
+            **fit_settings(context),
+        },
     )
 
 

@@ -148,9 +148,10 @@ class _Work:
 
     def loader(self, part: str, *, seed: int | None = None) -> EpochLoader:
         """Batches of a part; shuffled if a seed is given."""
-        rows = self.config.predict_batch_size
+        rows, shards = self.config.predict_batch_size, self.world
         if seed is not None:
-            rows = max(1, self.config.batch_size // self.world)
+            shards = self.spec["shards"]
+            rows = max(1, self.config.batch_size // shards) * (shards // self.world)
         length = self.spec["history_length"]
         return EpochLoader(
             self.spec["files"][part],
@@ -160,6 +161,7 @@ class _Work:
             world=self.world,
             seed=0 if seed is None else seed,
             shuffle=seed is not None,
+            shards=shards,
             list_lengths=dict.fromkeys(_HISTORY, length),
         )
 
@@ -201,9 +203,9 @@ class _Work:
             monitor="auc",
             patience=config.patience,
             checkpoint_folder=files.join(self.spec["checkpoints"], name),
-            keep=self.spec["keep_checkpoints"],
+            events_folder=files.join(self.spec["events"], name),
             seed=seed,
-            manifest={"config_hash": self.spec["config_hash"]},
+            **self.spec["fit"],
         )
         auc = fitted.best_metrics["auc"]
         if math.isnan(auc):

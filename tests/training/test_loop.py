@@ -11,7 +11,8 @@ from torch import nn
 
 from qarm.errors import ConfigError, TrainingError
 from qarm.training import collectives
-from qarm.training.loop import clip_gradients, fit, learning_rate_factor
+from qarm.training.loop import fit
+from qarm.training.step import clip_gradients, learning_rate_factor
 from tests.training import ranks
 
 SPEC = {"batch": 16, "dropout": 0.3}
