@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,24 @@ def make_training(spec: dict[str, Any]) -> tuple[Net, torch.optim.Optimizer, Epo
         shuffle_rows=spec.get("shuffle_rows", 30),
     )
     return model, optimizer, loader
+
+
+@contextmanager
+def recorded_losses() -> Iterator[list[float]]:
+    """Mean loss over all ranks of each step taken inside."""
+    losses: list[float] = []
+    reduce = collectives.reduce_gradients
+
+    def recording(*arguments: Any) -> tuple[float, float]:
+        loss, weight = reduce(*arguments)
+        losses.append(loss)
+        return loss, weight
+
+    collectives.reduce_gradients = recording
+    try:
+        yield losses
+    finally:
+        collectives.reduce_gradients = reduce
 
 
 def weights(model: nn.Module) -> list[float]:
