@@ -163,9 +163,8 @@ def main() -> None:
             say(f"run {run + 1}, {ranks} rank(s): {speed:,.0f} rows/s, waited {waits} s, cpu {cpu}")
     two, one = ([found["seconds"] for found in seen[ranks]] for ranks in (2, 1))
     waits = [max(found["waits"]) for found in seen[2]]
-    near = [
-        np.isclose(a["loss"], b["loss"], atol=1e-4) for a, b in zip(*seen.values(), strict=True)
-    ]
+    losses = [[found["loss"] for found in seen[ranks]] for ranks in (2, 1)]
+    equal = bool(np.allclose(*losses, rtol=0, atol=1e-4))
     name = f"ranker vq_rq, {given.rows} rows, batch {BATCH}, {given.items} items"
     report("ranks", f"{name}: 2 ranks", "1 rank, 1 core", two, one, equal)
     report("ranks", f"{name}: wait for input", "whole epoch", waits, two, equal)
