@@ -1,9 +1,8 @@
 """The ranker on two ranks and two cores against one rank on one core, and the wait for input.
 
-    .venv/bin/python benchmarks/ranks.py [--runs 5] [--rows 400000] [--items 20000]
+    .venv/bin/python benchmarks/ranks.py [--runs 5] [--rows 400000] [--items 20000] [--variant vq_rq]
 
-Both train the same steps of the same rows (two canonical shards, a global batch of 4,096, variant
-vq_rq) with one torch thread a rank; the one rank and its reader are bound to one core. The first
+Both train the same steps of the same rows (two canonical shards, a global batch of 4,096) with one torch thread a rank; the one rank and its reader are bound to one core. The first
 epoch warms up, the second is timed, by the loop's own clock; stderr tells the processor time too,
 which other work on the machine does not change much. The second case is the share of a step
 that a rank waits for input: ``ours_s`` is the wait, ``peer_s`` the whole epoch, so that a ratio
@@ -31,23 +30,28 @@ from qarm.training.launch import launch
 
 BATCH, LENGTH, USERS, DIMENSIONS, VALID = 4096, 50, 50_000, 64, 20_000
 FILES = 16
-CONFIG = {"variants": ["vq_rq"], "epochs": 2, "patience": 2, "batch_size": BATCH, "dropout": 0.0}
+CONFIG = {"epochs": 2, "patience": 2, "batch_size": BATCH, "dropout": 0.0}
 
 
 def samples(path: Path, rows: int, items: int, seed: int) -> str:
-    """Samples with Zipf items and histories of all lengths."""
+    """Samples whose items are Zipf (weight 1 / place), with histories of all lengths."""
     if path.exists():
         return str(path)
     rng = np.random.default_rng(seed)
+    ends = np.cumsum(1 / np.arange(1, items + 1))
+
+    def drawn(shape: tuple[int, ...]) -> np.ndarray:
+        return np.searchsorted(ends, rng.random(shape) * ends[-1]).clip(max=items - 1)
+
     length = rng.integers(0, LENGTH + 1, rows)
-    history = (rng.zipf(1.2, (rows, LENGTH)) - 1) % items
+    history = drawn((rows, LENGTH))
     history[np.arange(LENGTH) < LENGTH - length[:, None]] = -1
     offsets = pa.array(np.arange(0, rows * LENGTH + 1, LENGTH), pa.int32())
     times = np.sort(rng.integers(0, 10**7, (rows, LENGTH)), axis=1)
     columns: dict[str, Any] = {
         "sample_id": np.arange(rows),
         "user_idx": rng.integers(0, USERS, rows),
-        "item_idx": (rng.zipf(1.2, rows) - 1) % items,
+        "item_idx": drawn((rows,)),
         "ts": np.full(rows, 10**7),
         "weight": np.ones(rows, np.float32),
         "user_count": rng.integers(0, 99, rows).astype(np.float32),
@@ -63,7 +67,7 @@ def samples(path: Path, rows: int, items: int, seed: int) -> str:
     return str(path)
 
 
-def world(folder: Path, rows: int, items: int) -> dict[str, Any]:
+def world(folder: Path, rows: int, items: int, variant: str) -> dict[str, Any]:
     """Files of samples and codes, and the ranker's spec for them."""
     rng = np.random.default_rng(0)
     book = Codebook(
@@ -82,7 +86,7 @@ def world(folder: Path, rows: int, items: int) -> dict[str, Any]:
     parquet.write_table(pa.table(codes), folder / f"codes-{items}.parquet")
     parts = {"train": (rows // FILES, FILES), "valid": (VALID // 2, 2)}
     return {
-        "ranker": Ranker.model_validate(CONFIG).model_dump(mode="json"),
+        "ranker": Ranker.model_validate({**CONFIG, "variants": [variant]}).model_dump(mode="json"),
         "labels": ["positive"],
         "files": {
             part: [
@@ -130,7 +134,7 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
     started = time.process_time()
 
     loop.fit = recording
-    trainer._Work(spec).try_out("vq_rq", 0, 0.0)
+    trainer._Work(spec).try_out(spec["ranker"]["variants"][0], 0, 0.0)
     last = histories[0][-1]
     seconds = last["rows"] / last["rows_per_second"]
     return {
@@ -147,10 +151,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--rows", type=int, default=400_000)
     parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--variant", default="vq_rq")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "qarm-ranks")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    spec = world(given.folder, given.rows, given.items)
+    spec = world(given.folder, given.rows, given.items, given.variant)
     seen: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
     for run in range(given.runs):
         for ranks in (2, 1):
@@ -165,7 +170,7 @@ def main() -> None:
     waits = [max(found["waits"]) for found in seen[2]]
     losses = [[found["loss"] for found in seen[ranks]] for ranks in (2, 1)]
     equal = bool(np.allclose(*losses, rtol=0, atol=1e-4))
-    name = f"ranker vq_rq, {given.rows} rows, batch {BATCH}, {given.items} items"
+    name = f"ranker {given.variant}, {given.rows} rows, batch {BATCH}, {given.items} items"
     report("ranks", f"{name}: 2 ranks", "1 rank, 1 core", two, one, equal)
     report("ranks", f"{name}: wait for input", "whole epoch", waits, two, equal)
 

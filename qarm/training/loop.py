@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from qarm.errors import ConfigError, TrainingError
 from qarm.lake import files
 from qarm.training import checkpoint, collectives
+from qarm.training.records import FitResult, RunningEpoch
 from qarm.training.state import copy_to_memory
 from qarm.training.step import (
     Schedule,
@@ -62,49 +63,6 @@ class EpochSource(Protocol):
 
     def epoch(self, epoch_no: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of one epoch, from ``start_step`` on."""
-
-
-@dataclass
-class FitResult:
-    """What a training did.
-
-    Attributes:
-        history: one entry an epoch: epoch, train_loss, rows, rows_per_second,
-            input_wait_share, learning_rate, and the metrics of ``evaluate``.
-        best_epoch: the epoch whose weights the model has now; -1 if there was none.
-        best_metrics: its metrics.
-        rows_per_rank: rows that each rank read in the latest epoch.
-        seconds: time spent in training epochs, over all runs that were resumed.
-        input_wait_share: share of it that rank 0 waited for batches.
-        epochs_done: epochs trained, over all runs that were resumed.
-        resumed_from: epochs that were already done when this run began.
-        resumed_step: steps likewise, over all epochs.
-    """
-
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = -1
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    rows_per_rank: list[int] = field(default_factory=list)
-    seconds: float = 0.0
-    input_wait_share: float = 0.0
-    epochs_done: int = 0
-    resumed_from: int = 0
-    resumed_step: int = 0
-
-
-@dataclass
-class _Running:
-    """The epoch under way; the loss and its weight are those of all ranks, the rest this rank's."""
-
-    step: int = 0
-    """Steps done in it: the reader's position."""
-    loss_sum: float = 0.0
-    weight_sum: float = 0.0
-    seconds: float = 0.0
-    wait_seconds: float = 0.0
-    """Before this run resumed."""
-    rows: int = 0
-    """Likewise."""
 
 
 def fit(
@@ -222,7 +180,7 @@ class _Run:
     wait_seconds: float = 0.0
     result: FitResult = field(default_factory=FitResult)
     best_weights: dict[str, Tensor] | None = None
-    running: _Running = field(default_factory=_Running)
+    running: RunningEpoch = field(default_factory=RunningEpoch)
     trackers: Trackers = field(default_factory=lambda: Trackers(None))
 
     @property
@@ -253,7 +211,7 @@ class _Run:
         self.step, self.wait_seconds = state["step"], state["wait_seconds"]
         self.result = FitResult(**state["result"])
         self.result.resumed_from, self.result.resumed_step = self.result.epochs_done, self.step
-        self.running = _Running(**state["running"])
+        self.running = RunningEpoch(**state["running"])
         rows, rank = state["reader"]["rows"], collectives.rank()
         # Other ranks' shares cannot be told apart: their sum stays right.
         same = len(rows) == collectives.size()
@@ -399,7 +357,7 @@ class _Run:
             result.best_epoch, result.best_metrics = number, dict(metrics)
         result.history.append(record)
         result.epochs_done = number + 1
-        self.running = _Running()
+        self.running = RunningEpoch()
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         if collectives.rank() == 0:
             logger.info(
