@@ -1,10 +1,11 @@
 """The ranker on two ranks and two cores against one rank on one core, and the wait for input.
 
-    .venv/bin/python benchmarks/ranks.py [--runs 5] [--rows 400000] [--items 20000] [--variant vq_rq]
+    .venv/bin/python benchmarks/ranks.py [--runs 5] [--rows 400000] [--variant vq_rq]
 
-Both train the same steps of the same rows (two canonical shards, a global batch of 4,096) with one torch thread a rank; the one rank and its reader are bound to one core. The first
-epoch warms up, the second is timed, by the loop's own clock; stderr tells the processor time too,
-which other work on the machine does not change much. The second case is the share of a step
+Both train the same steps of the same rows (two canonical shards, a global batch of 4,096) with one
+torch thread a rank; the one rank and its reader are bound to one core. The first epoch warms up,
+the second is timed, by the loop's own clock; stderr tells the processor time too, which other work
+on the machine does not change much. The second case is the share of a step
 that a rank waits for input: ``ours_s`` is the wait, ``peer_s`` the whole epoch, so that a ratio
 above 10 is a share below 10 %. ``equal``: the same loss, to 1e-4.
 """
