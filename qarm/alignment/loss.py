@@ -98,7 +98,9 @@ def info_nce(
         temperature,
         known,
     )
-    return 0.5 * (batch.weights * (forward + backward)).sum(), batch.weights.sum()
+    # In float64 the weight is the same however the rows are shared out over ranks.
+    weight = batch.weights.sum(dtype=torch.float64)
+    return 0.5 * (batch.weights * (forward + backward)).sum(), weight
 
 
 def _one_way(

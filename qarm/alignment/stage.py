@@ -22,6 +22,7 @@ from qarm.errors import ConfigError, InputError
 from qarm.lake.files import remove_tree
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from qarm.training.launch import launch
+from qarm.training.settings import fit_settings, launch_settings
 from qarm.training.writer import write_training_table
 from schemas import alignment_pairs
 
@@ -58,13 +59,12 @@ def run(context: Context) -> StageResult:
     result = launch(
         "qarm.alignment.trainer:train",
         spec.as_dict(),
-        ranks=config.training.ranks,
-        backend=config.training.backend,
+        **launch_settings(config),
         work_dir=context.work_dir("ranks"),
         spark=context.spark,
     )
     # They are for going on after a crash; kept, `--force` would only load the last one.
-    remove_tree(spec.checkpoint_folder)
+    remove_tree(spec.fit["checkpoint_folder"])
     read = Ledger(
         name="pairs read by the ranks in the last epoch",
         rows_in=ledger.rows_out,
@@ -168,10 +168,12 @@ def _train_spec(
         valid_files=files["valid"],
         store=asdict(store),
         artifact_uri=context.work_dir("encoder"),
-        checkpoint_folder=context.work_dir("checkpoints"),
-        keep_checkpoints=config.training.keep_checkpoints,
-        config_hash=context.run_id,
         loader=config.loader.model_dump(mode="json"),
+        fit={
+            "checkpoint_folder": context.work_dir("checkpoints"),
+            "events_folder": context.work_dir("events"),
+            **fit_settings(context),
+        },
     )
 
 

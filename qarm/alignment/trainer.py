@@ -49,12 +49,10 @@ class TrainSpec:
     """``StoreSpec``."""
     artifact_uri: str
     """Folder for the encoder."""
-    checkpoint_folder: str
-    keep_checkpoints: int
-    config_hash: str
-    """A checkpoint of another configuration is refused."""
     loader: dict[str, Any]
     """Section loader."""
+    fit: dict[str, Any]
+    """Further arguments of ``fit``: checkpoints, events, precision, manifest."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -103,12 +101,13 @@ def _train(
         given.valid_files, store, alignment.valid_pairs, alignment.valid_candidates
     )
     start = held_out.recall(encoder)
+    world, shards = collectives.size(), given.loader["shards"]
     loader = EpochLoader(
         given.train_files,
         list(COLUMNS),
-        batch_size=-(-alignment.batch_size // collectives.size()),
+        batch_size=-(-alignment.batch_size // shards) * (shards // world),
         rank=collectives.rank(),
-        world=collectives.size(),
+        world=world,
         seed=alignment.seed,
         **given.loader,
     )
@@ -123,11 +122,9 @@ def _train(
         evaluate=(lambda: held_out.recall(encoder)) if len(held_out) else None,
         monitor=METRIC if len(held_out) else None,
         patience=alignment.patience if len(held_out) else None,
-        checkpoint_folder=given.checkpoint_folder,
-        keep=given.keep_checkpoints,
         gradient_clip=alignment.optimizer.gradient_clip,
         seed=alignment.seed,
-        manifest={"config_hash": given.config_hash},
+        **given.fit,
     )
     written: dict[str, Any] = {}
     if collectives.rank() == 0:

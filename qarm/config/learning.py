@@ -371,8 +371,18 @@ class Training(Section):
     backend: Literal["auto", "local", "horovodrun", "spark"] = "auto"
     """auto: horovodrun on a local master, Spark executors (horovod.spark.run) otherwise;
     local: one process without Horovod."""
+    checkpoint_steps: int = Field(1000, ge=0)
+    """A checkpoint each so many steps; 0: at the end of epochs only."""
     keep_checkpoints: int = Field(2, ge=1)
     """Latest checkpoints kept beside the best."""
+    restarts: int = Field(2, ge=0)
+    """How often the ranks are started again, from the latest checkpoint, when one of them was lost
+    (killed, its host gone, or stalled); an error that a rank raises ends the training at once."""
+    stall_seconds: int = Field(1800, ge=1)
+    """Ranks that wait so long for one that takes no part give up, and it is named. Above the time
+    that one of them needs alone, such as for mapping a large catalogue."""
+    mixed_precision: bool = True
+    """Train in bfloat16 on CUDA devices that have it; nothing changes elsewhere."""
 
 
 class Evaluation(Section):

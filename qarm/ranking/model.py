@@ -279,4 +279,5 @@ def loss_sum(logits: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Te
         weight: (B,).
     """
     each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
-    return (each * weight).sum(), weight.sum()
+    # In float64 the weight is the same however the rows are shared out over ranks.
+    return (each * weight).sum(), weight.sum(dtype=torch.float64)

@@ -14,6 +14,7 @@ from qarm.ranking import floor
 from qarm.ranking.model import CONTENT
 from qarm.ranking.trials import repeatable
 from qarm.training.launch import launch
+from qarm.training.settings import fit_settings, launch_settings
 from schemas import predictions
 
 if TYPE_CHECKING:
@@ -42,8 +43,7 @@ def run(context: Context) -> StageResult:
     result = launch(
         "qarm.ranking.trainer:train",
         spec,
-        ranks=config.training.ranks,
-        backend=config.training.backend,
+        **launch_settings(config),
         work_dir=context.work_dir("ranks"),
         spark=context.spark,
     )
@@ -142,10 +142,9 @@ def _spec(context: Context, samples: DataFrame, labels: Sequence[str]) -> dict[s
         "dense": floor.dense_statistics(samples.where("part = 'train'")),
         "items": _items(context, 1 + max(row["item"], row["history"])),
         "codebook": _codebook(context),
-        "config_hash": context.run_id,
-        "keep_checkpoints": context.config.training.keep_checkpoints,
     }
-    for name in ("scores", "models", "checkpoints"):
+    spec["fit"] = fit_settings(context)  # last: it names the tables read until here
+    for name in ("scores", "models", "checkpoints", "events"):
         spec[name] = context.work_dir(name)
     return spec
 

@@ -148,13 +148,13 @@ class _Work:
 
     def loader(self, part: str, *, seed: int | None = None) -> EpochLoader:
         """Batches of a part; shuffled if a seed is given."""
-        rows = self.config.predict_batch_size
-        if seed is not None:
-            rows = max(1, self.config.batch_size // self.world)
-        length = self.spec["history_length"]
         reading = dict(self.spec["loader"])
         if seed is None:  # the order of rows that are scored is nobody's concern
-            reading["shards"] = None
+            rows, reading["shards"] = self.config.predict_batch_size, None
+        else:
+            shards = reading["shards"]
+            rows = max(1, self.config.batch_size // shards) * (shards // self.world)
+        length = self.spec["history_length"]
         return EpochLoader(
             self.spec["files"][part],
             ["sample_id", *SAMPLE_COLUMNS, *(f"label_{name}" for name in self.labels)],
@@ -205,9 +205,9 @@ class _Work:
             monitor="auc",
             patience=config.patience,
             checkpoint_folder=files.join(self.spec["checkpoints"], name),
-            keep=self.spec["keep_checkpoints"],
+            events_folder=files.join(self.spec["events"], name),
             seed=seed,
-            manifest={"config_hash": self.spec["config_hash"]},
+            **self.spec["fit"],
         )
         auc = fitted.best_metrics["auc"]
         if math.isnan(auc):

@@ -32,7 +32,7 @@ MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 MANIFEST_FILE = "manifest.json"
 
-_FORMAT = 1
+_FORMAT = 2
 _STEP = re.compile(r"^step-(\d+)$")
 _CHUNK_BYTES = 1 << 20
 
@@ -59,7 +59,7 @@ def save(
     Args:
         folder: URI of the folder of checkpoints.
         step: optimiser steps done; a checkpoint of the same step is replaced.
-        manifest: JSON-able facts: epoch, config hash, table versions, metrics, ...;
+        manifest: JSON-able facts: epoch, reader position, config hash, table versions, metrics;
             ``is_best: True`` marks the best so far, which is kept beside the latest.
         keep: latest checkpoints kept.
     """

@@ -8,8 +8,11 @@ module and nothing else. All functions are called by all ranks, in the same orde
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,18 +23,16 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-LAUNCH_ENVIRONMENT = {
-    "HOROVOD_STALL_CHECK_TIME_SECONDS": "60",
-    "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "600",
-}
-"""Defaults set where ranks are launched, so that a hang becomes an error that names the ranks."""
-
 _NOT_BUILT = (
     "more than one rank needs Horovod, and it cannot be imported here ({error}); build it with "
     "`make setup`, or set training.ranks = 1"
 )
+# What horovodrun prints of the process that ended first.
+_ENDED = re.compile(r"Process name: (\d+)\s+Exit code: (\d+)")
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 2e-5, 1e-3
 _horovod: Any = None
 _started = False
+_entered: tuple[str, float] | None = None
 
 
 class RankLostError(TrainingError):
@@ -88,6 +89,8 @@ def local_rank() -> int:
 @contextmanager
 def _collective(what: str) -> Iterator[None]:
     """Turn Horovod's errors into ours, with the operation and the rank."""
+    global _entered
+    _entered = (what, time.monotonic())
     try:
         yield
     except Exception as error:
@@ -97,12 +100,40 @@ def _collective(what: str) -> Iterator[None]:
             f"rank {os.environ.get('HOROVOD_RANK')}: {what} failed, for another rank stopped or "
             f"stalled; its own error, or the log, tells why ({str(error).strip()})"
         ) from error
+    finally:
+        _entered = None
+
+
+def waiting() -> tuple[str, float] | None:
+    """The operation that this process is in, and for how many seconds; for another thread.
+
+    Horovod's own stall check stays silent with gloo ranks, so the worker looks here.
+    """
+    entered = _entered
+    return None if entered is None else (entered[0], time.monotonic() - entered[1])
 
 
 def _on_wire(tensor: Tensor) -> Tensor:
-    """``tensor``, contiguous and where this Horovod build can read it."""
+    """``tensor``, contiguous, of a type and where this Horovod build can read it."""
+    import torch
+
     tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        tensor = tensor.float()
     return tensor.cpu() if tensor.is_cuda and not _horovod.nccl_built() else tensor
+
+
+def _finish(handle: Any) -> Any:
+    """Result of an operation that was started.
+
+    Horovod's own wait spins. Where ranks have one core each, it takes that core from the thread
+    that does the work; asleep, it leaves it.
+    """
+    pause = _FIRST_PAUSE_SECONDS
+    while not _horovod.poll(handle):
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+    return _horovod.synchronize(handle)
 
 
 def allreduce_sum(tensor: Tensor, name: str | None = None) -> Tensor:
@@ -110,8 +141,9 @@ def allreduce_sum(tensor: Tensor, name: str | None = None) -> Tensor:
     if size() == 1:
         return tensor.detach().clone()
     with _collective(name or "allreduce"):
-        total = _horovod.allreduce(_on_wire(tensor), op=_horovod.Sum, name=name)
-    return total.to(tensor.device)
+        handle = _horovod.allreduce_async(_on_wire(tensor), op=_horovod.Sum, name=name)
+        total = _finish(handle)
+    return total.to(tensor)
 
 
 def allreduce_mean(tensor: Tensor, name: str | None = None) -> Tensor:
@@ -127,7 +159,7 @@ def gather(tensor: Tensor, name: str | None = None) -> Tensor:
     if size() == 1:
         return tensor.detach().clone()
     with _collective(name or "gather"):
-        return _horovod.allgather(_on_wire(tensor), name=name).to(tensor.device)
+        return _finish(_horovod.allgather_async(_on_wire(tensor), name=name)).to(tensor)
 
 
 def gather_with_grad(tensor: Tensor) -> Tensor:
@@ -197,7 +229,7 @@ def _broadcast_tensors(tensors: Mapping[str, Tensor]) -> None:
             wire = _on_wire(tensor)
             sent.append((tensor, _horovod.broadcast_async(wire, root_rank=0, name=f"qarm.{name}")))
         for tensor, handle in sent:
-            tensor.copy_(_horovod.synchronize(handle))
+            tensor.copy_(_finish(handle))
 
 
 def broadcast_model(model: nn.Module) -> None:
@@ -260,7 +292,7 @@ def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[fl
                 _horovod.allreduce_async_(wire, op=_horovod.Sum, name=f"qarm.gradients.{i}")
                 for i, wire in enumerate(wires)
             ]
-            totals, *reduced = (_horovod.synchronize(handle) for handle in handles)
+            totals, *reduced = (_finish(handle) for handle in handles)
         buffers = [r.to(b.device) for r, b in zip(reduced, buffers, strict=True)]
     total_loss, total_weight = totals.tolist()
     scale = 1.0 / total_weight if total_weight else 0.0
@@ -353,6 +385,20 @@ def reduce_metrics(metrics: Mapping[str, float], weight: float = 1.0) -> dict[st
     }
 
 
+def launch_environment(stall_seconds: int) -> dict[str, str]:
+    """Environment of ranks: Horovod too should give up after ``stall_seconds``."""
+    return {
+        "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, min(60, stall_seconds // 2))),
+        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(stall_seconds),
+    }
+
+
+def first_ended(log: str) -> tuple[int, int] | None:
+    """Rank and exit code of the process that ended first, by what horovodrun printed."""
+    found = _ENDED.search(log)
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def horovodrun_command(ranks: int) -> list[str]:
     """Command prefix that starts ``ranks`` processes on this machine, with gloo.
 
@@ -378,8 +424,6 @@ def run_in_spark(
         start_timeout: seconds to wait for as many free task slots as ranks.
         log: text stream that gets the ranks' output.
     """
-    import signal
-
     try:
         from horovod import spark
     except ImportError as error:

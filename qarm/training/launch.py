@@ -2,6 +2,11 @@
 
 The same function ``train(spec) -> dict`` runs in each of them (``qarm.training.worker``). Ranks are
 processes of their own, so that the parent's JVM, threads and memory stay out of training.
+
+Where a rank was lost (killed, its host gone, or stalled) all are started again, and the function
+goes on from its latest checkpoint: with sparse gradients and a reader each, ranks that stayed could
+not go on without the lost one, and Horovod's own elastic mode would run them from the last commit
+as well.
 """
 
 from __future__ import annotations
@@ -13,8 +18,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -23,8 +29,9 @@ from qarm import progress
 from qarm.errors import ConfigError, QarmError, TrainingError
 from qarm.lake import files
 from qarm.session import is_local
-from qarm.training import collectives
-from qarm.training.worker import LAUNCHER_PID, PROGRESS, RESULT_FILE, failure_file
+from qarm.training import collectives, failures
+from qarm.training.collectives import RankLostError
+from qarm.training.worker import LAUNCHER_PID, PROGRESS, RESULT_FILE, STALL_SECONDS
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -38,7 +45,9 @@ SPEC_FILE = "spec.json"
 
 _TAIL_LINES = 30
 _GRACE_SECONDS = 10.0
+_BY_SIGNAL = 128  # exit codes above it, as a shell has them
 _SLOTS_TIMEOUT_SECONDS = 300
+_STALL_SECONDS = 1800
 # The parent's gateway to its JVM; a child that starts Spark must make its own.
 _PARENT_ONLY = ("PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET", "PYSPARK_SUBMIT_ARGS")
 # glibc hands every large tensor back to the kernel and asks for it anew in the next step: up to a
@@ -49,6 +58,10 @@ _KEEP_MEMORY = {
 }
 
 
+class _NoSlotsError(TrainingError):
+    """Spark has fewer free task slots than ranks."""
+
+
 def launch(
     function: str,
     spec: Mapping[str, Any],
@@ -57,6 +70,9 @@ def launch(
     backend: Backend = "auto",
     work_dir: str,
     spark: SparkSession | None = None,
+    shards: int | None = None,
+    restarts: int = 0,
+    stall_seconds: int = _STALL_SECONDS,
 ) -> dict[str, Any]:
     """Run ``function(spec)`` on ``ranks`` ranks and return rank 0's result.
 
@@ -69,35 +85,40 @@ def launch(
             work folder that they can reach. auto: spark if ``spark`` runs on a cluster, else
             local for one rank and horovodrun for more.
         work_dir: URI of a folder for spec, result and log of this training alone.
+        shards: canonical shards of the training's loaders. Restarted ranks for which Spark has no
+            slots any more become fewer, by a number that divides it; None: never.
+        restarts: how often ranks are started again after one was lost; ``function`` should go on
+            from its checkpoints. An error that a rank raised is not tried again.
+        stall_seconds: ranks that wait so long for another give up.
 
     Raises:
         ConfigError: backend and ranks do not fit.
         QarmError: a rank raised it: the same class, so that the exit code is the same.
+        RankLostError: a rank was lost once more than ``restarts``; the error names it.
         TrainingError: a rank failed otherwise: the first traceback, and the end of the log.
     """
     chosen = choose_backend(backend, ranks, spark)
-    for name in [RESULT_FILE, *(failure_file(rank) for rank in range(ranks))]:
-        files.remove_tree(files.join(work_dir, name))
     spec_uri = files.join(work_dir, SPEC_FILE)
     files.write_text(spec_uri, json.dumps(spec, indent=1, sort_keys=True))
+    world = ranks
     with _log(work_dir) as log:
-        logger.info("training on %d rank(s) by %s; log: %s", ranks, chosen, log.name)
-        if chosen == "spark":
-            assert spark is not None
-            fault = _in_spark(function, dict(spec), ranks, work_dir, spark, log)
-        else:
-            command = [sys.executable, "-m", "qarm.training.worker", "--function", function]
-            command += ["--spec", spec_uri, "--work-dir", work_dir]
-            if chosen == "horovodrun":
-                command = collectives.horovodrun_command(ranks) + command
-            fault = _in_subprocess(command, child_environment(ranks), log)
-        log.flush()
-        if fault is None and not files.exists(files.join(work_dir, RESULT_FILE)):
-            fault = f"rank 0 wrote no {RESULT_FILE} to {work_dir}"
-        if fault is not None:
-            raise _failure(fault, ranks, work_dir, Path(log.name))
-    result: dict[str, Any] = json.loads(files.read_text(files.join(work_dir, RESULT_FILE)))
-    return result
+        for restart in range(restarts + 1):
+            logger.info("training on %d rank(s) by %s; log: %s", world, chosen, log.name)
+            start = _Start(function, dict(spec), spec_uri, work_dir, world, stall_seconds, log)
+            try:
+                return start.in_spark(spark) if chosen == "spark" else start.here(chosen)
+            except _NoSlotsError:
+                fewer = [r for r in range(1, world) if (shards or 0) % r == 0] if shards else []
+                if not restart or restart == restarts or not fewer:
+                    raise
+                world = fewer[-1]
+                progress.say(f"  not enough free task slots; restarted with {world} rank(s)")
+            except RankLostError as error:
+                if restart == restarts:
+                    raise
+                first = str(error).partition("\n")[0]
+                progress.say(f"  {first} Restart {restart + 1} of {restarts}")
+    raise AssertionError("the last restart returns or raises")
 
 
 def choose_backend(
@@ -121,13 +142,13 @@ def choose_backend(
     return "local" if ranks == 1 else "horovodrun"
 
 
-def child_environment(ranks: int) -> dict[str, str]:
+def child_environment(ranks: int, stall_seconds: int = _STALL_SECONDS) -> dict[str, str]:
     """Environment of ranks on this machine: cores shared out, and our ``sys.path``.
 
     The path makes ``qarm`` importable there also if it came here from a zip or a wheel.
     """
     environment = {k: v for k, v in os.environ.items() if k not in _PARENT_ONLY}
-    for name, value in {**collectives.LAUNCH_ENVIRONMENT, **_KEEP_MEMORY}.items():
+    for name, value in {**_stall_environment(stall_seconds), **_KEEP_MEMORY}.items():
         environment.setdefault(name, value)
     # macOS cannot say which cores are ours.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -137,6 +158,10 @@ def child_environment(ranks: int) -> dict[str, str]:
     environment["PYTHONUNBUFFERED"] = "1"
     environment[LAUNCHER_PID] = str(os.getpid())
     return environment
+
+
+def _stall_environment(stall_seconds: int) -> dict[str, str]:
+    return {**collectives.launch_environment(stall_seconds), STALL_SECONDS: str(stall_seconds)}
 
 
 def _import_path() -> list[str]:
@@ -155,6 +180,58 @@ def _log(work_dir: str) -> Iterator[IO[str]]:
         path = os.path.join(folder, LOG_FILE)
     with open(path, "w", encoding="utf-8") as log:
         yield log
+
+
+@dataclass(frozen=True)
+class _Start:
+    """One start of the ranks; its methods return rank 0's result or raise what ``launch`` does."""
+
+    function: str
+    spec: dict[str, Any]
+    spec_uri: str
+    work_dir: str
+    ranks: int
+    stall_seconds: int
+    log: IO[str]
+
+    def here(self, backend: Literal["local", "horovodrun"]) -> dict[str, Any]:
+        """In processes on this machine."""
+        command = [sys.executable, "-m", "qarm.training.worker", "--function", self.function]
+        command += ["--spec", self.spec_uri, "--work-dir", self.work_dir]
+        if backend == "horovodrun":
+            command = collectives.horovodrun_command(self.ranks) + command
+        environment = child_environment(self.ranks, self.stall_seconds)
+        return self._result(lambda: _in_subprocess(command, environment, self.log))
+
+    def in_spark(self, spark: SparkSession | None) -> dict[str, Any]:
+        """In Spark executors."""
+        assert spark is not None
+        return self._result(
+            lambda: _in_spark(
+                self.function,
+                self.spec,
+                self.ranks,
+                self.work_dir,
+                spark,
+                self.log,
+                _stall_environment(self.stall_seconds),
+            )
+        )
+
+    def _result(self, run: Callable[[], str | None]) -> dict[str, Any]:
+        files.remove_tree(files.join(self.work_dir, RESULT_FILE))
+        failures.clear(self.work_dir, self.ranks)
+        self.log.flush()
+        begin = os.path.getsize(self.log.name)
+        fault = run()
+        self.log.flush()
+        uri = files.join(self.work_dir, RESULT_FILE)
+        if fault is None and not files.exists(uri):
+            fault = f"rank 0 wrote no {RESULT_FILE} to {self.work_dir}"
+        if fault is not None:
+            raise _failure(fault, self.ranks, self.work_dir, Path(self.log.name), begin)
+        result: dict[str, Any] = json.loads(files.read_text(uri))
+        return result
 
 
 def _in_subprocess(command: list[str], environment: dict[str, str], log: IO[str]) -> str | None:
@@ -205,10 +282,11 @@ def _in_spark(
     work_dir: str,
     spark: SparkSession,
     log: IO[str],
+    stall_environment: Mapping[str, str],
 ) -> str | None:
     """Run the ranks in executors; what went wrong, if anything did."""
     context = spark.sparkContext
-    environment = dict(collectives.LAUNCH_ENVIRONMENT)
+    environment = dict(stall_environment)
     environment["OMP_NUM_THREADS"] = context.getConf().get("spark.task.cpus", "1") or "1"
     shipped = context.getConf().get("spark.submit.pyFiles", "") or ""
     names = [os.path.basename(path) for path in shipped.split(",") if path]
@@ -238,7 +316,7 @@ def _in_spark(
         raise
     except Exception as error:
         if "Timed out waiting" in str(error):
-            raise TrainingError(
+            raise _NoSlotsError(
                 f"Spark gave no {ranks} free task slots within {_SLOTS_TIMEOUT_SECONDS} s: each "
                 "rank needs one. Add cores, or lower training.ranks"
             ) from error
@@ -246,18 +324,35 @@ def _in_spark(
     return None
 
 
-def _failure(fault: str, ranks: int, work_dir: str, log: Path) -> QarmError:
-    """The error to raise: the first one that a rank left."""
-    found = []
-    for rank in range(ranks):
-        uri = files.join(work_dir, failure_file(rank))
-        if files.exists(uri):
-            found.append(json.loads(files.read_text(uri)))
-    found.sort(key=lambda failure: (failure["follows"], failure["time"]))
+def _failure(fault: str, ranks: int, work_dir: str, log: Path, begin: int) -> QarmError:
+    """The error to raise: the first one that a rank left, or that of a rank that left none.
+
+    Args:
+        begin: where this start's part of the log begins.
+    """
+    found = failures.find(work_dir, ranks)
     if found and found[0]["of_ours"] and not found[0]["follows"]:
         kind = getattr(qarm.errors, found[0]["type"], TrainingError)
         return kind(f"{found[0]['message']} (rank {found[0]['rank']}; log: {log})")
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    tail = "\n".join(lines[-_TAIL_LINES:])
+    text = log.read_bytes()[begin:].decode("utf-8", errors="replace")
+    tail = "\n".join(text.splitlines()[-_TAIL_LINES:])
     first = f"First error, of rank {found[0]['rank']}:\n{found[0]['traceback']}\n" if found else ""
-    return TrainingError(f"training failed: {fault}.\n{first}End of the log {log}:\n{tail}")
+    rest = f"{fault}.\n{first}End of the log {log}:\n{tail}"
+    if found and not found[0]["follows"]:
+        return TrainingError(f"training failed: {rest}")
+    return RankLostError(f"training failed: {_lost(ranks, found, text)}; {rest}")
+
+
+def _lost(ranks: int, found: Sequence[Mapping[str, Any]], log: str) -> str:
+    """Who is gone: the process that ended first without a word, else all that left none."""
+    left = [failure["rank"] for failure in found]
+    ended = collectives.first_ended(log)
+    if ended is not None and ended[0] not in left:
+        rank, code = ended
+        how = f"exit code {code}"
+        if code > _BY_SIGNAL:
+            how = f"killed by signal {code - _BY_SIGNAL}"
+        return f"rank {rank} was lost ({how})"
+    if found:  # it waited for the others' errors, and names those that left none
+        return str(found[0]["message"])
+    return f"{failures.named(list(range(ranks)))} left no error"

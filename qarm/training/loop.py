@@ -6,8 +6,9 @@ ranks together. So padding counts for nothing, rows count alike on every rank, a
 a batch of 2B takes the same step as two ranks with B each. Losses that look at other ranks' rows
 do so by ``collectives.gather_with_grad``.
 
-A run that was stopped continues at the epoch after its latest checkpoint. What is random in an
-epoch depends on (seed, epoch, rank) alone, so it ends with the weights of a run never stopped.
+A run that was stopped continues at the step after its latest checkpoint, which carries the reader's
+position and the running sums of the epoch. What is random in a step depends on (seed, epoch, step,
+rank) alone, so it ends with the weights of a run never stopped.
 """
 
 from __future__ import annotations
@@ -21,8 +22,18 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from qarm.errors import ConfigError, TrainingError
+from qarm.lake import files
 from qarm.training import checkpoint, collectives
+from qarm.training.records import FitResult, RunningEpoch
 from qarm.training.state import copy_to_memory
+from qarm.training.step import (
+    Schedule,
+    autocast,
+    clip_gradients,
+    learning_rate_factor,
+    seed_step,
+)
+from qarm.training.trackers import Trackers
 
 if TYPE_CHECKING:
     import torch
@@ -45,34 +56,13 @@ class EpochSource(Protocol):
     def steps_per_epoch(self) -> int:
         """Batches of an epoch, equal on all ranks."""
 
-    def epoch(self, epoch_no: int) -> Iterator[Batch]:
-        """Batches of one epoch."""
+    @property
+    def plan(self) -> Any:
+        """``qarm.training.shards.ShardPlan``: with the same ``shards`` and steps, a step has the
+        same rows."""
 
-
-@dataclass
-class FitResult:
-    """What a training did.
-
-    Attributes:
-        history: one entry an epoch: epoch, train_loss, rows, rows_per_second,
-            input_wait_share, learning_rate, and the metrics of ``evaluate``.
-        best_epoch: the epoch whose weights the model has now; -1 if there was none.
-        best_metrics: its metrics.
-        rows_per_rank: rows that each rank read in the latest epoch.
-        seconds: time spent in training epochs, over all runs that were resumed.
-        input_wait_share: share of it that rank 0 waited for batches.
-        epochs_done: epochs trained, over all runs that were resumed.
-        resumed_from: epochs that were already done when this run began.
-    """
-
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = -1
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    rows_per_rank: list[int] = field(default_factory=list)
-    seconds: float = 0.0
-    input_wait_share: float = 0.0
-    epochs_done: int = 0
-    resumed_from: int = 0
+    def epoch(self, epoch_no: int, start_step: int = 0) -> Iterator[Batch]:
+        """Batches of one epoch, from ``start_step`` on."""
 
 
 def fit(
@@ -83,15 +73,18 @@ def fit(
     epochs: int,
     optimizer: torch.optim.Optimizer,
     warmup_steps: int = 0,
-    schedule: Literal["constant", "cosine"] = "constant",
+    schedule: Schedule = "constant",
     evaluate: Callable[[], Mapping[str, float]] | None = None,
     monitor: str | None = None,
     mode: Literal["max", "min"] = "max",
     patience: int | None = None,
     checkpoint_folder: str | None = None,
+    checkpoint_steps: int = 0,
     keep: int = 2,
     resume: bool = True,
+    events_folder: str | None = None,
     gradient_clip: float = 0.0,
+    mixed_precision: bool = False,
     seed: int = 0,
     progress: bool | None = None,
     manifest: Mapping[str, Any] | None = None,
@@ -112,16 +105,20 @@ def fit(
         mode: whether ``monitor`` should be large or small.
         patience: epochs without improvement before stopping; None: never.
         checkpoint_folder: URI; None: nothing is saved, and nothing resumed.
+        checkpoint_steps: a checkpoint each so many steps; 0: at the end of epochs only.
         keep: latest checkpoints kept beside the best.
         resume: continue from the latest checkpoint in the folder.
+        events_folder: URI for TensorBoard; None: "events" in the checkpoint folder, if any.
         gradient_clip: largest norm of all gradients together; 0: no limit.
+        mixed_precision: bfloat16 where the device has it (``step.autocast``).
         seed: seed of dropout and the like.
         progress: whether rank 0 shows a bar; None: if stderr is a terminal.
         manifest: facts for the checkpoints. Where ``config_hash`` is among them, a checkpoint
             of another one is refused.
 
     Raises:
-        TrainingError: the loss is not finite, or the checkpoint is of another configuration.
+        TrainingError: the loss is not finite, or the checkpoint is of another configuration, or
+            of the middle of an epoch whose steps had other rows.
         ConfigError: ``evaluate`` does not report ``monitor``.
     """
     run = _Run(
@@ -136,31 +133,28 @@ def fit(
         seed=seed,
         progress=sys.stderr.isatty() if progress is None else progress,
         folder=checkpoint_folder,
+        checkpoint_steps=checkpoint_steps,
+        mixed_precision=mixed_precision,
         keep=keep,
         manifest=dict(manifest or {}),
         monitor=monitor,
         sign=1.0 if mode == "max" else -1.0,
     )
     run.start(resume)
-    with _EventFile(checkpoint_folder) as events:
+    if events_folder is None and checkpoint_folder is not None:
+        events_folder = files.join(checkpoint_folder, "events")
+    run.track(events_folder)
+    finished = False
+    try:
         while run.result.epochs_done < epochs:
             if patience is not None and run.stale_epochs >= max(1, patience):
                 break
-            events.write(run.epoch(evaluate), run.step)
+            run.epoch(evaluate)
+        finished = True
+    finally:
+        run.trackers.close(finished)
     run.restore_best()
     return run.result
-
-
-def learning_rate_factor(
-    step: int, warmup_steps: int, total_steps: int, schedule: Literal["constant", "cosine"]
-) -> float:
-    """Share of the peak learning rate at ``step`` (from 0)."""
-    if step < warmup_steps:
-        return (step + 1) / (warmup_steps + 1)
-    if schedule == "constant":
-        return 1.0
-    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
 @dataclass
@@ -176,6 +170,8 @@ class _Run:
     seed: int
     progress: bool
     folder: str | None
+    checkpoint_steps: int
+    mixed_precision: bool
     keep: int
     manifest: dict[str, Any]
     monitor: str | None
@@ -184,6 +180,8 @@ class _Run:
     wait_seconds: float = 0.0
     result: FitResult = field(default_factory=FitResult)
     best_weights: dict[str, Tensor] | None = None
+    running: RunningEpoch = field(default_factory=RunningEpoch)
+    trackers: Trackers = field(default_factory=lambda: Trackers(None))
 
     @property
     def stale_epochs(self) -> int:
@@ -199,16 +197,38 @@ class _Run:
             found = checkpoint.latest(self.folder)
             if found is not None:
                 self._refuse_other_config(found)
+                self._refuse_other_order(found)
                 checkpoint.load(found, self.model, self.optimizer)
-                state = (found.step, found.manifest["result"], found.manifest["wait_seconds"])
+                state = {"step": found.step, **found.manifest}
         state = collectives.broadcast_object(state)
         collectives.broadcast_model(self.model)
         collectives.broadcast_optimizer(self.optimizer)
         if state is not None:
-            self.step, result, self.wait_seconds = state
-            self.result = FitResult(**result)
-            self.result.resumed_from = self.result.epochs_done
-            logger.info("resumed after epoch %d, step %d", self.result.epochs_done, self.step)
+            self._go_on(state)
+
+    def _go_on(self, state: Mapping[str, Any]) -> None:
+        """Take over where the checkpoint's run was."""
+        self.step, self.wait_seconds = state["step"], state["wait_seconds"]
+        self.result = FitResult(**state["result"])
+        self.result.resumed_from, self.result.resumed_step = self.result.epochs_done, self.step
+        self.running = RunningEpoch(**state["running"])
+        rows, rank = state["reader"]["rows"], collectives.rank()
+        # Other ranks' shares cannot be told apart: their sum stays right.
+        same = len(rows) == collectives.size()
+        self.running.rows = rows[rank] if same else sum(rows) * (rank == 0)
+        self.trackers.state = dict(state["tracking"])
+        if rank == 0:
+            where = f"epoch {self.result.epochs_done + 1}, step {self.running.step}"
+            logger.info("resumed at %s (%d steps done in all)", where, self.step)
+
+    def track(self, folder: str | None) -> None:
+        """Open the trackers, on rank 0."""
+        self.trackers = Trackers(
+            folder if collectives.rank() == 0 else None,
+            step=self.step,
+            state=self.trackers.state,
+            parameters=self.manifest,
+        )
 
     def _refuse_other_config(self, found: checkpoint.Checkpoint) -> None:
         expected, seen = self.manifest.get("config_hash"), found.manifest.get("config_hash")
@@ -218,27 +238,64 @@ class _Run:
                 f"has {expected}. Remove {self.folder} to train anew, or set the configuration back"
             )
 
-    def epoch(self, evaluate: Callable[[], Mapping[str, float]] | None) -> dict[str, float]:
-        """Train one epoch, evaluate, save; the epoch's record."""
+    def _order(self) -> dict[str, int]:
+        """With these equal, a step has the same rows, whatever the number of ranks."""
+        return {
+            "steps_per_epoch": self.loader.steps_per_epoch,
+            "shards": self.loader.plan.shards,
+        }
+
+    def _refuse_other_order(self, found: checkpoint.Checkpoint) -> None:
+        reader, own = found.manifest["reader"], self._order()
+        seen = {name: reader[name] for name in own}
+        if reader["step"] and seen != own:
+            raise TrainingError(
+                f"the checkpoint {found.folder} is of step {reader['step']} of an epoch with "
+                f"{seen}, this run has {own}: its steps have other rows. Set loader.shards back, "
+                f"run with ranks that divide it, or remove {self.folder} to train anew"
+            )
+
+    def epoch(self, evaluate: Callable[[], Mapping[str, float]] | None) -> None:
+        """Train one epoch, or the rest of it, evaluate, tell, save."""
         import torch
 
-        number = self.result.epochs_done
-        torch.manual_seed(_mix(self.seed, number, collectives.rank()))
+        number, running = self.result.epochs_done, self.running
         self.model.train()
         started = time.perf_counter()
-        loss_sum = weight_sum = 0.0
-        for batch in self._shown(self.loader.epoch(number), number):
+        for batch in self._shown(self.loader.epoch(number, running.step), number):
+            seed_step(self.seed, number, running.step, collectives.rank())
             loss, weight = self._train_step(batch)
-            loss_sum, weight_sum = loss_sum + loss * weight, weight_sum + weight
-        seconds = time.perf_counter() - started
+            running.loss_sum += loss * weight
+            running.weight_sum += weight
+            running.step += 1
+            now = time.perf_counter()
+            running.seconds, started = running.seconds + now - started, now
+            self._save_if_due()
+        running.seconds += time.perf_counter() - started
         metrics: dict[str, float] = {}
         if evaluate is not None:
             self.model.eval()
             with torch.no_grad():
                 metrics = collectives.reduce_metrics(evaluate())
-        record = self._record(number, loss_sum / max(weight_sum, 1e-300), seconds, metrics)
-        self._save(record)
-        return record
+        record = self._record(number, metrics)
+        # Before the checkpoint: killed in between, the epoch is told again, not left out.
+        self.trackers.write(record, self.step)
+        is_best = self.result.best_epoch == number
+        if self.folder is not None:
+            self._save([], record, is_best)
+        elif is_best:
+            self.best_weights = copy_to_memory(self.model)
+
+    def _save_if_due(self) -> None:
+        """A checkpoint in the middle of an epoch; its end has one of its own."""
+        running = self.running
+        if not self.folder or not self.checkpoint_steps or self.step % self.checkpoint_steps:
+            return
+        if running.step == self.loader.steps_per_epoch:
+            return
+        rows = collectives.gather_objects(running.rows + self.loader.rows_read)
+        metrics = {"train_loss": running.loss_sum / max(running.weight_sum, 1e-300)}
+        self._save(rows, metrics, is_best=False)
 
     def _train_step(self, batch: Batch) -> tuple[float, float]:
         import torch
@@ -249,7 +306,8 @@ class _Run:
         device = next(self.model.parameters()).device
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         self.optimizer.zero_grad(set_to_none=True)
-        loss_sum, weight_sum = self.loss_fn(self.model, batch)
+        with autocast(self.model, self.mixed_precision):
+            loss_sum, weight_sum = self.loss_fn(self.model, batch)
         loss_sum.backward()
         weight_sum = torch.as_tensor(weight_sum)
         loss, weight = collectives.reduce_gradients(self.model, loss_sum, weight_sum)
@@ -272,26 +330,26 @@ class _Run:
             "gradient_clip, or look for NaN in the inputs; the latest checkpoint is kept"
         )
 
-    def _record(
-        self, number: int, loss: float, seconds: float, metrics: Mapping[str, float]
-    ) -> dict[str, float]:
+    def _record(self, number: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """Add the epoch to the result; is it the best so far?"""
-        result = self.result
+        result, running = self.result, self.running
         if self.monitor is not None and self.monitor not in metrics:
             raise ConfigError(
                 f"training is judged by {self.monitor!r}, and evaluation reports {sorted(metrics)}"
             )
-        result.rows_per_rank = collectives.gather_objects(self.loader.rows_read)
-        result.seconds += seconds
-        self.wait_seconds += self.loader.wait_seconds
+        loss = running.loss_sum / max(running.weight_sum, 1e-300)
+        waited = running.wait_seconds + self.loader.wait_seconds
+        result.rows_per_rank = collectives.gather_objects(running.rows + self.loader.rows_read)
+        result.seconds += running.seconds
+        self.wait_seconds += waited
         result.input_wait_share = self.wait_seconds / max(result.seconds, 1e-9)
         rows = float(sum(result.rows_per_rank))
         record = {
             "epoch": float(number),
             "train_loss": loss,
             "rows": rows,
-            "rows_per_second": rows / max(seconds, 1e-9),
-            "input_wait_share": self.loader.wait_seconds / max(seconds, 1e-9),
+            "rows_per_second": rows / max(running.seconds, 1e-9),
+            "input_wait_share": waited / max(running.seconds, 1e-9),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             **metrics,
         }
@@ -299,6 +357,7 @@ class _Run:
             result.best_epoch, result.best_metrics = number, dict(metrics)
         result.history.append(record)
         result.epochs_done = number + 1
+        self.running = RunningEpoch()
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         if collectives.rank() == 0:
             logger.info(
@@ -317,22 +376,27 @@ class _Run:
         value, best = metrics[self.monitor], self.result.best_metrics[self.monitor]
         return self.sign * value > self.sign * best or math.isnan(best)
 
-    def _save(self, record: Mapping[str, float]) -> None:
-        is_best = self.result.best_epoch == int(record["epoch"])
-        if self.folder is None:
-            if is_best:
-                self.best_weights = copy_to_memory(self.model)
+    def _save(self, rows: list[int], metrics: Mapping[str, float], is_best: bool) -> None:
+        """Write a checkpoint, on rank 0; ``rows`` of the epoch that each rank has read so far."""
+        if self.folder is None or collectives.rank() > 0:
             return
-        if collectives.rank() == 0:
-            content = {
-                **self.manifest,
-                "epoch": self.result.epochs_done,
-                "metrics": dict(record),
-                "is_best": is_best,
-                "result": asdict(self.result),
-                "wait_seconds": self.wait_seconds,
-            }
-            checkpoint.save(self.folder, self.step, self.model, self.optimizer, content, self.keep)
+        running = asdict(self.running)
+        if rows:  # the loader counts anew when it is opened again
+            running["wait_seconds"] += self.loader.wait_seconds
+        done = self.result.epochs_done
+        reader = {"epoch": done, "step": running["step"], "rows": rows, **self._order()}
+        content = {
+            **self.manifest,
+            "epoch": done,
+            "reader": reader,
+            "running": running,
+            "metrics": dict(metrics),
+            "is_best": is_best,
+            "result": asdict(self.result),
+            "wait_seconds": self.wait_seconds,
+            "tracking": self.trackers.state,
+        }
+        checkpoint.save(self.folder, self.step, self.model, self.optimizer, content, self.keep)
 
     def restore_best(self) -> None:
         """Load the best epoch's weights, on all ranks."""
@@ -361,64 +425,3 @@ class _Run:
         yield from tqdm(
             batches, total=self.loader.steps_per_epoch, desc=f"epoch {number + 1}", leave=False
         )
-
-
-def clip_gradients(model: nn.Module, largest_norm: float) -> float:
-    """Scale all gradients so that their common norm is at most ``largest_norm``; the norm before.
-
-    Unlike torch's, it takes (coalesced) sparse gradients too.
-    """
-    import torch
-
-    gradients = [
-        p.grad.coalesce().values() if p.grad.is_sparse else p.grad
-        for p in model.parameters()
-        if p.grad is not None
-    ]
-    if not gradients:
-        return 0.0
-    norms = torch.stack([torch.linalg.vector_norm(g).double().cpu() for g in gradients])
-    norm = float(torch.linalg.vector_norm(norms))
-    if norm > largest_norm:
-        for gradient in gradients:
-            gradient.mul_(largest_norm / norm)
-    return norm
-
-
-class _EventFile:
-    """TensorBoard events beside local checkpoints, on rank 0, where tensorboard is installed."""
-
-    def __init__(self, folder: str | None) -> None:
-        from qarm.lake import files
-
-        self._writer: Any = None
-        path = files.local_path(folder) if folder is not None else None
-        if path is None or collectives.rank() > 0:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        self._writer = SummaryWriter(files.join(path, "events"))
-
-    def write(self, record: Mapping[str, float], step: int) -> None:
-        """Add the epoch's numbers."""
-        if self._writer is not None:
-            for name, value in record.items():
-                self._writer.add_scalar(name, value, step)
-            self._writer.flush()
-
-    def __enter__(self) -> _EventFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _mix(*values: int) -> int:
-    """One seed from several numbers."""
-    import numpy as np
-
-    state = np.random.SeedSequence([v & 0xFFFFFFFF for v in values]).generate_state(2)
-    return int(state[0]) << 31 ^ int(state[1])

@@ -4,7 +4,8 @@
 
 The function takes the spec and returns a JSON-able dict, and is called on every rank. Rank 0
 writes ``result.json`` to the work folder; a rank that fails writes ``failure-<rank>.json``, so that
-the launcher can show the error that came first.
+the launcher can show the error that came first. A rank that waits too long for the others ends with
+an error that names those that took no part.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from qarm.errors import ConfigError, QarmError
+from qarm.errors import ConfigError
 from qarm.lake import files
+from qarm.training import collectives, failures
 from qarm.training.collectives import RankLostError
 
 RESULT_FILE = "result.json"
@@ -31,13 +33,11 @@ PROGRESS = "progress: "
 LAUNCHER_PID = "QARM_LAUNCHER_PID"
 """Environment variable: a rank on the launcher's machine ends when that process does."""
 
+STALL_SECONDS = "QARM_STALL_SECONDS"
+"""Environment variable: a rank that waits so long in a collective gives up."""
+
 _ORPHANED = 143
 _POLL_SECONDS = 1.0
-
-
-def failure_file(rank: int) -> str:
-    """Name of the file with the error of ``rank``."""
-    return f"failure-{rank}.json"
 
 
 def resolve(function: str) -> Any:
@@ -63,17 +63,51 @@ def run_rank(function: str, spec: dict[str, Any], work_dir: str) -> dict[str, An
         Exception: whatever the function raised, after it has been written to the work folder.
     """
     rank = int(os.environ.get("HOROVOD_RANK", "0"))
+    if seconds := float(os.environ.get(STALL_SECONDS) or 0):
+        _give_up_after(seconds, work_dir, rank)
     try:
         train = resolve(function)
         _set_threads()
         result: dict[str, Any] = train(spec)
         text = json.dumps(result)
+    except RankLostError as error:
+        raise _named(error, work_dir, rank) from error
     except BaseException as error:
-        _write_failure(work_dir, rank, error)
+        failures.record(work_dir, rank, error, traceback.format_exc())
         raise
     if rank == 0:
         files.write_text(files.join(work_dir, RESULT_FILE), text)
     return result
+
+
+def _named(error: RankLostError, work_dir: str, rank: int, stack: str = "") -> RankLostError:
+    """Leave the error, and give it the names of the ranks that leave none."""
+    stack = stack or traceback.format_exc()
+    failures.record(work_dir, rank, error, stack)
+    if silent := failures.silent(work_dir, int(os.environ.get("HOROVOD_SIZE", "1"))):
+        error = RankLostError(f"{failures.named(silent)} stopped or stalled. {error}")
+        failures.record(work_dir, rank, error, stack)
+    return error
+
+
+def _give_up_after(seconds: float, work_dir: str, rank: int) -> None:
+    """End this process when it has waited that long in one collective."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(min(_POLL_SECONDS, seconds / 4))
+            held = collectives.waiting()
+            if held is None or held[1] < seconds:
+                continue
+            frame = sys._current_frames()[threading.main_thread().ident or 0]
+            stack = "".join(traceback.format_stack(frame))
+            error = RankLostError(f"rank {rank} waited {held[1]:.0f} s in {held[0]}")
+            error = _named(error, work_dir, rank, stack)
+            sys.stderr.write(f"{stack}{type(error).__name__}: {error}\n")
+            sys.stderr.flush()
+            os._exit(1)  # the main thread is in Horovod and does not come back
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _set_threads() -> None:
@@ -83,20 +117,6 @@ def _set_threads() -> None:
         import torch
 
         torch.set_num_threads(int(threads))
-
-
-def _write_failure(work_dir: str, rank: int, error: BaseException) -> None:
-    content = {
-        "rank": rank,
-        "time": time.time(),
-        "type": type(error).__name__,
-        "of_ours": isinstance(error, QarmError),
-        # A collective that failed tells that another rank is gone, not why.
-        "follows": isinstance(error, RankLostError),
-        "message": str(error),
-        "traceback": traceback.format_exc(),
-    }
-    files.write_text(files.join(work_dir, failure_file(rank)), json.dumps(content))
 
 
 def _end_with(pid: int) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 
+from qarm.alignment import trainer
 from qarm.alignment.known_pairs import KnownPairs
 from qarm.alignment.loss import PairBatch, Temperature, info_nce
 from qarm.training import collectives
+from tests.training.ranks import recorded_losses
 
 ITEMS, DIMENSIONS = 40, 6
 
@@ -44,3 +46,12 @@ def one_step(spec: dict[str, Any]) -> dict[str, Any]:
         "table": table.weight.grad.tolist(),
         "temperature": float(model["temperature"].log_value.grad),
     }
+
+
+def train(spec: dict[str, Any]) -> dict[str, Any]:
+    """The trainer itself, in float64 if ``exact``; the loss of each step."""
+    torch.set_num_threads(1)  # the principal axes where it starts depend on them, to 1e-5
+    torch.set_default_dtype(torch.float64 if spec["exact"] else torch.float32)
+    with recorded_losses() as losses:
+        result = trainer.train(spec["train"])
+    return {"losses": losses, "rows_per_rank": result["rows_per_rank"]}

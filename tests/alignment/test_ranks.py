@@ -1,12 +1,96 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from safetensors.numpy import load_file
 
+from qarm.alignment.item_store import StoreSpec
+from qarm.alignment.trainer import TrainSpec
+from qarm.config.learning import Alignment, Encoder, Loader, Optimizer
+from qarm.training import checkpoint
 from qarm.training.launch import launch
 from tests.alignment import ranks
+from tests.alignment.test_item_store import MAP, write
+
+PAIRS, CATALOGUE, WIDTH = 660, 50, 12
+
+
+def train_spec(folder: Path) -> TrainSpec:
+    """Random pairs, texts' features for most items, attributes for all; no dropout."""
+    rng = np.random.default_rng(0)
+    trigger, target = rng.integers(0, CATALOGUE, (2, PAIRS))
+    columns = {
+        "trigger": trigger,
+        "target": target,
+        "weight": rng.random(PAIRS),
+        "trigger_logq": np.log(rng.random(PAIRS)),
+        "target_logq": np.log(rng.random(PAIRS)),
+    }
+    pairs = write(folder, "pairs", columns)
+    known = np.arange(0, CATALOGUE, 2)
+    vectors = rng.standard_normal((len(known), WIDTH)).astype(np.float32)
+    features = {
+        "item_idx": known,
+        "modality": ["text"] * len(known),
+        "backbone": ["b"] * len(known),
+        "vector": pa.array(vectors.tolist(), pa.list_(pa.float32())),
+    }
+    attributes = [[("g", [str(i % 7), str(i % 4)])] for i in range(CATALOGUE)]
+    items = {"item_idx": range(CATALOGUE), "attributes": pa.array(attributes, MAP)}
+    store = StoreSpec(
+        pair_files=pairs,
+        feature_files=write(folder, "features", features),
+        item_files=write(folder, "items", items),
+        backbones={"text": "b"},
+        feature_dims={"text": WIDTH},
+        buckets=64,
+        contents=[],
+    )
+    optimizer = Optimizer(learning_rate=1e-3, weight_decay=1e-4, warmup_steps=3)
+    return TrainSpec(
+        encoder=Encoder(dimensions=8, hidden=8, attribute_buckets=64, dropout=0.0).model_dump(
+            mode="json"
+        ),
+        alignment=Alignment(epochs=1, batch_size=32, optimizer=optimizer).model_dump(mode="json"),
+        train_files=pairs,
+        valid_files=[],
+        store=asdict(store),
+        artifact_uri=str(folder / "encoder"),
+        loader=Loader(shards=2, workers=1).model_dump(mode="json"),
+        fit={"checkpoint_folder": str(folder / "checkpoints")},
+    )
+
+
+@pytest.mark.horovod
+@pytest.mark.parametrize(("exact", "tolerance"), [(True, 1e-9), (False, 1e-5)])
+def test_two_ranks_train_as_one_with_twice_the_batch(
+    tmp_path: Path, exact: bool, tolerance: float
+) -> None:
+    """The whole trainer over an epoch: loss of each step, and every weight."""
+    seen = {}
+    for world in (1, 2):
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        spec = {"exact": exact, "train": train_spec(folder).as_dict()}
+        work_dir = str(folder / "ranks")
+        result = launch("tests.alignment.ranks:train", spec, ranks=world, work_dir=work_dir)
+        assert sum(result["rows_per_rank"]) == PAIRS
+        found = checkpoint.latest(spec["train"]["fit"]["checkpoint_folder"])
+        assert found is not None
+        seen[world] = (result["losses"], load_file(f"{found.folder}/model.safetensors"))
+    (losses, weights), (other_losses, other_weights) = seen[1], seen[2]
+    assert len(losses) > 20
+    assert losses[-1] != losses[0]
+    np.testing.assert_allclose(other_losses, losses, rtol=0, atol=tolerance)
+    for name, weight in weights.items():
+        assert weight.dtype == (np.float64 if exact else np.float32), name
+        np.testing.assert_allclose(
+            other_weights[name], weight, rtol=0, atol=tolerance, err_msg=name
+        )
 
 
 @pytest.mark.horovod

@@ -8,7 +8,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,26 +120,56 @@ def make_training(spec: dict[str, Any]) -> tuple[Net, torch.optim.Optimizer, Epo
     return model, optimizer, loader
 
 
+@contextmanager
+def recorded_losses() -> Iterator[list[float]]:
+    """Mean loss over all ranks of each step taken inside."""
+    losses: list[float] = []
+    reduce = collectives.reduce_gradients
+
+    def recording(*arguments: Any) -> tuple[float, float]:
+        loss, weight = reduce(*arguments)
+        losses.append(loss)
+        return loss, weight
+
+    collectives.reduce_gradients = recording
+    try:
+        yield losses
+    finally:
+        collectives.reduce_gradients = reduce
+
+
 def weights(model: nn.Module) -> list[float]:
     """All weights in one list."""
     return [float(v) for p in model.state_dict().values() for v in p.reshape(-1)]
 
 
 def train(spec: dict[str, Any]) -> dict[str, Any]:
-    """Fit; weights and history."""
+    """Fit; weights and history.
+
+    The spec's ``kill`` maps ranks to the step (of this start of the ranks) in which they are
+    killed; with ``kill_once``, a file, only if that is not there yet.
+    """
     model, optimizer, loader = make_training(spec)
     loss = contrastive_loss if spec.get("loss") == "contrastive" else point_loss
+    kill_in = spec.get("kill", {}).get(str(collectives.rank()))
+    calls: list[int] = []
+
+    def deadly(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if kill_in == len(calls):
+            once = spec.get("kill_once")
+            if once is None or not os.path.exists(once):
+                if once is not None:
+                    Path(once).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        calls.append(0)
+        return loss(model, batch)
 
     def evaluate() -> dict[str, float]:
-        if spec.get("kill_in_epoch") == len(calls) and collectives.rank() == spec["kill_rank"]:
-            os.kill(os.getpid(), signal.SIGKILL)
-        calls.append(0)
         return {"rank_mean": float(collectives.rank()), "score": spec.get("score", -1.0)}
 
-    calls: list[int] = []
     result = fit(
         model,
-        loss,
+        deadly,
         loader,
         epochs=spec.get("epochs", 2),
         optimizer=optimizer,
@@ -146,6 +177,7 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
         schedule="cosine",
         evaluate=evaluate,
         checkpoint_folder=spec.get("checkpoints"),
+        checkpoint_steps=spec.get("checkpoint_steps", 0),
         gradient_clip=spec.get("clip", 0.5),
         seed=11,
     )
@@ -155,7 +187,8 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
         "losses": [record["train_loss"] for record in result.history],
         "rank_mean": result.history[-1]["rank_mean"],
         "rows_per_rank": result.rows_per_rank,
-        "resumed_from": result.resumed_from,
+        "steps": loader.steps_per_epoch,
+        "resumed_step": result.resumed_step,
         "ranks": collectives.size(),
     }
 
@@ -170,6 +203,12 @@ def check_collectives(spec: dict[str, Any]) -> dict[str, Any]:
     out["objects"] = collectives.gather_objects({"rank": rank})
     out["broadcast"] = collectives.broadcast_object(f"from {rank}")
     out["metrics"] = collectives.reduce_metrics({"a": float(rank)}, weight=3.0 if rank else 1.0)
+
+    half = torch.full((1,), rank + 1.5, dtype=torch.bfloat16, requires_grad=True)
+    gathered = collectives.gather_with_grad(half)
+    gathered.square().sum().backward()
+    assert half.grad is not None
+    out["bfloat16"] = [gathered.tolist(), half.grad.tolist(), str(half.grad.dtype)]
 
     model = Net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1 + rank, betas=(0.8, 0.9))
@@ -217,12 +256,31 @@ def infinite_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, T
     return loss * (math.inf if collectives.rank() == 1 else 1.0), weight
 
 
+def stop_early(spec: dict[str, Any]) -> dict[str, Any]:
+    """Rank 0 sees its metric rise, the others see theirs fall faster."""
+    model, optimizer, loader = make_training(spec)
+    scores = [0.5, 0.6, 0.7, 0.8, 0.9] if collectives.rank() == 0 else [0.5, 0.3, 0.1, 0.0, 0.0]
+    result = fit(
+        model,
+        point_loss,
+        loader,
+        epochs=5,
+        optimizer=optimizer,
+        evaluate=lambda: {"auc": scores.pop(0)},
+        monitor="auc",
+        patience=2,
+    )
+    seen = (result.epochs_done, result.best_epoch, result.best_metrics["auc"])
+    return {"seen": collectives.gather_objects(seen)}
+
+
 def everything(spec: dict[str, Any]) -> dict[str, Any]:
     """Several checks in one start of the ranks."""
     out: dict[str, Any] = {"collectives": check_collectives(spec)}
     for name in ("point", "contrastive"):
         out[name] = train({**spec, "loss": name})
     out["dropout"] = train({**spec, **DROPOUT_RUN})
+    out["early"] = stop_early(spec)
     model, optimizer, loader = make_training(spec)
     try:
         fit(model, infinite_loss, loader, epochs=1, optimizer=optimizer)
@@ -263,4 +321,22 @@ def wait(spec: dict[str, Any]) -> dict[str, Any]:
     Path(spec["pids"]).mkdir(exist_ok=True)
     Path(spec["pids"], str(os.getpid())).touch()
     time.sleep(120)
+    return {}
+
+
+def stall(spec: dict[str, Any]) -> dict[str, Any]:
+    """One rank takes no part in the second collective."""
+    collectives.barrier()
+    if collectives.rank() == spec["rank"]:
+        time.sleep(300)
+    collectives.allreduce_sum(torch.ones(2), name="the.second")
+    return {}
+
+
+def stop(spec: dict[str, Any]) -> dict[str, Any]:
+    """One rank is stopped altogether, threads and all."""
+    collectives.barrier()
+    if collectives.rank() == spec["rank"]:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    collectives.allreduce_sum(torch.ones(2), name="the.second")
     return {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+import qarm.training.launch as launch_module
 from qarm.errors import ConfigError, InputError, TrainingError
+from qarm.training.collectives import RankLostError
 from qarm.training.launch import LOG_FILE, child_environment, choose_backend, launch
 from qarm.training.worker import LAUNCHER_PID, resolve
 from tests.training import ranks
@@ -52,6 +56,8 @@ def test_collectives(both):
         "objects": [{"rank": 0}, {"rank": 1}],
         "broadcast": "from 0",
         "metrics": {"a": 0.75},
+        # The gradient of both ranks' losses: 2 x 2 x 1.5.
+        "bfloat16": [[1.5, 2.5], [6.0], "torch.bfloat16"],
         "broadcasts_equal": True,
         "has_state": 2,
         "sparse_rows": [2],
@@ -128,18 +134,137 @@ def test_a_function_that_is_not_there_is_named(name):
 
 
 @pytest.mark.horovod
-def test_a_killed_rank_stops_all_and_a_rerun_ends_with_the_same_weights(both, files, tmp_path):
+def test_all_ranks_stop_early_by_the_mean_of_their_metrics(both):
+    assert both[0]["early"]["seen"] == [[3, 0, 0.5]] * 2
+    assert both[1]["early"]["seen"] == [[5, 4, 0.9]], "rank 0 alone would have gone on"
+
+
+def killed_run(files: list[str], folder: Path, **more: object) -> dict:
+    """Spec of the run with dropout that ``both`` has whole, with checkpoints each four steps."""
+    return {
+        "files": files,
+        "batch": 16,
+        "checkpoints": str(folder / "checkpoints"),
+        "checkpoint_steps": 4,
+        **ranks.DROPOUT_RUN,
+        **more,
+    }
+
+
+def damage_latest(folder: Path) -> None:
+    """Flip the last byte of the latest checkpoint's model."""
+    path = max(folder.glob("step-*")) / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.slow
+@pytest.mark.horovod
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_ranks_go_on_in_mid_epoch_to_the_same_weights(both, files, tmp_path, capsys, seed):
+    """One rank is killed at a random step, the rerun's ranks all at another; one checkpoint is
+    damaged; the third run of the same command ends as the run that was never killed."""
     whole = both[0]["dropout"]
-    folder = str(tmp_path / "checkpoints")
-    spec = {"files": files, "batch": 16, "checkpoints": folder, **ranks.DROPOUT_RUN}
-    killed = {**spec, "kill_in_epoch": 1, "kill_rank": 1}
-    with pytest.raises(TrainingError, match="exit code"):
-        launch("tests.training.ranks:train", killed, ranks=2, work_dir=str(tmp_path / "killed"))
-    again = launch("tests.training.ranks:train", spec, ranks=2, work_dir=str(tmp_path / "again"))
-    assert again["resumed_from"] == 1
+    rng = random.Random(seed)
+    first, second = rng.randrange(9, 14), rng.randrange(4, 9)
+    spec = killed_run(files, tmp_path)
+    work = {"ranks": 2, "work_dir": str(tmp_path / "ranks")}
+    one, every = {"1": first}, {"0": second, "1": second}
+    with pytest.raises(RankLostError, match=r"rank 1 was lost \(killed by signal 9\)"):
+        launch("tests.training.ranks:train", {**spec, "kill": one}, **work)
+    damage_latest(tmp_path / "checkpoints")
+    with pytest.raises(RankLostError, match=r"rank \d was lost \(killed by signal 9\)"):
+        launch("tests.training.ranks:train", {**spec, "kill": every}, **work)
+    assert "model.safetensors has the hash" in capsys.readouterr().err
+    again = launch("tests.training.ranks:train", spec, **work)
+
+    def saved(steps: int) -> list[int]:
+        return [s for s in range(1, steps + 1) if s % 4 == 0 or s % whole["steps"] == 0]
+
+    before = saved(first)[-2]  # the last one is damaged
+    assert again["resumed_step"] == saved(before + second)[-1]
+    assert again["resumed_step"] % whole["steps"] != 0, "not in mid-epoch"
     assert again["same"]
     assert again["weights"] == whole["weights"]
     assert again["losses"] == whole["losses"]
+    assert again["rows_per_rank"] == whole["rows_per_rank"]
+
+
+@pytest.mark.slow
+@pytest.mark.horovod
+def test_one_command_outlives_a_lost_rank(both, files, tmp_path, capsys):
+    whole = both[0]["dropout"]
+    spec = killed_run(files, tmp_path, kill={"1": 14}, kill_once=str(tmp_path / "killed"))
+    result = launch(
+        "tests.training.ranks:train", spec, ranks=2, work_dir=str(tmp_path / "ranks"), restarts=1
+    )
+    assert (tmp_path / "killed").exists()
+    assert "rank 1 was lost (killed by signal 9)" in capsys.readouterr().err
+    assert result["resumed_step"] == 12
+    assert result["weights"] == whole["weights"]
+    assert result["losses"] == whole["losses"]
+
+
+@pytest.mark.horovod
+def test_fewer_ranks_go_on_where_more_stopped(both, files, tmp_path):
+    """Two canonical shards: the rows of each step stay, though one rank reads both."""
+    spec = {"files": files, "batch": 16, "shards": 2, "checkpoint_steps": 4}
+    spec |= {"checkpoints": str(tmp_path / "checkpoints"), "loss": "contrastive"}
+    with pytest.raises(RankLostError):
+        launch(
+            "tests.training.ranks:train",
+            {**spec, "kill": {"0": 6}},
+            ranks=2,
+            work_dir=str(tmp_path / "two"),
+        )
+    one = launch("tests.training.ranks:train", spec, ranks=1, work_dir=str(tmp_path / "one"))
+    assert one["resumed_step"] == 4
+    assert one["weights"] == pytest.approx(both[0]["contrastive"]["weights"], abs=1e-9)
+    assert one["losses"] == pytest.approx(both[0]["contrastive"]["losses"], abs=1e-9)
+    assert one["rows_per_rank"] == [ROWS]
+
+
+def test_restarts_take_the_ranks_that_spark_has_slots_for(monkeypatch, tmp_path, spark):
+    """Faults injected: a rank is lost, and its executor does not come back."""
+    started = []
+
+    def run(function, spec, world, work_dir, *_):
+        started.append(world)
+        if len(started) == 1:
+            return "horovod.spark.run failed: executor lost"
+        if world > 2:
+            raise launch_module._NoSlotsError("Spark gave no free task slots")
+        Path(work_dir, "result.json").write_text('{"done": true}')
+        return None
+
+    monkeypatch.setattr(launch_module, "_in_spark", run)
+    options = {"ranks": 4, "backend": "spark", "work_dir": str(tmp_path), "spark": spark}
+    assert launch("a:b", {}, **options, shards=4, restarts=2) == {"done": True}
+    assert started == [4, 4, 2]
+    started.clear()
+    with pytest.raises(TrainingError, match="no free task slots"):
+        launch("a:b", {}, **options, restarts=2)
+    assert started == [4, 4], "without canonical shards other ranks would read other rows"
+
+
+@pytest.mark.horovod
+@pytest.mark.parametrize(("function", "rank"), [("stall", 1), ("stall", 0), ("stop", 1)])
+def test_a_rank_that_takes_no_part_is_named(tmp_path, function, rank):
+    """It sleeps, or is stopped with all its threads; the other gives up, and says for whom."""
+    with pytest.raises(RankLostError) as raised:
+        launch(
+            f"tests.training.ranks:{function}",
+            {"rank": rank},
+            ranks=2,
+            work_dir=str(tmp_path),
+            stall_seconds=2,
+        )
+    message = str(raised.value)
+    assert re.search(rf"rank {rank} stopped or stalled. rank {1 - rank} waited \d s in", message)
+    assert 'name="the.second"' in message, "the traceback shows where it waited"
+    left = json.loads((tmp_path / f"failure-{1 - rank}.json").read_text())
+    assert f"rank {rank} stopped or stalled" in left["message"]
 
 
 @pytest.mark.horovod

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import shutil
+import sys
+from contextlib import nullcontext, suppress
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from qarm.errors import ConfigError, TrainingError
-from qarm.training import collectives
-from qarm.training.loop import clip_gradients, fit, learning_rate_factor
+from qarm.training import collectives, loop, step
+from qarm.training.loop import fit
+from qarm.training.step import clip_gradients, learning_rate_factor
 from tests.training import ranks
 
 SPEC = {"batch": 16, "dropout": 0.3}
@@ -148,15 +157,6 @@ def test_small_is_better_when_said_so(files):
     assert ranks.weights(model) == scores.seen[1]
 
 
-def test_events_are_written_for_tensorboard(files, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run(files, checkpoint_folder=str(tmp_path))
-    events = EventAccumulator(str(tmp_path / "events"))
-    events.Reload()
-    assert len(events.Scalars("train_loss")) == 3
-
-
 def test_mistakes_are_named(files, caplog):
     with pytest.raises(ConfigError, match=r"judged by 'auc', and evaluation reports \['hr'\]"):
         run(files, evaluate=lambda: {"hr": 1.0}, monitor="auc")
@@ -200,3 +200,160 @@ def test_clipping_takes_dense_and_sparse_gradients():
     assert clip_gradients(model, 2.0) == pytest.approx(expected)
     assert clip_gradients(model, 5.0) == pytest.approx(2.0)
     assert clip_gradients(nn.Linear(1, 1), 1.0) == 0.0
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(every=st.integers(1, 7), stops=st.lists(st.integers(0, 26), min_size=1, max_size=3))
+def test_stopped_anywhere_it_ends_the_same(files, tmp_path_factory, every, stops):
+    """Any steps of the three epochs of nine, any distance of checkpoints, with dropout."""
+    folder = str(tmp_path_factory.mktemp("stopped") / "run")
+    options = {"checkpoint_folder": folder, "checkpoint_steps": every, "keep": 1}
+    whole, expected = run(files)
+    for stop in stops:
+        model, optimizer, loader = ranks.make_training({"files": files, **SPEC})
+        calls: list[int] = []
+
+        def deadly(model, batch, stop=stop, calls=calls):
+            if len(calls) == stop:
+                raise KeyboardInterrupt
+            calls.append(0)
+            return ranks.point_loss(model, batch)
+
+        with suppress(KeyboardInterrupt):
+            fit(model, deadly, loader, optimizer=optimizer, epochs=3, seed=4, **options)
+    model, result = run(files, **options)
+    assert ranks.weights(model) == ranks.weights(whole)
+    names = ("train_loss", "rows", "learning_rate")
+    for one, other in zip(result.history, expected.history, strict=True):
+        assert [one[name] for name in names] == [other[name] for name in names]
+    assert result.rows_per_rank == expected.rows_per_rank
+
+
+def test_the_manifest_tells_where_training_was(files, tmp_path):
+    facts = {"config_hash": "c", "tables": {"samples": {"version": 3}}}
+    run(files, epochs=1, checkpoint_folder=str(tmp_path), checkpoint_steps=8, manifest=facts)
+    first, last = (
+        json.loads((tmp_path / f"step-{step:010d}" / "manifest.json").read_text())
+        for step in (8, 9)
+    )
+    assert first["config_hash"] == "c"
+    assert first["tables"] == {"samples": {"version": 3}}
+    assert (first["step"], first["epoch"]) == (8, 0)
+    order = {"steps_per_epoch": 9, "shards": 1}
+    assert first["reader"] == {"epoch": 0, "step": 8, "rows": [128], **order}
+    assert last["reader"] == {"epoch": 1, "step": 0, "rows": [], **order}
+    assert 0 < first["metrics"]["train_loss"] < 2
+    assert last["metrics"]["rows"] == 144
+    assert (first["is_best"], last["is_best"]) == (False, True)
+
+
+def test_in_mid_epoch_another_order_of_rows_is_refused(files, tmp_path):
+    options = {"epochs": 1, "checkpoint_folder": str(tmp_path), "checkpoint_steps": 8}
+    run(files, **options)
+    for path in (tmp_path / "step-0000000009").iterdir():
+        path.unlink()
+    with pytest.raises(TrainingError, match=r"step 8 of an epoch .*'shards': 1.*'shards': 2"):
+        run(files, spec={**SPEC, "shards": 2}, **options)
+
+
+class Tracking(ModuleType):
+    """MLflow is an optional peer and is not in the box: what the loop calls of it."""
+
+    def __init__(self) -> None:
+        super().__init__("mlflow")
+        self.__spec__ = ModuleSpec("mlflow", None)
+        self.calls: list[tuple] = []
+        self.away = False
+
+    def start_run(self, run_id=None, run_name=None):
+        self.calls.append(("start", run_id))
+        return SimpleNamespace(info=SimpleNamespace(run_id=run_id or "r1"))
+
+    def log_params(self, parameters):
+        self.calls.append(("parameters", sorted(parameters)))
+
+    def log_metrics(self, metrics, step):
+        if self.away:
+            raise ConnectionError("no route to the tracking server")
+        self.calls.append(("metrics", step, sorted(metrics)[-1]))
+
+    def end_run(self, status):
+        self.calls.append(("end", status))
+
+
+def test_mlflow_follows_where_it_is_pointed_to(files, tmp_path, monkeypatch, caplog):
+    mlflow = Tracking()
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    options = {"checkpoint_folder": str(tmp_path), "manifest": {"config_hash": "c"}}
+    run(files, epochs=1, **options)
+    assert mlflow.calls == [], "no tracking URI is set"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking")
+
+    def interrupt() -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    options["checkpoint_folder"] = str(tmp_path / "new")
+    run(files, epochs=1, **options)
+    with pytest.raises(KeyboardInterrupt):
+        run(files, epochs=2, evaluate=interrupt, **options)
+    told = ("metrics", 9, "train_loss")
+    assert mlflow.calls == [
+        *(("start", None), ("parameters", ["config_hash"]), told, ("end", "FINISHED")),
+        *(("start", "r1"), ("end", "KILLED")),
+    ]
+    mlflow.away = True
+    _, result = run(files, epochs=3, **options)
+    assert result.epochs_done == 3
+    assert "MLflow at http://tracking: no route to the tracking server" in caplog.text
+
+
+def told_steps(folder: str) -> list[int]:
+    """Steps of the losses that TensorBoard would show."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(folder)
+    events.Reload()
+    return [event.step for event in events.Scalars("train_loss")]
+
+
+def test_a_resumed_run_overwrites_what_it_told(files, tmp_path):
+    run(files, epochs=2, checkpoint_folder=str(tmp_path))
+    shutil.rmtree(tmp_path / "step-0000000018")  # so that the second epoch comes twice
+    run(files, epochs=3, checkpoint_folder=str(tmp_path))
+    assert told_steps(str(tmp_path / "events")) == [9, 18, 27]
+
+
+def test_events_go_to_any_store(files):
+    run(files, epochs=2, events_folder="memory://training/events")
+    assert told_steps("memory://training/events") == [9, 18]
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_bfloat16_is_for_devices_that_have_it(files, monkeypatch):
+    """The device is injected: nothing else about the loop differs."""
+    seen = []
+
+    def loss(model, batch):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return ranks.point_loss(model, batch)
+
+    def trained(**options):
+        model, optimizer, loader = ranks.make_training({"files": files, **SPEC})
+        fit(model, loss, loader, epochs=1, optimizer=optimizer, **options)
+        return ranks.weights(model)
+
+    plain = trained()
+    assert trained(mixed_precision=True) == plain
+    assert not any(seen), "a CPU trains in the model's type"
+
+    small = nn.Linear(2, 2)
+    monkeypatch.setattr(step, "_has_bfloat16", lambda device: True)
+    assert isinstance(step.autocast(small.double(), True), nullcontext), "float64 stays exact"
+    assert isinstance(step.autocast(small.float(), False), nullcontext)
+    wanted = step.autocast(small, True)
+    assert (wanted.device, wanted.fast_dtype) == ("cuda", torch.bfloat16)
+    monkeypatch.setattr(loop, "autocast", lambda *_: torch.autocast("cpu", torch.bfloat16))
+    seen.clear()
+    trained(mixed_precision=True)
+    assert all(seen)
+    assert not torch.is_autocast_enabled("cpu")

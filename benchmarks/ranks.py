@@ -1,0 +1,181 @@
+"""The ranker on two ranks and two cores against one rank on one core, and the wait for input.
+
+    .venv/bin/python benchmarks/ranks.py [--runs 5] [--rows 400000] [--variant vq_rq]
+
+Both train the same steps of the same rows (two canonical shards, a global batch of 4,096) with one
+torch thread a rank; the one rank and its reader are bound to one core. The first epoch warms up,
+the second is timed, by the loop's own clock; stderr tells the processor time too, which other work
+on the machine does not change much. The second case is the share of a step
+that a rank waits for input: ``ours_s`` is the wait, ``peer_s`` the whole epoch, so that a ratio
+above 10 is a share below 10 %. ``equal``: the same loss, to 1e-4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+from timing import report, say
+
+from qarm.codes.codebook import Codebook
+from qarm.config import Ranker
+from qarm.config.learning import Loader
+from qarm.ranking.features import DENSE
+from qarm.training.launch import launch
+
+BATCH, LENGTH, USERS, DIMENSIONS, VALID = 4096, 50, 50_000, 64, 20_000
+FILES = 16
+CONFIG = {"epochs": 2, "patience": 2, "batch_size": BATCH, "dropout": 0.0}
+
+
+def samples(path: Path, rows: int, items: int, seed: int) -> str:
+    """Samples whose items are Zipf (weight 1 / place), with histories of all lengths."""
+    if path.exists():
+        return str(path)
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum(1 / np.arange(1, items + 1))
+
+    def drawn(shape: tuple[int, ...]) -> np.ndarray:
+        return np.searchsorted(ends, rng.random(shape) * ends[-1]).clip(max=items - 1)
+
+    length = rng.integers(0, LENGTH + 1, rows)
+    history = drawn((rows, LENGTH))
+    history[np.arange(LENGTH) < LENGTH - length[:, None]] = -1
+    offsets = pa.array(np.arange(0, rows * LENGTH + 1, LENGTH), pa.int32())
+    times = np.sort(rng.integers(0, 10**7, (rows, LENGTH)), axis=1)
+    columns: dict[str, Any] = {
+        "sample_id": np.arange(rows),
+        "user_idx": rng.integers(0, USERS, rows),
+        "item_idx": drawn((rows,)),
+        "ts": np.full(rows, 10**7),
+        "weight": np.ones(rows, np.float32),
+        "user_count": rng.integers(0, 99, rows).astype(np.float32),
+        "user_rate": rng.random(rows, np.float32),
+        "item_count": rng.integers(0, 99, rows).astype(np.float32),
+        "item_rate": rng.random(rows, np.float32),
+        "history_length": length.astype(np.int32),
+        "history_item_idx": pa.ListArray.from_arrays(offsets, history.reshape(-1)),
+        "history_ts": pa.ListArray.from_arrays(offsets, times.reshape(-1)),
+        "label_positive": (rng.random(rows) < 0.3).astype(np.float32),
+    }
+    parquet.write_table(pa.table(columns), path, row_group_size=8192)
+    return str(path)
+
+
+def world(folder: Path, rows: int, items: int, variant: str) -> dict[str, Any]:
+    """Files of samples and codes, and the ranker's spec for them."""
+    rng = np.random.default_rng(0)
+    book = Codebook(
+        levels=tuple(rng.standard_normal((256, DIMENSIONS)).astype(np.float32) for _ in range(3)),
+        anchors=rng.standard_normal((1024, DIMENSIONS)).astype(np.float32),
+        anchor_items=np.arange(1024),
+        encoder_version="e",
+    )
+    (folder / "book").write_bytes(book.to_bytes())
+    codes = {
+        "item_idx": np.arange(items),
+        "rq": pa.array(rng.integers(0, 256, (items, 3)).tolist(), pa.list_(pa.int32())),
+        "vq": pa.array(rng.integers(0, 1024, (items, 25)).tolist(), pa.list_(pa.int32())),
+        "codebook_id": [book.codebook_id] * items,
+    }
+    parquet.write_table(pa.table(codes), folder / f"codes-{items}.parquet")
+    parts = {"train": (rows // FILES, FILES), "valid": (VALID // 2, 2)}
+    return {
+        "ranker": Ranker.model_validate({**CONFIG, "variants": [variant]}).model_dump(mode="json"),
+        "labels": ["positive"],
+        "files": {
+            part: [
+                samples(folder / f"{part}-{each}-{items}-{n}.parquet", each, items, n)
+                for n in range(files)
+            ]
+            for part, (each, files) in parts.items()
+        },
+        "history_length": LENGTH,
+        "user_rows": USERS,
+        "dense": {"mean": [0.0] * len(DENSE), "std": [1.0] * len(DENSE)},
+        "items": {
+            "folder": str(folder / f"items-{items}"),
+            "embeddings": [],
+            "encoder_version": "",
+            "codes": [str(folder / f"codes-{items}.parquet")],
+            "codebook_id": book.codebook_id,
+            "rows": items,
+        },
+        "codebook": str(folder / "book"),
+        "loader": Loader(shards=2).model_dump(mode="json"),
+        "fit": {"resume": False, "keep": 1},
+        "events": str(folder / "events"),
+    }
+
+
+def train(spec: dict[str, Any]) -> dict[str, Any]:
+    """On each rank: one trial; seconds, wait and loss of the second epoch."""
+    import torch
+
+    from qarm.ranking import trainer
+    from qarm.training import collectives, loop
+
+    torch.set_num_threads(1)
+    if collectives.size() == 1:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    histories = []
+    fit = loop.fit
+
+    def recording(*arguments: Any, **options: Any) -> Any:
+        result = fit(*arguments, **options)
+        histories.append(result.history)
+        return result
+
+    started = time.process_time()
+
+    loop.fit = recording
+    trainer._Work(spec).try_out(spec["ranker"]["variants"][0], 0, 0.0)
+    last = histories[0][-1]
+    seconds = last["rows"] / last["rows_per_second"]
+    return {
+        "seconds": seconds,
+        "waits": collectives.gather_objects(last["input_wait_share"] * seconds),
+        "loss": last["train_loss"],
+        "cpu": collectives.gather_objects(time.process_time() - started),
+    }
+
+
+def main() -> None:
+    """Two cases."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=400_000)
+    parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--variant", default="vq_rq")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "qarm-ranks")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    spec = world(given.folder, given.rows, given.items, given.variant)
+    seen: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
+    for run in range(given.runs):
+        for ranks in (2, 1):
+            with tempfile.TemporaryDirectory() as folder:
+                spec["checkpoints"] = f"{folder}/checkpoints"
+                found = launch("ranks:train", spec, ranks=ranks, work_dir=f"{folder}/ranks")
+            seen[ranks].append(found)
+            speed = given.rows / found["seconds"]
+            waits, cpu = ([f"{s:.2f}" for s in found[name]] for name in ("waits", "cpu"))
+            say(f"run {run + 1}, {ranks} rank(s): {speed:,.0f} rows/s, waited {waits} s, cpu {cpu}")
+    two, one = ([found["seconds"] for found in seen[ranks]] for ranks in (2, 1))
+    waits = [max(found["waits"]) for found in seen[2]]
+    losses = [[found["loss"] for found in seen[ranks]] for ranks in (2, 1)]
+    equal = bool(np.allclose(*losses, rtol=0, atol=1e-4))
+    name = f"ranker {given.variant}, {given.rows} rows, batch {BATCH}, {given.items} items"
+    report("ranks", f"{name}: 2 ranks", "1 rank, 1 core", two, one, equal)
+    report("ranks", f"{name}: wait for input", "whole epoch", waits, two, equal)
+
+
+if __name__ == "__main__":
+    main()
