@@ -181,6 +181,9 @@ class Pairs(Section):
     swing: Swing = Swing()
     itemcf: ItemCF = ItemCF()
     filters: Filters = Filters()
+    estimate_mass_lost: bool = True
+    """Whether, where caps bind, a hundredth of the triggers is mined twice more, with and without
+    caps: the share of score mass that they cost."""
 
 
 class Encoder(Section):

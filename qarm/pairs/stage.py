@@ -374,7 +374,7 @@ def _add_mass_lost(
 ) -> None:
     """Where caps cut something, what that costs; else nothing was lost, and nothing is counted."""
     config = context.config.pairs
-    if "users_capped" not in skew:
+    if "users_capped" not in skew or not config.estimate_mass_lost:
         return
     lost: float | None = 0.0
     if skew["users_capped"] or skew["items_capped"]:

@@ -57,7 +57,6 @@ negatives = "sampled"
 train_positives = 2000
 eval_positives = 500
 history_length = 10
-files = 6
 [ranker]
 variants = ["base", "vq_rq"]
 epochs = 1

@@ -47,6 +47,7 @@ def lake_of(make_context, spark, tmp_path):
             lake=str(tmp_path / name),
             pairs={
                 "sources": sources,
+                "estimate_mass_lost": False,
                 "u2i": {**U2I, **more},
                 "swing": {**SWING, **more},
                 "itemcf": {**itemcf, **own, "top_k": 5},

@@ -14,6 +14,7 @@ from .test_itemcf_days import spread
 TABLES = ("item_pairs", "u2i_days", "u2i_counted", "swing_scored", "swing_items")
 SETTINGS = {
     "sources": ["u2i", "swing"],
+    "estimate_mass_lost": False,
     "u2i": {"incremental": True, "window": 4},
     "swing": {
         "incremental": True,

@@ -157,7 +157,11 @@ def lake_of(make_context, spark, tmp_path):
         return make_context(
             "mine-pairs",
             lake=str(tmp_path / name),
-            pairs={"sources": ["itemcf"], "itemcf": {**SETTINGS, **itemcf}},
+            pairs={
+                "sources": ["itemcf"],
+                "itemcf": {**SETTINGS, **itemcf},
+                "estimate_mass_lost": False,
+            },
             external={"tables": {"id_vectors": vectors}},
         )
 

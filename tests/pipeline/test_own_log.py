@@ -60,7 +60,6 @@ vq_anchors = 16
 vq_k = 3
 [samples]
 history_length = 5
-files = 4
 [ranker]
 variants = ["base", "vq_rq"]
 epochs = 1
