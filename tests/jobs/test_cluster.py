@@ -40,6 +40,8 @@ text = ["Description"]
 [encoder]
 modalities = ["text"]
 hidden = 16
+[pairs]
+estimate_mass_lost = false
 [pairs.id_vectors]
 rank = 8
 iterations = 3
@@ -57,6 +59,8 @@ negatives = "sampled"
 train_positives = 2000
 eval_positives = 500
 history_length = 10
+[loader]
+shards = 2
 [ranker]
 variants = ["base", "vq_rq"]
 epochs = 1
