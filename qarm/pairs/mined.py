@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from qarm.pipeline.result import Ledger
+
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
@@ -55,3 +57,18 @@ class Mined:
         row = self.rows.where("counts IS NOT NULL").agg(*sums).first()
         assert row is not None
         return {name: int(row[name] or 0) for name in self.names}
+
+
+def keep_pairs(
+    title: str, mined: Mined, kept: Keep
+) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
+    """A miner's pairs, the ledger named after ``title``, and facts about skew. An action."""
+    rows = Mined(rows=kept(mined.rows), names=mined.names)
+    tally = rows.tally()
+    ledger = Ledger(
+        name=f"{title} pairs",
+        rows_in=tally.pop("scored"),
+        rows_out=rows.pairs.count(),
+        dropped=tally,
+    )
+    return rows.pairs, [ledger], mined.skew

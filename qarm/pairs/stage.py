@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from qarm.config import fingerprint
@@ -11,19 +11,11 @@ from qarm.errors import ConfigError, GateError, InputError
 from qarm.ingest.caching import Keeper
 from qarm.ingest.parts import mining_events, mining_parts
 from qarm.ingest.times import from_micros, micros_of
-from qarm.lake.latest import latest
 from qarm.pairs.filters import filter_pairs, is_active, needs_features
 from qarm.pairs.id_vectors import train_id_vectors
-from qarm.pairs.itemcf import itemcf_mass_lost, mine_itemcf
-from qarm.pairs.itemcf_days import (
-    count_days,
-    describe_days,
-    of_latest_days,
-    plan_days,
-    score_days,
-)
-from qarm.pairs.itemcf_users import count_changed
-from qarm.pairs.mined import PAIR_COLUMNS, Mined
+from qarm.pairs.itemcf import itemcf_mass_lost
+from qarm.pairs.itemcf_nights import mine_itemcf_pairs
+from qarm.pairs.mined import PAIR_COLUMNS, Mined, keep_pairs
 from qarm.pairs.swing import mine_swing, swing_mass_lost
 from qarm.pairs.swing_touched import score_touched
 from qarm.pairs.u2i_days import find_changed
@@ -31,7 +23,7 @@ from qarm.pairs.user2item import cap_user2item, mine_user2item, pair_user2item, 
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from schemas import id_vectors as id_vectors_schema
 from schemas import item_pairs as item_pairs_schema
-from schemas import itemcf_counted, itemcf_days, itemcf_item_days, u2i_days
+from schemas import u2i_days
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -161,7 +153,7 @@ def _write_pairs(
     sources: list[str] = list(dict.fromkeys(config.sources))
     if not sources:
         raise ConfigError("pairs.sources is empty; name at least one of u2i, swing, itemcf")
-    miners = {"u2i": _mine_user2item, "swing": _mine_swing, "itemcf": _mine_itemcf}
+    miners = {"u2i": _mine_user2item, "swing": _mine_swing, "itemcf": mine_itemcf_pairs}
     frames: list[DataFrame] = []
     of_source: list[Ledger] = []
     skew: dict[str, Any] = {}
@@ -253,7 +245,7 @@ def _mine_swing(
 ) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
     config = context.config.pairs
     if not config.swing.incremental:
-        return _keep_pairs("Swing", mine_swing(events, config.swing, config.seed, kept), kept)
+        return keep_pairs("Swing", mine_swing(events, config.swing, config.seed, kept), kept)
     scored_with = _counted_with(context, "swing")
     found = score_touched(context, events, config.swing, config.seed, scored_with, kept)
     context.say(f"Swing: {found.items:,} items have users whose lists changed")
@@ -264,109 +256,6 @@ def _mine_swing(
         dropped=found.tally,
     )
     return found.pairs, [ledger], {**found.users.skew, "items_scored": found.items}
-
-
-def _mine_itemcf(
-    context: Context, events: DataFrame, kept: Keeper
-) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
-    config = context.config.pairs.itemcf
-    if config.by_day:
-        return _mine_itemcf_by_day(context, events, kept)
-    if config.incremental:
-        pairs, ledgers, skew = _mine_itemcf_by_user(context, events, kept)
-    else:
-        pairs, ledgers, skew = _keep_pairs("ItemCF", mine_itemcf(events, config, kept), kept)
-    if config.history_days:
-        recent = of_latest_days(events, config.history_days).count()
-        skew["events_before_history"] = events.count() - recent
-    return pairs, ledgers, skew
-
-
-def _mine_itemcf_by_user(
-    context: Context, events: DataFrame, kept: Keeper
-) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
-    config = context.config.pairs.itemcf
-    counted_with = _itemcf_counted_with(context, {"top_k", "min_support", "normalization"})
-    found = count_changed(context, events, config, counted_with, kept)
-    context.say(f"ItemCF: {found.skew['users_with_changes']:,} users have lists that changed")
-    ledger = Ledger(
-        name="ItemCF pairs",
-        rows_in=found.tally.pop("scored"),
-        rows_out=found.pairs.count(),
-        dropped=found.tally,
-    )
-    return found.pairs, [ledger], found.skew
-
-
-def _mine_itemcf_by_day(
-    context: Context, events: DataFrame, kept: Keeper
-) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
-    """Count the days that need it into the partial tables, then add all days up."""
-    from pyspark.sql import functions as F
-
-    config = context.config.pairs.itemcf
-    scoring = {"top_k", "min_support", "normalization", "half_life_days"}
-    counted_with = _itemcf_counted_with(context, scoring)
-    days = plan_days(
-        describe_days(events),
-        _counted_days(context),
-        counted_with,
-        config.window_days,
-        config.history_days,
-    )
-    context.say(
-        f"ItemCF by day: {len(days.todo)} of {len(days.now)} days to count, {len(days.leave)} leave"
-    )
-    pairs, weights = count_days(events, config, days.todo)
-    touched = ", ".join(f"DATE'{day}'" for day in [*days.todo, *days.leave])
-    gone = f"t.day IN ({touched})" if touched else "false"
-    differs = "s.units <> t.units OR s.events <> t.events OR s.last_ts <> t.last_ts"
-    context.merge(itemcf_days.TABLE, pairs, update_when=differs, delete_missing_where=gone)
-    differs = "s.weight <> t.weight"
-    context.merge(itemcf_item_days.TABLE, weights, update_when=differs, delete_missing_where=gone)
-    counted = [(day, *facts, counted_with) for day, facts in days.now.items()]
-    context.overwrite(
-        itemcf_counted.TABLE,
-        context.spark.createDataFrame(
-            counted, "day date, events bigint, fingerprint string, counted_with string"
-        ),
-    )
-    scored, tally = score_days(
-        context.table("itemcf_days"),
-        context.table("itemcf_item_days"),
-        config,
-        max(days.now),
-        kept,
-    )
-    ledger = Ledger(
-        name="ItemCF pairs",
-        rows_in=tally.pop("scored"),
-        rows_out=scored.count(),
-        dropped=tally,
-    )
-    largest = events.groupBy("user_idx", F.to_date("ts")).count().agg(F.max("count")).first()
-    assert largest is not None
-    skew = {
-        "items_capped": 0,
-        "most_events_of_a_user_and_day": int(largest[0] or 0),
-        "days": len(days.now),
-        "days_counted": len(days.todo),
-    }
-    return scored, [ledger], skew
-
-
-def _itemcf_counted_with(context: Context, scoring: set[str]) -> str:
-    """Hash of what counts depend on beside the events: not on ``scoring``, which comes after."""
-    settings = context.config.pairs.itemcf.model_dump(exclude={*scoring, "bm25_k1", "bm25_b"})
-    return fingerprint({"code": context.code_version, "settings": settings})
-
-
-def _counted_days(context: Context) -> dict[date, tuple[int, str, str]]:
-    """What the partial tables hold: their latest versions, since a day's row comes last."""
-    return {
-        row["day"]: (row["events"], row["fingerprint"], row["counted_with"])
-        for row in latest(context.lake, itemcf_counted.TABLE).collect()  # one row a day
-    }
 
 
 def _add_mass_lost(
@@ -385,20 +274,6 @@ def _add_mass_lost(
     skew["share_of_score_mass_lost"] = lost
     if lost:
         context.say(f"{_TITLES[source]}: caps lose {lost:.2%} of the score mass (1 % of triggers)")
-
-
-def _keep_pairs(
-    title: str, mined: Mined, kept: Keeper
-) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
-    rows = Mined(rows=kept(mined.rows), names=mined.names)
-    tally = rows.tally()
-    ledger = Ledger(
-        name=f"{title} pairs",
-        rows_in=tally.pop("scored"),
-        rows_out=rows.pairs.count(),
-        dropped=tally,
-    )
-    return rows.pairs, [ledger], mined.skew
 
 
 def _filter(

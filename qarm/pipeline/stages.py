@@ -52,6 +52,10 @@ class Stage:
         return found
 
 
+#: What a training's result depends on: not on where it runs, nor on how often it is saved. Ranks
+#: share the same steps, so that a stopped run goes on with another number of them.
+_TRAINING = ("loader.shards", "loader.shuffle_rows", "training.mixed_precision")
+
 STAGES: tuple[Stage, ...] = (
     Stage(
         name="ingest",
@@ -83,7 +87,7 @@ STAGES: tuple[Stage, ...] = (
         name="train-alignment",
         summary="item_pairs + catalogue -> encoder (Horovod over Petastorm)",
         module="qarm.alignment.stage",
-        sections=("encoder", "alignment", "loader", "training"),
+        sections=("encoder", "alignment", *_TRAINING),
         inputs=("items", "item_pairs", "event_splits"),
         outputs=("item_features", "alignment_pairs"),
         packages=("alignment", "encoders", "training", "lake"),
@@ -123,7 +127,7 @@ STAGES: tuple[Stage, ...] = (
         name="build-samples",
         summary="events -> ranking_samples with history and negatives",
         module="qarm.ranking.samples_stage",
-        sections=("samples", "loader"),
+        sections=("samples", "loader.shards"),
         inputs=("items", "interactions", "event_splits"),
         outputs=("ranking_samples",),
         packages=("ranking", "training", "ingest", "lake"),
@@ -132,7 +136,7 @@ STAGES: tuple[Stage, ...] = (
         name="train-ranker",
         summary="ranking_samples + codes -> ranker of each variant, predictions",
         module="qarm.ranking.train_stage",
-        sections=("ranker", "loader", "training"),
+        sections=("ranker", *_TRAINING),
         inputs=("ranking_samples", "semantic_ids", "item_embeddings", "codebooks"),
         outputs=("predictions",),
         packages=("ranking", "training", "codes", "ingest", "lake"),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qarm.pipeline.stages import STAGES, Stage
+from qarm.config import Config
+from qarm.pipeline.stages import STAGES, Stage, stage
 
 ROOT = Path(__file__).resolve().parents[2]
 #: The configuration's hash and the runner's own work stand for themselves.
@@ -46,6 +47,26 @@ def packages_of(module: str) -> set[str]:
     return {name.split(".")[1] for name in seen} - SHARED
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda s: s.name)
-def test_packages_are_all_that_the_stage_imports(stage: Stage) -> None:
-    assert packages_of(stage.module) == set(stage.packages)
+@pytest.mark.parametrize("each", STAGES, ids=lambda s: s.name)
+def test_packages_are_all_that_the_stage_imports(each: Stage) -> None:
+    assert packages_of(each.module) == set(each.packages)
+
+
+@pytest.mark.parametrize("name", ["train-alignment", "train-ranker"])
+@pytest.mark.parametrize(
+    ("section", "setting", "value", "again"),
+    [
+        ("training", "ranks", 4, False),
+        ("training", "restarts", 9, False),
+        ("training", "checkpoint_steps", 7, False),
+        ("loader", "workers", 9, False),
+        ("loader", "shards", 16, True),
+        ("loader", "shuffle_rows", 7, True),
+        ("training", "mixed_precision", True, True),
+    ],
+)
+def test_where_a_training_runs_does_not_make_it_run_again(name, section, setting, value, again):
+    config = Config()
+    changed = getattr(config, section).model_copy(update={setting: value})
+    other = config.model_copy(update={section: changed})
+    assert (stage(name).settings(config) != stage(name).settings(other)) is again
