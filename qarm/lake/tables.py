@@ -143,9 +143,8 @@ class Lake:
         path = self.path(name)
         if not DeltaTable.isDeltaTable(self.spark, path):
             return -1
-        row = DeltaTable.forPath(self.spark, path).history(1).first()
-        assert row is not None
-        return int(row["version"])
+        # Not its history, which is a Spark job.
+        return int(_snapshot(self.spark.read.format("delta").load(path)).version())
 
     def create(self, table: Table) -> None:
         """Create the table from its schema, with constraints and properties, unless it is there.
@@ -268,14 +267,19 @@ class Lake:
         return sorted(version.inputFiles())
 
 
+def _snapshot(df: DataFrame) -> Any:
+    """Delta's snapshot (a Java object) behind a frame that reads one table and does nothing else."""
+    leaf = df._jdf.queryExecution().analyzed().collectLeaves().head()
+    return leaf.relation().location().getSnapshot()
+
+
 def _refuse_hidden_changes(version: DataFrame, ref: TableRef) -> None:
     """Raise InputError where rows or names of a version differ from those in its files.
 
     Looks at the snapshot itself: a property may have been changed since, and deletion vectors that
     were written before it was set to false still hold.
     """
-    snapshot = version._jdf.queryExecution().analyzed().collectLeaves().head()
-    snapshot = snapshot.relation().location().getSnapshot()
+    snapshot = _snapshot(version)
     where = f"{ref.path} at version {ref.version}"
     properties = snapshot.metadata().configuration()  # Scala's map
 
