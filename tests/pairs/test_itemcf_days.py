@@ -13,8 +13,6 @@ from pyspark.sql import functions as F
 from qarm.config.learning import ItemCF
 from qarm.pairs.days_kernel import UNITS, list_cooccurrences
 from qarm.pairs.itemcf_days import count_days, describe_days, plan_days, score_days
-from qarm.pairs.stage import run
-from schemas import items
 
 from . import reference
 from .collected import same_top
@@ -133,58 +131,3 @@ def test_caps_hold_for_each_user_and_day(frame):
 def test_needs_a_window_in_days():
     with pytest.raises(ValueError, match="by_day needs window_days above 0"):
         ItemCF(by_day=True)
-
-
-def contents(context):
-    names = ("item_pairs", "itemcf_days", "itemcf_item_days", "itemcf_counted")
-    found = {name: context.table(name).drop("miner_version").collect() for name in names}
-    return {name: sorted(map(tuple, rows)) for name, rows in found.items()}
-
-
-@pytest.mark.slow
-def test_a_new_day_a_late_event_and_a_takedown_equal_a_recount(
-    make_context, fill, without_item, spark, tmp_path
-):
-    """Night after night in one lake, against everything at once in an empty one."""
-    vectors = str(tmp_path / "vectors")
-    rows = [(i, [1.0, float(i)]) for i in range(12)]
-    spark.createDataFrame(rows, "item_idx long, vector array<double>").write.parquet(vectors)
-    log = spread(random_log(8, users=12, items=12, events=150), 60)  # about six days
-    own = {
-        "pairs": {
-            "sources": ["itemcf"],
-            "itemcf": {"by_day": True, "window_days": 1.0, "half_life_days": 2.0, "top_k": 5},
-        },
-        "external": {"tables": {"id_vectors": vectors}},
-    }
-    context = make_context("mine-pairs", **own)
-    until = {n: n * 1440 for n in (3, 4, 7)}
-
-    def night(events: list[Event], end: int):
-        fill(context, [e for e in events if e.minute < end], train_until=end)
-        context.outputs.pop("itemcf_days", None)
-        result = run(context)
-        for ledger in result.ledgers:
-            ledger.close("mine-pairs")
-        return result.facts["skew"]["itemcf"]["days_counted"]
-
-    late = Event(1, 3, 1440 + 5, 0, 1.0)
-    first = [e for e in log if e != late]
-    assert night(first, until[3]) == 3
-    assert night(first, until[3]) == 0
-    assert night(first, until[4]) == 1
-    assert night([*first, late], until[4]) == 2  # its own day, and the one that reaches into it
-    erased = [e for e in [*first, late] if e.user != 0]
-    gone = without_item(5)
-    context.overwrite(items.TABLE, gone)
-    night(erased, until[7])
-    step_by_step = contents(context)
-    for name in ("item_pairs", "itemcf_days"):
-        table = context.table(name)
-        assert table.where("trigger = 5 OR target = 5").isEmpty(), name
-
-    fresh = make_context("mine-pairs", **{**own, "lake": str(tmp_path / "fresh")})
-    fresh.overwrite(items.TABLE, gone)
-    fill(fresh, [e for e in erased if e.minute < until[7]], train_until=until[7])
-    run(fresh)
-    assert contents(fresh) == step_by_step
