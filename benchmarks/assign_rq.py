@@ -37,11 +37,6 @@ def peer_encode(x: torch.Tensor, levels: list[torch.Tensor]) -> torch.Tensor:
     return out
 
 
-def draw_unit(rng: np.random.Generator, n: int, d: int, topics: int = 500) -> np.ndarray:
-    """(n, d) unit vectors around ``topics`` directions."""
-    return next(unit_vectors(rng, d, topics, [n]))
-
-
 def unit_vectors(
     rng: np.random.Generator, d: int, topics: int, sizes: Sequence[int]
 ) -> Iterator[np.ndarray]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import faiss
 import numpy as np
 import torch
-from assign_rq import draw_unit
+from assign_rq import unit_vectors
 from timing import interleaved, report, say, timed
 
 from qarm.codes.anchors import nearest_k, prepare_anchors
@@ -69,8 +69,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    both = draw_unit(np.random.default_rng(0), ANCHORS + arguments.rows, DIMENSIONS)
-    anchors, x = both[:ANCHORS].copy(), both[ANCHORS:].copy()
+    sizes = (ANCHORS, arguments.rows)
+    anchors, x = unit_vectors(np.random.default_rng(0), DIMENSIONS, 500, sizes)
     x_torch, anchors_torch = torch.from_numpy(x), torch.from_numpy(anchors)
     half = (anchors_torch**2).sum(1) / 2
     seconds = {}

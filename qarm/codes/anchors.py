@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qarm.codes.compiled import FINITE, REORDERED, kernel, over_rows
 from qarm.codes.microkernel import WIDTH, filter_level, pack
-from qarm.codes.nearest import ROWS, Centroids, Floats, Ints, _margin, as_matrix, prepare
+from qarm.codes.nearest import _MOST, ROWS, Centroids, Floats, Ints, _margin, as_matrix, prepare
 from qarm.errors import InputError
 
 SPARE = 8
@@ -67,6 +67,14 @@ def nearest_k(
 def prepare_anchors(anchors: NDArray[np.floating]) -> Centroids:
     """Like ``prepare``; equal anchors all stay, since a code may name each of them."""
     return prepare(anchors, "anchors", distinct=False)
+
+
+def order(x: Floats, anchors: Centroids, found: Ints, k: int) -> Ints:
+    """The K nearest of the candidates ``found`` (n, width >= k), by float64 distance, then id."""
+    ids = np.empty((len(x), k), np.int32)
+    scores = np.full(found.shape, _MOST, np.float32)  # no anchor but these is looked at
+    _rank(x, len(x), anchors.vectors, scores, found, ids, 0.0, 0.0)
+    return ids
 
 
 def _nearest_k(x: Floats, anchors: Centroids, ids: Ints) -> None:
