@@ -108,6 +108,29 @@ def test_residual_codes_are_greedy() -> None:
     np.testing.assert_allclose(left, (rest.astype(np.float64) ** 2).sum(1), rtol=1e-6)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 70),
+    st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    st.integers(1, 19),
+    st.floats(0.01, 1000),
+    st.integers(0, 99),
+)
+def test_each_level_given_the_same_prefix(n, sizes, d, scale, seed) -> None:
+    """The bulk promise: nearest in float64, but for ties within 1e-6 (||x||^2 + ||c||^2)."""
+    rng = np.random.default_rng(seed)
+    x = (scale * rng.standard_normal((n, d))).astype(np.float32)
+    levels = [(scale * rng.standard_normal((k, d))).astype(np.float32) for k in sizes]
+    codes, _ = encode(x, [prepare(level) for level in levels])
+    rest = x.astype(np.float64)
+    for number, level in enumerate(levels):
+        wide = ((rest[:, None] - level[None]) ** 2).sum(-1)
+        chosen = level[codes[:, number]].astype(np.float64)
+        near = ((rest - chosen) ** 2).sum(1)
+        assert (near - wide.min(1) <= 1e-6 * ((rest**2).sum(1) + (chosen**2).sum(1))).all()
+        rest = rest - chosen
+
+
 def test_no_levels_and_no_rows() -> None:
     x = np.array([[3.0, 4.0]], np.float32)
     codes, left = encode(x, [])
