@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qarm.codes.anchors import SPARE, nearest_k, prepare_anchors
+from qarm.codes.microkernel import MR, WIDTH
+from qarm.codes.nearest import ROWS
 from qarm.errors import InputError
 
 
@@ -18,7 +20,15 @@ def brute(x, anchors, k):
 
 @pytest.mark.parametrize(
     ("n", "anchors", "d", "k"),
-    [(1, 1, 1, 1), (7, 30, 5, 25), (129, 1337, 33, 25), (300, 40, 8, 40), (50, 513, 12, 500)],
+    [
+        (1, 1, 1, 1),
+        (7, 30, 5, 25),
+        (129, 1337, 33, 25),
+        (300, 40, 8, 40),
+        (50, 513, 12, 500),
+        (ROWS + 1, 2 * MR, 3, 1),
+        (WIDTH + 1, 211, 517, 25),  # two tiles
+    ],
 )
 def test_equal_to_brute_force(n, anchors, d, k) -> None:
     rng = np.random.default_rng(n)
@@ -44,6 +54,13 @@ def test_more_equal_anchors_than_spare_candidates() -> None:
     pool = np.repeat(rng.standard_normal((6, 7), dtype=np.float32), SPARE + 5, axis=0)
     x = rng.standard_normal((100, 7), dtype=np.float32)
     np.testing.assert_array_equal(nearest_k(x, pool, 10), brute(x, pool, 10))
+
+
+def test_anchors_that_come_nearer_and_nearer() -> None:
+    """The worst order for a filter: each anchor is among the nearest so far."""
+    pool = np.linspace(9, 1, 500, dtype=np.float32)[:, None] * np.ones(3, np.float32)
+    x = np.linspace(-1, 0.5, 70, dtype=np.float32)[:, None] * np.ones(3, np.float32)
+    np.testing.assert_array_equal(nearest_k(x, pool, 25), brute(x, pool, 25))
 
 
 def test_far_from_the_origin() -> None:

@@ -221,6 +221,48 @@ def test_own_codebook_is_immutable_under_its_id(make_world, write_vectors, tmp_p
         world.run("assign-codes")
 
 
+def test_large_pools_of_anchors_are_searched_by_an_index(make_world) -> None:
+    world = make_world()
+    vectors = items(80)
+    world.vectors(vectors)
+    world.run("fit-codebooks")
+    entry = world.run("assign-codes", vq_exact_anchors=39, vq_index_probes=8)
+    metric = next(m for m in entry["metrics"] if m["metric"] == "vq_index_recall")
+    codebook = Codebook.from_rows(world.table("codebooks").toArrow())
+    x = np.stack(list(vectors.values()))
+    exact, found = codebook.vq(x, 5), [codes_of(world)[i]["vq"] for i in vectors]
+    shares = [len(set(a) & set(b)) / 5 for a, b in zip(exact, found, strict=True)]
+    assert metric["n"] == 80
+    assert metric["value"] == pytest.approx(np.mean(shares))
+    assert 0.5 < metric["value"] < 1
+    # Items that have a code keep it; at the threshold itself the pool is searched exactly.
+    again = world.run("assign-codes", vq_exact_anchors=40)
+    assert again["facts"]["unchanged"] == 80
+    assert not any(m["metric"] == "vq_index_recall" for m in again["metrics"])
+
+
+def test_codebook_is_made_ready_once_a_worker_process(spark) -> None:
+    book = spark.sparkContext.broadcast(Codebook(levels=(unit_vectors(9),)))
+
+    def ready(batches):
+        import os
+
+        import pyarrow as pa
+
+        for _ in batches:
+            there = book.value.__dict__.get("_ready_levels")
+            book.value.rq(unit_vectors(2))
+            yield pa.RecordBatch.from_pydict({"pid": [os.getpid()], "new": [there is None]})
+
+    seen = [
+        (row["pid"], row["new"])
+        for _ in range(2)
+        for row in spark.range(0, 8, 1, 8).mapInArrow(ready, "pid long, new boolean").collect()
+    ]
+    assert len(seen) == 16
+    assert sum(new for _, new in seen) == len({pid for pid, _ in seen}) < 16
+
+
 def test_too_few_anchors_for_the_code(make_world, write_vectors, tmp_path) -> None:
     path = str(tmp_path / "codebook.parquet")
     book = Codebook(anchors=unit_vectors(3), anchor_items=np.arange(3), given_id="few")

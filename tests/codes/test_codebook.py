@@ -154,3 +154,14 @@ def test_lists_and_matrices() -> None:
         lists_to_matrix(pa.array([[1.0], None]), "x")
     with pytest.raises(InputError, match="nulls in it"):
         lists_to_matrix(pa.array([[1.0], [None]]), "x")
+
+
+def test_approximate_index_is_built_once_and_does_not_travel() -> None:
+    pool = np.random.default_rng(2).standard_normal((300, 3)).astype(np.float32)
+    ours = book(anchors=pool, anchor_items=np.arange(300))
+    x = np.random.default_rng(3).standard_normal((20, 3)).astype(np.float32)
+    assert ours.anchor_index(4) is ours.anchor_index(4)
+    np.testing.assert_array_equal(ours.vq(x, 5, probes=10_000), ours.vq(x, 5))
+    there = pickle.loads(pickle.dumps(ours))  # noqa: S301
+    assert not any(name.startswith("_ready") for name in there.__dict__)
+    np.testing.assert_array_equal(there.vq(x, 5, probes=4), ours.vq(x, 5, probes=4))

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qarm.codes.nearest import CENTROIDS, ROWS, encode, nearest, prepare
+from qarm.codes.microkernel import MR, WIDTH
+from qarm.codes.nearest import ROWS, encode, nearest, prepare
 from qarm.errors import InputError
 
 
@@ -20,7 +21,16 @@ def brute(x, centroids):
 # Neither rows, centroids nor dimensions are powers of two; below, at and above the tiles' sizes.
 @pytest.mark.parametrize(
     ("n", "k", "d"),
-    [(1, 1, 1), (5, 3, 2), (ROWS, CENTROIDS, 16), (ROWS + 1, CENTROIDS + 1, 13), (700, 1333, 33)],
+    [
+        (1, 1, 1),
+        (5, 3, 2),
+        (WIDTH - 1, MR + 1, 1),
+        (WIDTH + 1, MR - 1, 7),
+        (ROWS, 2 * MR, 16),
+        (ROWS + 1, 3 * MR + 1, 13),
+        (700, 1333, 33),
+        (90, 211, 517),  # two tiles
+    ],
 )
 def test_equal_to_brute_force(n, k, d) -> None:
     rng = np.random.default_rng(n)
@@ -96,6 +106,29 @@ def test_residual_codes_are_greedy() -> None:
         np.testing.assert_array_equal(codes[:, number], brute(rest, level)[0])
         rest = rest - level[codes[:, number]]
     np.testing.assert_allclose(left, (rest.astype(np.float64) ** 2).sum(1), rtol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 70),
+    st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    st.integers(1, 19),
+    st.floats(0.01, 1000),
+    st.integers(0, 99),
+)
+def test_each_level_given_the_same_prefix(n, sizes, d, scale, seed) -> None:
+    """The bulk promise: nearest in float64, but for ties within 1e-6 (||x||^2 + ||c||^2)."""
+    rng = np.random.default_rng(seed)
+    x = (scale * rng.standard_normal((n, d))).astype(np.float32)
+    levels = [(scale * rng.standard_normal((k, d))).astype(np.float32) for k in sizes]
+    codes, _ = encode(x, [prepare(level) for level in levels])
+    rest = x.astype(np.float64)
+    for number, level in enumerate(levels):
+        wide = ((rest[:, None] - level[None]) ** 2).sum(-1)
+        chosen = level[codes[:, number]].astype(np.float64)
+        near = ((rest - chosen) ** 2).sum(1)
+        assert (near - wide.min(1) <= 1e-6 * ((rest**2).sum(1) + (chosen**2).sum(1))).all()
+        rest = rest - chosen
 
 
 def test_no_levels_and_no_rows() -> None:
