@@ -9,9 +9,12 @@ import numpy as np
 
 from qarm.codes.catalog_quality import measure
 from qarm.codes.codebook import Codebook, lists_to_matrix, matrix_to_lists
+from qarm.codes.drift import check_drift
 from qarm.codes.recode import TABLE, Plan, compare
+from qarm.codes.resolve import measure_resolved, resolve
 from qarm.codes.sources import encoder_versions, load_codebook, plain_errors
 from qarm.errors import InputError
+from qarm.ingest.caching import Keeper
 from qarm.ingest.times import micros_of
 from qarm.pipeline.result import Ledger, StageResult
 
@@ -43,15 +46,43 @@ def run(context: Context) -> StageResult:
     versions = encoder_versions(context)
     encoder = _encoder(codebook, versions)
     vectors = context.table("item_embeddings").where(F.col("encoder_version") == encoder)
-    plan = compare(context, codebook, vectors, vq_k, keep_older=context.config.codes.keep_old_codes)
+    capacity = context.config.codes.resolve_capacity if codebook.levels else 0
+    plan = compare(
+        context,
+        codebook,
+        vectors,
+        vq_k,
+        keep_older=context.config.codes.keep_old_codes,
+        resolved=capacity > 0,
+    )
     broadcast = context.spark.sparkContext.broadcast(codebook)
-    with plain_errors():
-        _write(context, codebook, plan, assign_codes(plan.todo, broadcast, vq_k), encoder)
+    moved: list[Ledger] = []
+    artifacts = {}
+    with plain_errors(), Keeper() as keep:
+        coded = assign_codes(plan.todo, broadcast, vq_k)
+        if capacity and not plan.idle:
+            published = _published(context, plan, codebook)
+            coded, ledger = resolve(
+                coded,
+                vectors,
+                published,
+                broadcast,
+                capacity=capacity,
+                encoder=encoder,
+                keep=keep,
+            )
+            moved = [ledger]
+        _write(context, codebook, plan, coded, encoder)
         table = context.lake.read(context.outputs[TABLE.name])
         ours = table.where(F.col("codebook_id") == codebook.codebook_id)
         counts = {r[0]: int(r[1]) for r in table.groupBy("codebook_id").count().collect()}
         rows_out = counts.get(codebook.codebook_id, 0)
         metrics = measure(context, broadcast, vectors, ours, rows_out)
+        if capacity and rows_out:
+            figures, artifacts["unresolved"] = measure_resolved(context, ours)
+            metrics += figures
+        if rows_out:
+            metrics += check_drift(context, codebook, vectors, ours)
     others = {f"encoder {v}": n for v, n in sorted(versions.items()) if v != encoder}
     return StageResult(
         ledgers=[
@@ -68,8 +99,10 @@ def run(context: Context) -> StageResult:
                 added={"new_item": plan.new},
                 dropped={"removed_item": plan.removed, "older_codebook": plan.older},
             ),
+            *moved,
         ],
         metrics=metrics,
+        artifacts=artifacts,
         facts={
             "codebook_id": codebook.codebook_id,
             "codebook_content": codebook.content_hash,
@@ -83,6 +116,16 @@ def run(context: Context) -> StageResult:
             "removed": plan.removed,
         },
     )
+
+
+def _published(context: Context, plan: Plan, codebook: Codebook) -> DataFrame | None:
+    """Rows of this codebook that the table has and that do not leave."""
+    from pyspark.sql import functions as F
+
+    if plan.table is None or plan.leave is None:
+        return None
+    ours = context.lake.read(plan.table).where(F.col("codebook_id") == codebook.codebook_id)
+    return ours.join(plan.leave, ["item_id", "codebook_id"], "left_anti")
 
 
 def assign_codes(vectors: DataFrame, codebook: Broadcast[Codebook], vq_k: int) -> DataFrame:

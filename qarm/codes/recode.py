@@ -52,7 +52,13 @@ class Plan:
 
 
 def compare(
-    context: Context, codebook: Codebook, vectors: DataFrame, vq_k: int, *, keep_older: bool
+    context: Context,
+    codebook: Codebook,
+    vectors: DataFrame,
+    vq_k: int,
+    *,
+    keep_older: bool,
+    resolved: bool = False,
 ) -> Plan:
     """Compare the table with the vectors by item, content, encoder and length of the codes.
 
@@ -62,6 +68,7 @@ def compare(
         vectors: rows of item_embeddings of one encoder.
         vq_k: length of a VQ code.
         keep_older: rows of other codebooks stay.
+        resolved: rows without rq_resolved are coded again.
     """
     from pyspark.sql import functions as F
 
@@ -72,15 +79,22 @@ def compare(
     table = TableRef(TABLE.name, context.lake.path(TABLE.name), version)
     mine = F.col("codebook_id") == codebook.codebook_id
     before = context.lake.read(table)
+    lacking = F.col("rq_resolved").isNull() & F.lit(resolved)
     coded = before.where(mine).select(
         "item_id",
-        F.struct("encoder_version", "content_hash", F.size("rq"), F.size("vq")).alias("coded"),
+        F.struct("encoder_version", "content_hash", F.size("rq"), F.size("vq"), lacking).alias(
+            "coded"
+        ),
     )
     current = vectors.select(
         "item_id",
-        F.struct("encoder_version", "content_hash", F.lit(len(codebook.levels)), F.lit(vq_k)).alias(
-            "current"
-        ),
+        F.struct(
+            "encoder_version",
+            "content_hash",
+            F.lit(len(codebook.levels)),
+            F.lit(vq_k),
+            F.lit(False),
+        ).alias("current"),
     )
     state = (
         F.when(F.col("coded").isNull(), "new")
