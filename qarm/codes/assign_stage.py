@@ -122,9 +122,11 @@ def _published(context: Context, plan: Plan, codebook: Codebook) -> DataFrame | 
     """Rows of this codebook that the table has and that do not leave."""
     from pyspark.sql import functions as F
 
-    if plan.table is None or plan.leave is None:
+    if plan.table is None:
         return None
     ours = context.lake.read(plan.table).where(F.col("codebook_id") == codebook.codebook_id)
+    if plan.leave is None:
+        return ours
     return ours.join(plan.leave, ["item_id", "codebook_id"], "left_anti")
 
 

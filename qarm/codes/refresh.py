@@ -69,7 +69,7 @@ class Refit:
     old: Ints
     """(n, L') its codes under the parent; -1: not known."""
     start: list[Floats] | None
-    """Centres to start from; None: the parent has no residual levels."""
+    """Centres of each k-means level to start from; None: the parent has no residual levels."""
     facts: dict[str, str]
     """What a run that is made again has to know."""
 
@@ -130,8 +130,13 @@ def begin(context: Context, items: Numbers, x: Floats, encoder: str) -> Refit | 
     old = old_codes(context, parent, items, x, encoder)
     same = book.levels if encoder == book.encoder_version else None
     config = context.config.codes
-    start = warm_start(x, old, config.rq_levels, parent=same, seed=config.seed)
+    sizes = config.rq_levels[: len(config.rq_levels) - _levels_of_fsq(context)]
+    start = warm_start(x, old, sizes, parent=same, seed=config.seed)
     return Refit(book, x, old, start, facts)
+
+
+def _levels_of_fsq(context: Context) -> int:
+    return int(getattr(context.config.codes, "rq_last", "kmeans") == "fsq")
 
 
 def find_parent(context: Context) -> Parent | None:

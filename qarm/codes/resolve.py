@@ -25,11 +25,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from qarm.codes.catalog_quality import collision_metrics
 from qarm.codes.codebook import Codebook, lists_to_matrix
 from qarm.codes.compiled import REORDERED, kernel
 from qarm.codes.nearest import _MOST, Floats, Ints
-from qarm.codes.sources import with_seen
+from qarm.codes.quality import Collisions
 from qarm.errors import InputError
 from qarm.ingest.caching import Keeper
 from qarm.pipeline.result import Ledger, Metric
@@ -360,18 +359,31 @@ def measure_resolved(context: Context, ids: DataFrame) -> tuple[list[Metric], di
     uri = context.work_dir("unresolved.parquet")
     unresolved(ids, context.config.codes.resolve_capacity).write.mode("overwrite").parquet(uri)
     without_room = context.spark.read.parquet(uri).count()
-    row = ids.agg(
+    codes = ids.groupBy("rq_resolved").agg(
         F.count("*").alias("items"),
         F.count_if(F.col("rq_resolved") != F.col("rq")).alias("moved"),
+    )
+    shared = F.when(F.col("items") > 1, F.col("items")).otherwise(0)
+    row = codes.agg(
+        F.sum("items"), F.count("*"), F.sum(shared), F.max("items"), F.sum("moved")
     ).first()
     assert row is not None
+    items, distinct, sharing, largest, moved = (int(value) for value in row)
+    found = Collisions(items, distinct, sharing, largest)
     context.say(
-        f"{row['moved']} of {row['items']} items have another code than their plain one, "
-        f"{without_room} found no room within their prefix" + f" ({uri})" * bool(without_room)
+        f"{moved} of {items} items have another code than their plain one, {without_room} found no "
+        "room within their prefix" + f" ({uri})" * bool(without_room)
     )
-    metrics = collision_metrics(with_seen(context, ids), "rq_resolved")
-    for name, value in (("resolver_moved", row["moved"]), ("resolver_unresolved", without_room)):
-        metrics.append(
-            Metric(metric=name, value=float(value), n=int(row["items"]), variant="rq_resolved")
-        )
+    values = {
+        "duplicate_rate": found.duplicate_rate,
+        "shared_rate": found.shared_rate,
+        "items_per_code": found.items_per_code,
+        "largest_code": float(largest),
+        "resolver_moved": float(moved),
+        "resolver_unresolved": float(without_room),
+    }
+    metrics = [
+        Metric(metric=name, value=value, n=items, variant="rq_resolved")
+        for name, value in values.items()
+    ]
     return metrics, {"uri": uri, "version": context.run_id}

@@ -99,104 +99,116 @@ def reference(codebook, rows, vectors, ties, published):
     return found, over
 
 
+def coded_frame(spark, codebook, vectors):
+    """What the resolver is handed, and its rows by item."""
+    rq, left = codebook.rq(np.stack(list(vectors.values())))
+    rows = [
+        (item, v.tobytes().hex()[:16], float(e), code.tolist())
+        for (item, v), e, code in zip(vectors.items(), left, rq, strict=True)
+    ]
+    df = spark.createDataFrame(
+        rows, "item_id string, content_hash string, residual_error float, rq array<int>"
+    )
+    ties = {r[0]: r[1] for r in df.select("item_id", F.xxhash64("item_id")).collect()}
+    return df, {i: {"residual_error": e, "rq": code} for i, _, e, code in rows}, ties
+
+
+def run_resolver(spark, codebook, vectors, coded, published=None):
+    wide = [(i, v.tolist()) for i, v in vectors.items()]
+    with Keeper() as keep:
+        rows, ledger = resolve(
+            coded,
+            spark.createDataFrame(wide, "item_id string, vector array<float>"),
+            published,
+            spark.sparkContext.broadcast(codebook),
+            capacity=CAPACITY,
+            encoder="e1",
+            keep=keep,
+        )
+        return {r["item_id"]: r["rq_resolved"] for r in rows.collect()}, ledger
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize("sizes", [[3, 6], [20]])
+def test_first_run_and_later_ones(spark, sizes) -> None:
+    """Two levels; and one, where the whole catalogue is one prefix."""
+    book = Codebook(levels=tuple(unit_vectors(k, 3 + n) / 2**n for n, k in enumerate(sizes)))
+    vectors = {f"i{n}": v for n, v in enumerate(unit_vectors(30))}
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "5")
+    try:
+        coded, rows, ties = coded_frame(spark, book, vectors)
+        found, ledger = run_resolver(spark, book, vectors, coded)
+        expected, over = reference(book, rows, vectors, ties, {})
+        assert found == expected
+        crowd = sum(max(n - CAPACITY, 0) for n in Counter(map(tuple, found.values())).values())
+        moved = sum(found[i] != rows[i]["rq"] for i in found)
+        assert (ledger.rows_in, ledger.rows_out) == (len(over), moved)
+        assert ledger.dropped == {"no_room_so_plain_code": crowd}
+        assert moved == len(over) - crowd > 0
+        assert (crowd > 0) == (len(sizes) == 2)
+
+        # i5 has other content, twelve come, i7 is coded again with the content that it had.
+        published = coded.join(
+            spark.createDataFrame(list(found.items()), "item_id string, rq_resolved array<int>"),
+            "item_id",
+        ).withColumn("encoder_version", F.lit("e1"))
+        later = {f"i{n + 30}": v for n, v in enumerate(unit_vectors(12, 4))}
+        later |= {"i5": later["i40"], "i7": vectors["i7"]}
+        coded, rows, ties = coded_frame(spark, book, later)
+        before = {i: code for i, code in found.items() if i != "i5"}
+        expected, over = reference(book, rows, later, ties, before)
+        found, ledger = run_resolver(spark, book, later, coded, published)
+        assert found == {i: expected[i] for i in later}
+        assert found["i7"] == before["i7"]
+        assert ledger.rows_in == len(over) > 0
+    finally:
+        spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
+
+
 def state(world):
     return {r["item_id"]: r for r in world.table("semantic_ids").collect()}
 
 
 @pytest.mark.spark
-def test_published_items_stay_and_newcomers_move(make_world) -> None:
+def test_stage(make_world) -> None:
     world = make_world(codes=SETTINGS)
-    world.spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "5")
-    try:
-        vectors = {f"i{n}": v for n, v in enumerate(unit_vectors(30))}
-        world.vectors(vectors)
-        world.run("fit-codebooks")
-        codebook = Codebook.from_rows(world.table("codebooks").toArrow())
-        everything = vectors | {f"i{n + 30}": v for n, v in enumerate(unit_vectors(12, 4))}
-        everything["i5"] = everything["i40"]
-        names = world.spark.createDataFrame([(i,) for i in everything], "item_id string")
-        ties = {r[0]: r[1] for r in names.select("item_id", F.xxhash64("item_id")).collect()}
+    vectors = {f"i{n}": v for n, v in enumerate(unit_vectors(30))}
+    world.vectors(vectors)
+    world.run("fit-codebooks")
+    first = world.run("assign-codes", resolve_capacity=0)
+    assert all(r["rq_resolved"] is None for r in state(world).values())
+    assert "resolver_moved" not in {m["metric"] for m in first["metrics"]}
 
-        first = world.run("assign-codes", resolve_capacity=0)
-        assert all(r["rq_resolved"] is None for r in state(world).values())
-        assert "resolver_moved" not in {m["metric"] for m in first["metrics"]}
+    # Turned on later: all items are newcomers to it.
+    entry = world.run("assign-codes")
+    rows = state(world)
+    counts = Counter(tuple(r["rq_resolved"]) for r in rows.values())
+    moved = sum(r["rq"] != r["rq_resolved"] for r in rows.values())
+    listed = world.spark.read.parquet(entry["artifacts"]["unresolved"]["uri"]).collect()
+    crowd = sum(max(n - CAPACITY, 0) for n in counts.values())
+    assert len(listed) == crowd > 0
+    assert entry["ledgers"][1]["dropped"] == {"no_room_so_plain_code": crowd}
+    for row in listed:
+        assert rows[row["item_id"]]["rq"] == rows[row["item_id"]]["rq_resolved"] == row["code"]
+        assert counts[tuple(row["code"])] == row["items"] > CAPACITY
+        same = [r for r in rows.values() if r["rq_resolved"] == row["code"]]
+        assert sum(r["residual_error"] < row["distance"] for r in same) >= CAPACITY
+    figures = {
+        m["metric"]: m["value"]
+        for m in entry["metrics"]
+        if m["slice"] == "all" and m["variant"] == "rq_resolved"
+    }
+    shared = sum(n for n in counts.values() if n > 1)
+    assert figures["resolver_moved"] == moved > 0
+    assert figures["resolver_unresolved"] == crowd
+    assert figures["duplicate_rate"] == pytest.approx(1 - len(counts) / 30)
+    assert figures["shared_rate"] == pytest.approx(shared / 30)
 
-        # Turned on later: all items are newcomers to it.
-        entry = world.run("assign-codes")
-        rows = state(world)
-        expected, over = reference(codebook, rows, vectors, ties, {})
-        assert {i: r["rq_resolved"] for i, r in rows.items()} == expected
-        counts = Counter(tuple(code) for code in expected.values())
-        crowd = sum(n - CAPACITY for n in counts.values() if n > CAPACITY)
-        moved = sum(r["rq"] != r["rq_resolved"] for r in rows.values())
-        assert crowd > 0
-        assert moved == len(over) - crowd > 0
-        ledger = entry["ledgers"][1]
-        assert (ledger["rows_in"], ledger["rows_out"]) == (len(over), moved)
-        assert ledger["dropped"] == {"no_room_so_plain_code": crowd}
-        figures = {
-            (m["metric"], m["variant"]): m["value"] for m in entry["metrics"] if m["slice"] == "all"
-        }
-        assert figures["resolver_moved", "rq_resolved"] == moved
-        assert figures["resolver_unresolved", "rq_resolved"] == crowd
-        assert figures["duplicate_rate", "rq_resolved"] == pytest.approx(1 - len(counts) / 30)
-        shared = sum(n for n in counts.values() if n > 1)
-        assert figures["shared_rate", "rq_resolved"] == pytest.approx(shared / 30)
-        listed = world.spark.read.parquet(entry["artifacts"]["unresolved"]["uri"]).collect()
-        farthest = {
-            i
-            for code, n in counts.items()
-            if n > CAPACITY
-            for i in sorted(
-                (i for i in rows if tuple(rows[i]["rq_resolved"]) == code),
-                key=lambda i: (rows[i]["rq"] == list(code), rows[i]["residual_error"], ties[i]),
-            )[CAPACITY:]
-        }
-        assert {r["item_id"] for r in listed} == farthest <= set(over)
-
-        # i5 changes, i3 leaves, twelve come: nobody else moves, whatever is nearer.
-        published = {i: r["rq_resolved"] for i, r in rows.items() if i not in ("i3", "i5")}
-        del everything["i3"]
-        world.vectors(everything)
-        world.run("assign-codes")
-        after = state(world)
-        expected, over = reference(codebook, after, everything, ties, published)
-        assert {i: r["rq_resolved"] for i, r in after.items()} == expected
-        assert over
-        assert all(after[i] == rows[i] for i in published)
-
-        # Run again, also with another capacity, it writes nothing: all are published.
-        version = world.lake.version("semantic_ids")
-        world.run("assign-codes", resolve_capacity=1)
-        assert world.lake.version("semantic_ids") == version
-    finally:
-        world.spark.conf.unset("spark.sql.execution.arrow.maxRecordsPerBatch")
-
-
-@pytest.mark.spark
-def test_one_level(spark) -> None:
-    """The whole catalogue is one prefix; there is room for all."""
-    x = unit_vectors(30)
-    book = Codebook(levels=(unit_vectors(20, 3),))
-    rq, left = book.rq(x)
-    ids = [f"i{n}" for n in range(30)]
-    coded = [(i, "h", float(e), c.tolist()) for i, e, c in zip(ids, left, rq, strict=True)]
-    vectors = [(i, v.tolist()) for i, v in zip(ids, x, strict=True)]
-    with Keeper() as keep:
-        rows, ledger = resolve(
-            spark.createDataFrame(
-                coded, "item_id string, content_hash string, residual_error float, rq array<int>"
-            ),
-            spark.createDataFrame(vectors, "item_id string, vector array<float>"),
-            None,
-            spark.sparkContext.broadcast(book),
-            capacity=CAPACITY,
-            encoder="e1",
-            keep=keep,
-        )
-        found = {r["item_id"]: r["rq_resolved"] for r in rows.collect()}
-    counts = Counter(tuple(code) for code in found.values())
-    plain = Counter(rq[:, 0].tolist())
-    assert max(counts.values()) == CAPACITY < max(plain.values())
-    assert sum(found[i] != c.tolist() for i, c in zip(ids, rq, strict=True)) == ledger.rows_out
-    assert ledger.rows_in == ledger.rows_out == sum(max(n - CAPACITY, 0) for n in plain.values())
+    # One leaves, three come, and the capacity is another: who is published stays where it is.
+    del vectors["i3"]
+    world.vectors(vectors | {f"i{n + 30}": v for n, v in enumerate(unit_vectors(3, 4))})
+    entry = world.run("assign-codes", resolve_capacity=1)
+    after = state(world)
+    assert all(after[i] == rows[i] for i in vectors)
+    assert len(after) == 32
+    assert all(after[f"i{n}"]["rq_resolved"] for n in (30, 31, 32))
