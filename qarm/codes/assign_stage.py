@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qarm.codes.anchor_index import recall
 from qarm.codes.catalog_quality import measure
 from qarm.codes.codebook import Codebook, lists_to_matrix, matrix_to_lists
 from qarm.codes.drift import check_drift
-from qarm.codes.recode import TABLE, Plan, compare
+from qarm.codes.recode import TABLE, Plan, plan_recode
 from qarm.codes.resolve import measure_resolved, resolve
 from qarm.codes.sources import encoder_versions, load_codebook, plain_errors
 from qarm.errors import InputError
 from qarm.ingest.caching import Keeper
 from qarm.ingest.times import micros_of
-from qarm.pipeline.result import Ledger, StageResult
+from qarm.pipeline.result import Ledger, Metric, StageResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +30,8 @@ _CODED = (
     "item_id string, item_idx bigint, content_hash string, residual_error float, "
     "rq array<int>, vq array<int>"
 )
+_RECALL_ROWS = 2000
+"""Items that the recall of the approximate index is measured on."""
 
 
 def run(context: Context) -> StageResult:
@@ -46,20 +49,25 @@ def run(context: Context) -> StageResult:
     versions = encoder_versions(context)
     encoder = _encoder(codebook, versions)
     vectors = context.table("item_embeddings").where(F.col("encoder_version") == encoder)
-    capacity = context.config.codes.resolve_capacity if codebook.levels else 0
-    plan = compare(
+    settings = context.config.codes
+    capacity = settings.resolve_capacity if codebook.levels else 0
+    plan = plan_recode(
         context,
         codebook,
+        encoder,
         vectors,
         vq_k,
-        keep_older=context.config.codes.keep_old_codes,
+        rows=versions[encoder],
+        keep_older=settings.keep_old_codes,
         resolved=capacity > 0,
     )
     broadcast = context.spark.sparkContext.broadcast(codebook)
+    exact = len(codebook.anchors) <= settings.vq_exact_anchors
+    probes = None if exact else settings.vq_index_probes
     moved: list[Ledger] = []
     artifacts = {}
     with plain_errors(), Keeper() as keep:
-        coded = assign_codes(plan.todo, broadcast, vq_k)
+        coded = assign_codes(plan.todo, broadcast, vq_k, probes)
         if capacity and not plan.idle:
             published = _published(context, plan, codebook)
             coded, ledger = resolve(
@@ -78,6 +86,8 @@ def run(context: Context) -> StageResult:
         counts = {r[0]: int(r[1]) for r in table.groupBy("codebook_id").count().collect()}
         rows_out = counts.get(codebook.codebook_id, 0)
         metrics = measure(context, broadcast, vectors, ours, rows_out)
+        if probes is not None and rows_out:
+            metrics.append(_index_recall(codebook, vectors, vq_k, probes))
         if capacity and rows_out:
             figures, artifacts["unresolved"] = measure_resolved(context, ours)
             metrics += figures
@@ -114,6 +124,9 @@ def run(context: Context) -> StageResult:
             "changed": plan.changed,
             "unchanged": plan.same,
             "removed": plan.removed,
+            "older_rows": plan.others - plan.older,
+            "found_by": plan.found_by,
+            "resolved": capacity > 0,
         },
     )
 
@@ -130,29 +143,30 @@ def _published(context: Context, plan: Plan, codebook: Codebook) -> DataFrame | 
     return ours.join(plan.leave, ["item_id", "codebook_id"], "left_anti")
 
 
-def assign_codes(vectors: DataFrame, codebook: Broadcast[Codebook], vq_k: int) -> DataFrame:
+def assign_codes(
+    vectors: DataFrame, codebook: Broadcast[Codebook], vq_k: int, probes: int | None = None
+) -> DataFrame:
     """Codes of ``vectors`` (item_id, item_idx, content_hash, vector): all but ``vector``, and
-    residual_error, rq and vq. Arrow in, Arrow out; the codebook goes to each worker once."""
+    residual_error, rq and vq. Arrow in, Arrow out; the codebook goes to each worker once and is
+    made ready once a process. With ``probes``, vq is by the approximate index."""
     return vectors.select("item_id", "item_idx", "content_hash", "vector").mapInArrow(
-        _coder(codebook, vq_k), _CODED
+        _coder(codebook, vq_k, probes), _CODED
     )
 
 
 def _coder(
-    broadcast: Broadcast[Codebook], vq_k: int
+    broadcast: Broadcast[Codebook], vq_k: int, probes: int | None
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def code(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
-        import torch
 
-        torch.set_num_threads(1)  # a task is one slot
         codebook = broadcast.value
         for batch in batches:
             if batch.num_rows == 0:
                 continue
             x = lists_to_matrix(batch["vector"], "item_embeddings").astype(np.float32, copy=False)
             rq, left = codebook.rq(x)
-            vq = codebook.vq(x, vq_k)
+            vq = codebook.vq(x, vq_k, probes=probes)
             yield pa.RecordBatch.from_arrays(
                 [
                     batch["item_id"],
@@ -176,7 +190,7 @@ def _write(
 
     context.say(
         f"{plan.new} new and {plan.changed} changed items to code, {plan.same} unchanged, "
-        f"{plan.removed + plan.older} rows leave"
+        f"{plan.removed + plan.older} rows leave ({plan.found_by})"
     )
     if plan.idle:
         assert plan.table is not None
@@ -194,6 +208,16 @@ def _write(
         context.overwrite(TABLE, rows, **about)
     else:
         context.merge(TABLE, rows, update_when="true", leave=plan.leave, **about)
+
+
+def _index_recall(codebook: Codebook, vectors: DataFrame, vq_k: int, probes: int) -> Metric:
+    """Recall of the approximate index on the items of smallest hash."""
+    from pyspark.sql import functions as F
+
+    drawn = vectors.orderBy(F.xxhash64("item_id"), "item_id").limit(_RECALL_ROWS)
+    x = lists_to_matrix(drawn.select("vector").toArrow()["vector"], "item_embeddings")
+    value = recall(codebook.anchor_index(probes), x.astype(np.float32, copy=False), vq_k)
+    return Metric(metric="vq_index_recall", value=value, n=len(x), variant="vq")
 
 
 def _check_frozen(context: Context, codebook: Codebook) -> None:

@@ -87,7 +87,7 @@ def run(context: Context) -> StageResult:
                 rows_out=len(sample),
                 dropped={
                     **dropped,
-                    "held_out_for_drift": len(held_out),
+                    **({"held_out_for_drift": aside} if aside else {}),
                     "beyond_fit_rows": rows - len(drawn),
                 },
             )
