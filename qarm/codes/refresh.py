@@ -12,8 +12,8 @@
 
 A level that grows keeps its numbers and gets more; one that shrinks keeps the codes below its new
 size; an added level is fitted afresh. A level of FSQ has no clusters to number: its bits stay as
-fitted, and its change is reported. VQ anchors that stay in the pool keep their number; those that
-are gone are replaced in place.
+fitted, and its change is reported (bits that are trained anew rarely mean the same again). VQ
+anchors that stay in the pool keep their number; those that are gone are replaced in place.
 """
 
 from __future__ import annotations

@@ -17,7 +17,10 @@ from qarm.codes.matching import (
 )
 from qarm.codes.refresh import Refit
 from qarm.codes.residual import fit_residual
+from qarm.config import Config
+from qarm.config.learning import Codes
 from qarm.errors import InputError
+from qarm.pipeline.stages import _ASSIGN_ONLY, stage
 from tests.codes.conftest import unit_vectors
 
 
@@ -210,3 +213,13 @@ def test_stage(make_world) -> None:
     figures = {m["metric"]: m for m in entry["metrics"]}
     assert figures["rq_changed_l1"]["n"] == 85
     assert figures["rq_changed_l1"]["value"] < 0.3
+
+
+def test_settings_of_the_assignment_alone_make_no_new_codebook() -> None:
+    """With refresh = "matched", another run would be another codebook."""
+    seen = {name.removeprefix("codes.") for name in stage("fit-codebooks").settings(Config())}
+    assert set(_ASSIGN_ONLY) == set(Codes.model_fields) - seen
+    changed_settings = {"resolve_capacity": 3, "drift_max_dead": 0.5, "keep_old_codes": True}
+    other = Config.model_validate({"codes": changed_settings})
+    assert stage("fit-codebooks").settings(other) == stage("fit-codebooks").settings(Config())
+    assert stage("assign-codes").settings(other) != stage("assign-codes").settings(Config())
