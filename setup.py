@@ -17,6 +17,7 @@ CORE = [
     "numba>=0.60,<1",  # first with Python 3.12 and numpy 1.26
     "pydantic>=2.7,<3",  # configuration models of the second API
     "fsspec>=2024.2,<2027",  # every path is a URI
+    "scipy>=1.11,<2",  # the assignment problem that matches a refit to the codebook before
     "psutil>=5.9,<8",  # peak memory of the whole process tree
     "tqdm>=4.66,<5",  # progress bars
 ]

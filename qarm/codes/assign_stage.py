@@ -10,9 +10,12 @@ import numpy as np
 from qarm.codes.anchor_index import recall
 from qarm.codes.catalog_quality import measure
 from qarm.codes.codebook import Codebook, lists_to_matrix, matrix_to_lists
+from qarm.codes.drift import check_drift
 from qarm.codes.recode import TABLE, Plan, plan_recode
+from qarm.codes.resolve import measure_resolved, resolve
 from qarm.codes.sources import encoder_versions, load_codebook, plain_errors
 from qarm.errors import InputError
+from qarm.ingest.caching import Keeper
 from qarm.ingest.times import micros_of
 from qarm.pipeline.result import Ledger, Metric, StageResult
 
@@ -46,6 +49,8 @@ def run(context: Context) -> StageResult:
     versions = encoder_versions(context)
     encoder = _encoder(codebook, versions)
     vectors = context.table("item_embeddings").where(F.col("encoder_version") == encoder)
+    settings = context.config.codes
+    capacity = settings.resolve_capacity if codebook.levels else 0
     plan = plan_recode(
         context,
         codebook,
@@ -53,14 +58,28 @@ def run(context: Context) -> StageResult:
         vectors,
         vq_k,
         rows=versions[encoder],
-        keep_older=context.config.codes.keep_old_codes,
+        keep_older=settings.keep_old_codes,
+        resolved=capacity > 0,
     )
     broadcast = context.spark.sparkContext.broadcast(codebook)
-    settings = context.config.codes
     exact = len(codebook.anchors) <= settings.vq_exact_anchors
     probes = None if exact else settings.vq_index_probes
-    with plain_errors():
+    moved: list[Ledger] = []
+    artifacts = {}
+    with plain_errors(), Keeper() as keep:
         coded = assign_codes(plan.todo, broadcast, vq_k, probes)
+        if capacity and not plan.idle:
+            published = _published(context, plan, codebook)
+            coded, ledger = resolve(
+                coded,
+                vectors,
+                published,
+                broadcast,
+                capacity=capacity,
+                encoder=encoder,
+                keep=keep,
+            )
+            moved = [ledger]
         _write(context, codebook, plan, coded, encoder)
         table = context.lake.read(context.outputs[TABLE.name])
         ours = table.where(F.col("codebook_id") == codebook.codebook_id)
@@ -69,6 +88,11 @@ def run(context: Context) -> StageResult:
         metrics = measure(context, broadcast, vectors, ours, rows_out)
         if probes is not None and rows_out:
             metrics.append(_index_recall(codebook, vectors, vq_k, probes))
+        if capacity and rows_out:
+            figures, artifacts["unresolved"] = measure_resolved(context, ours)
+            metrics += figures
+        if rows_out:
+            metrics += check_drift(context, codebook, vectors, ours)
     others = {f"encoder {v}": n for v, n in sorted(versions.items()) if v != encoder}
     return StageResult(
         ledgers=[
@@ -85,8 +109,10 @@ def run(context: Context) -> StageResult:
                 added={"new_item": plan.new},
                 dropped={"removed_item": plan.removed, "older_codebook": plan.older},
             ),
+            *moved,
         ],
         metrics=metrics,
+        artifacts=artifacts,
         facts={
             "codebook_id": codebook.codebook_id,
             "codebook_content": codebook.content_hash,
@@ -100,8 +126,21 @@ def run(context: Context) -> StageResult:
             "removed": plan.removed,
             "older_rows": plan.others - plan.older,
             "found_by": plan.found_by,
+            "resolved": capacity > 0,
         },
     )
+
+
+def _published(context: Context, plan: Plan, codebook: Codebook) -> DataFrame | None:
+    """Rows of this codebook that the table has and that do not leave."""
+    from pyspark.sql import functions as F
+
+    if plan.table is None:
+        return None
+    ours = context.lake.read(plan.table).where(F.col("codebook_id") == codebook.codebook_id)
+    if plan.leave is None:
+        return ours
+    return ours.join(plan.leave, ["item_id", "codebook_id"], "left_anti")
 
 
 def assign_codes(

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.codebook import Codebook, lists_to_matrix
+from qarm.codes.drift import record, rows_to_hold_out
 from qarm.codes.nearest import Floats
+from qarm.codes.refresh import begin
 from qarm.codes.residual import fit_residual
 from qarm.codes.sources import KNOWN, LATER, encoder_versions, with_seen
 from qarm.errors import InputError
@@ -37,13 +39,18 @@ def run(context: Context) -> StageResult:
     vectors, counts = _with_use(context, version)
     usable = vectors.where("use = 'fit'").drop("use")
     anchor_items, anchors, pool = choose_anchors(context, usable)
-    sample, beyond = _sample(usable, counts.get("fit", 0), config.fit_rows, config.seed)
+    rows = counts.get("fit", 0)
+    aside = rows_to_hold_out(rows, config)
+    items, drawn = _sample(usable, rows, config.fit_rows + aside, config.seed)
+    items, sample, held_out = items[: len(items) - aside], *np.split(drawn, [len(drawn) - aside])
     context.say(f"residual k-means {config.rq_levels} on {len(sample)} vectors")
+    refit = begin(context, items, sample, version)
     fitted = fit_residual(
         sample,
         config.rq_levels,
         iterations=config.rq_iterations,
         seed=config.seed,
+        start=None if refit is None else refit.start,
         threads=torch.get_num_threads(),
         say=context.say,
     )
@@ -63,7 +70,12 @@ def run(context: Context) -> StageResult:
         encoder_version=version,
         fit=parameters,
     )
-    uri = files.join(context.work_dir(), "codebook.safetensors")
+    changes: list[Metric] = []
+    if refit is not None:
+        codebook, changes, line = refit.finish(codebook)
+        context.say(line)
+    # Under its id: a run that is made again after a refresh may have another parent.
+    uri = context.work_dir(codebook.codebook_id, "codebook.safetensors")
     files.write_bytes(uri, codebook.to_bytes())
     _append(context, codebook)
     dropped = {reason: n for reason, n in sorted(counts.items()) if reason != "fit"}
@@ -73,12 +85,24 @@ def run(context: Context) -> StageResult:
                 name="item vectors",
                 rows_in=sum(counts.values()),
                 rows_out=len(sample),
-                dropped={**dropped, "beyond_fit_rows": beyond},
+                dropped={
+                    **dropped,
+                    **({"held_out_for_drift": aside} if aside else {}),
+                    "beyond_fit_rows": rows - len(drawn),
+                },
             )
         ],
-        metrics=_metrics(sample, fitted.errors),
-        artifacts={"codebook": {"uri": uri, "version": codebook.codebook_id}},
-        facts={"codebook_id": codebook.codebook_id, "encoder_version": version, **parameters},
+        metrics=_metrics(sample, fitted.errors) + changes,
+        artifacts={
+            "codebook": {"uri": uri, "version": codebook.codebook_id},
+            **record(context, codebook, sample, held_out),
+        },
+        facts={
+            "codebook_id": codebook.codebook_id,
+            "encoder_version": version,
+            **codebook.fit,
+            **(refit.facts if refit is not None else {}),
+        },
     )
 
 
@@ -157,8 +181,8 @@ def choose_anchors(context: Context, usable: DataFrame) -> tuple[NDArray[np.int6
     return items, lists_to_matrix(rows["vector"], "item_embeddings"), rule
 
 
-def _sample(usable: DataFrame, rows: int, most: int, seed: int) -> tuple[Floats, int]:
-    """At most ``most`` vectors, those of smallest hash, in the order of the hash; and the rest."""
+def _sample(usable: DataFrame, rows: int, most: int, seed: int) -> tuple[NDArray[np.int64], Floats]:
+    """item_idx and vectors of at most ``most`` items, those of smallest hash, in its order."""
     from pyspark.sql import functions as F
 
     if rows == 0:
@@ -175,7 +199,7 @@ def _sample(usable: DataFrame, rows: int, most: int, seed: int) -> tuple[Floats,
     table = hashed.select("hash", "item_idx", "vector").toArrow()
     order = np.lexsort((table["item_idx"].to_numpy(), table["hash"].to_numpy()))[:most]
     matrix = lists_to_matrix(table["vector"], "item_embeddings")[order]
-    return matrix, rows - len(matrix)
+    return table["item_idx"].to_numpy()[order].astype(np.int64), matrix
 
 
 def _append(context: Context, codebook: Codebook) -> None:

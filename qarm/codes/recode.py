@@ -73,6 +73,7 @@ def plan_recode(
     *,
     rows: int,
     keep_older: bool,
+    resolved: bool = False,
 ) -> Plan:
     """Differences between the table and the vectors, by item, content, encoder and code length.
 
@@ -84,6 +85,7 @@ def plan_recode(
         vq_k: length of a VQ code.
         rows: number of ``vectors``.
         keep_older: rows of other codebooks stay.
+        resolved: rows without rq_resolved are coded again.
     """
     version = context.lake.version(TABLE.name)
     if version < 0:
@@ -92,12 +94,15 @@ def plan_recode(
     try:
         last = manifest.find(context.lake.root, context.stage)
         first, now = _feed_range(context, codebook, encoder, vq_k, table, last)
+        if resolved and not (last and last.facts.get("resolved")):
+            raise _NoFeedError("the last published run did not resolve collisions")
         others = int(last.facts["older_rows"]) if last else 0
         if others and not keep_older:
             raise _NoFeedError("rows of other codebooks have to leave")
         feed = _feed(context, encoder, first, now)
     except _NoFeedError as error:
-        return _compare(context, codebook, table, vectors, vq_k, keep_older, f"comparison: {error}")
+        why = f"comparison: {error}"
+        return _compare(context, codebook, table, vectors, vq_k, keep_older, resolved, why)
     before = context.lake.read(table)
     if feed is None:  # nothing to look at
         found_by, counts = "no new version of item_embeddings", {}
@@ -107,7 +112,7 @@ def plan_recode(
         current = feed.where("NOT gone")
         mine = before.where(before.codebook_id == codebook.codebook_id)
         coded = mine.join(feed.select("item_id"), "item_id", "left_semi")
-        states = _states(current, coded, codebook, vq_k)
+        states = _states(current, coded, codebook, vq_k, resolved)
         counts = _counts(states)
         todo = current.select(*_COLUMNS).join(_wanted(states), "item_id", "left_semi")
         leave = _removed(states, codebook)
@@ -115,7 +120,7 @@ def plan_recode(
     new, removed = counts.get("new", 0), counts.get("removed", 0)
     if total - others + new - removed != rows:
         why = f"comparison: the change feed to version {now} does not add up to {rows} vectors"
-        return _compare(context, codebook, table, vectors, vq_k, keep_older, why)
+        return _compare(context, codebook, table, vectors, vq_k, keep_older, resolved, why)
     return Plan(
         table=table,
         todo=todo,
@@ -215,17 +220,22 @@ def _feed(context: Context, encoder: str, first: int, now: int) -> DataFrame | N
     return latest.select("state.*")
 
 
-def _states(current: DataFrame, coded: DataFrame, codebook: Codebook, vq_k: int) -> DataFrame:
+def _states(
+    current: DataFrame, coded: DataFrame, codebook: Codebook, vq_k: int, resolved: bool
+) -> DataFrame:
     """(item_id, state) of vectors and rows of semantic_ids: new, removed, same or changed."""
     from pyspark.sql import functions as F
 
+    lacks = F.col("rq_resolved").isNull() & F.lit(resolved)
     codes = coded.select(
         "item_id",
-        F.struct("encoder_version", "content_hash", F.size("rq"), F.size("vq")).alias("coded"),
+        F.struct("encoder_version", "content_hash", F.size("rq"), F.size("vq"), lacks).alias(
+            "coded"
+        ),
     )
-    lengths = (F.lit(len(codebook.levels)), F.lit(vq_k))
+    others = (F.lit(len(codebook.levels)), F.lit(vq_k), F.lit(False))
     wanted = current.select(
-        "item_id", F.struct("encoder_version", "content_hash", *lengths).alias("current")
+        "item_id", F.struct("encoder_version", "content_hash", *others).alias("current")
     )
     state = (
         F.when(F.col("coded").isNull(), "new")
@@ -258,6 +268,7 @@ def _compare(
     vectors: DataFrame,
     vq_k: int,
     keep_older: bool,
+    resolved: bool,
     found_by: str,
 ) -> Plan:
     """The plan by a full outer join of all vectors with all codes."""
@@ -265,7 +276,7 @@ def _compare(
 
     mine = F.col("codebook_id") == codebook.codebook_id
     before = context.lake.read(table)
-    states = _states(vectors, before.where(mine), codebook, vq_k)
+    states = _states(vectors, before.where(mine), codebook, vq_k, resolved)
     counts = _counts(states)
     rows = before.count()
     others = rows - sum(counts.get(s, 0) for s in ("changed", "same", "removed"))

@@ -275,6 +275,25 @@ class Codes(Section):
     """Largest sample (by hash) of items that codebooks are fitted on; held on one machine."""
     keep_old_codes: bool = False
     """Codes of older codebooks stay in semantic_ids beside the new ones."""
+    refresh: Literal["fresh", "matched"] = "fresh"
+    """fresh: codebooks are fitted from nothing. matched: from the published codebook, whose numbers
+    are kept where the meaning is (its id stands in the new one's fit parameters as parent)."""
+    resolve_capacity: int = Field(0, ge=0)
+    """Most items of one RQ code in semantic_ids.rq_resolved: those beyond it get the next nearest
+    code of their prefix; published items never move. 0: no rq_resolved."""
+    drift_holdout: float = Field(0.05, ge=0, le=0.5)
+    """Share of the items that codebooks may be fitted on which is held out (at most 20,000) for the
+    test whether a refit is due; beyond fit_rows they cost nothing. 0: no test."""
+    drift_min_items: int = Field(100, ge=2)
+    """Fewer items held out, or come since the fit, are not judged."""
+    drift_max_error_ratio: float = Field(1.1, ge=1)
+    """A refit is due where new items' relative error is so many times that of held-out ones, with
+    99 % certainty."""
+    drift_max_usage_shift: float = Field(0.05, ge=0, le=1)
+    """A refit is due where new items use level-1 codes otherwise by so many bits of Jensen-Shannon
+    divergence beyond chance (.05: about a population stability index of .25)."""
+    drift_max_dead: float = Field(0.1, ge=0, le=1)
+    """A refit is due where so large a share of a level's codes has lost all items since the fit."""
     seed: int = 0
     """Seed of the initial centroids."""
 

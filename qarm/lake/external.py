@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qarm.config import fingerprint
 from qarm.errors import ConfigError, InputError, RowsLostError
-from qarm.lake import files
+from qarm.lake import files, tensors
 from qarm.lake.tables import TableRef, check_vectors, conform
 from schemas import TABLES, Table, ranking_samples
 from schemas.table import col
@@ -43,17 +43,19 @@ _OWN_ITEMS = Table(
 )
 
 
-def read_any(spark: SparkSession, uri: str) -> DataFrame:
-    """A Delta table, or Parquet files.
+def read_any(spark: SparkSession, uri: str, name: str = "") -> DataFrame:
+    """A Delta table, or Parquet files; of table ``name``, where it can be, a safetensors file.
 
     Raises:
-        InputError: nothing there, or neither Delta nor Parquet.
+        InputError: nothing there, or none of these.
     """
     from delta.tables import DeltaTable
     from pyspark.errors import AnalysisException
 
     if not files.exists(uri):
         raise InputError(f"no table at {uri}; expected a Delta table or Parquet files")
+    if uri.endswith(tensors.SUFFIX):
+        return tensors.read_tensors(spark, uri, name)
     try:
         if DeltaTable.isDeltaTable(spark, uri):
             return spark.read.format("delta").load(uri)
@@ -90,7 +92,7 @@ def adopt(context: Context, name: str, uri: str) -> TableRef:
     path_name = f"external_{name}"
     if files.exists(mark):
         return TableRef(name, lake.path(path_name), int(files.read_text(mark)))
-    df = read_any(context.spark, uri)
+    df = read_any(context.spark, uri, name)
     rows = df.count()
     table = _with_labels(table, df.columns)
     for column in table.columns:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from qarm.config.learning import Codes
 from qarm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -55,6 +56,13 @@ class Stage:
 #: What a training's result depends on: not on where it runs, nor on how often it is saved. Ranks
 #: share the same steps, so that a stopped run goes on with another number of them.
 _TRAINING = ("loader.shards", "loader.shuffle_rows", "training.mixed_precision")
+
+#: Settings of section codes that only assign-codes looks at: others make a codebook another one.
+_ASSIGN_ONLY = (
+    *("keep_old_codes", "resolve_capacity", "vq_exact_anchors", "vq_index_probes"),
+    *("drift_max_error_ratio", "drift_max_usage_shift", "drift_max_dead"),
+)
+_FIT = tuple(f"codes.{name}" for name in Codes.model_fields if name not in _ASSIGN_ONLY)
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -106,7 +114,7 @@ STAGES: tuple[Stage, ...] = (
         name="fit-codebooks",
         summary="item_embeddings -> codebooks (VQ anchors, residual k-means)",
         module="qarm.codes.fit_stage",
-        sections=("codes",),
+        sections=_FIT,
         inputs=("item_embeddings",),
         outputs=("codebooks",),
         packages=("codes", "ingest", "lake"),

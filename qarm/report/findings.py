@@ -33,6 +33,7 @@ def findings(figures: Figures, cutoff: int, items: int | None) -> list[Finding]:
     found = [
         *_vectors(figures, cutoff),
         *_codes(figures, items),
+        *_drift(figures),
         *_base(figures),
         *_content(figures),
     ]
@@ -80,6 +81,24 @@ def _codes(figures: Figures, items: int | None) -> Iterator[Finding]:
         f"{percent(shared.value)}{of} share their whole RQ code with another item; there are "
         f"{percent(1 - duplicate.value)} as many distinct codes as items.",
     )
+
+
+def _drift(figures: Figures) -> Iterator[Finding]:
+    due, ratio, shift, dead = (
+        figures.get("assign-codes", name, "rq")
+        for name in ("refit_due", "rq_drift_error_ratio", "rq_drift_usage_shift", "rq_drift_dead")
+    )
+    if due is None or ratio is None or shift is None or dead is None:
+        return
+    text = (
+        f"{ratio.n:,} items have come or changed since the codebook was fitted: {ratio.value:.2f} "
+        f"times the relative error of items held out then, {shift.value:.3f} bits of other use of "
+        f"level-1 codes beyond chance, {percent(dead.value)} more codes without items"
+    )
+    if due.value:
+        yield Finding("bad", f"A refit of the codebook is due. {text}.")
+    else:
+        yield Finding("plain", f"No refit of the codebook is due. {text}.")
 
 
 def _base(figures: Figures) -> Iterator[Finding]:
