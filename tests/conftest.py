@@ -15,6 +15,10 @@ from qarm.pipeline.context import Context
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Every JVM that a test starts lives for minutes and sees few rows: with the quick compiler alone
+# and one thread of garbage collection it needs half the processor time.
+os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
