@@ -1,6 +1,6 @@
 """The whole job on local[2], Delta to Delta, against one torch process, Parquet to Parquet.
 
-    .venv/bin/python benchmarks/assign_job.py [--runs 3]
+    .venv/bin/python benchmarks/assign_job.py [--runs 3] [--cases 0 1]
     .venv/bin/python benchmarks/assign_job.py --growth [--rows 250000]
 
 Ours is stage assign-codes itself, run by ``run_stage`` on a lake that has item_embeddings and
@@ -26,6 +26,7 @@ import shutil
 import statistics
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -158,9 +159,9 @@ def peer(folder: Path, out: Path, levels: list[torch.Tensor]) -> None:
             writer.close()
 
 
-def compare(spark: SparkSession, folder: Path, runs: int) -> None:
-    """Both cases, without and with the quality report."""
-    for rows, sizes in CASES:
+def compare(spark: SparkSession, folder: Path, runs: int, cases: Sequence[int]) -> None:
+    """The cases, without and with the quality report."""
+    for rows, sizes in [CASES[number] for number in cases]:
         name = f"{rows} items, rq {len(sizes)} x {sizes[0]}, d {DIMENSIONS}"
         say(f"{name}: making the case")
         parquet, out = folder / f"vectors-{rows}", folder / "peer"
@@ -288,6 +289,7 @@ def main() -> None:
     """Compare, or grow."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--cases", type=int, nargs="+", default=range(len(CASES)))
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--rows", type=int, default=250_000, help="smallest size of --growth")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "qarm-bench")
@@ -298,7 +300,7 @@ def main() -> None:
     if arguments.growth:
         growth(spark, folder, arguments.rows, arguments.runs)
     else:
-        compare(spark, folder, arguments.runs)
+        compare(spark, folder, arguments.runs, arguments.cases)
 
 
 if __name__ == "__main__":
