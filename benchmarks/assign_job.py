@@ -1,6 +1,6 @@
 """The whole job on local[2], Delta to Delta, against one torch process, Parquet to Parquet.
 
-    .venv/bin/python benchmarks/assign_job.py [--runs 3]
+    .venv/bin/python benchmarks/assign_job.py [--runs 3] [--cases 0 1]
     .venv/bin/python benchmarks/assign_job.py --growth [--rows 250000]
 
 Ours is stage assign-codes itself, run by ``run_stage`` on a lake that has item_embeddings and
@@ -26,6 +26,7 @@ import shutil
 import statistics
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 CASES = ((500_000, (8192, 8192, 8192)), (2_000_000, (1024, 1024, 1024)))
 DIMENSIONS = 64
 FILE_ROWS = 125_000
+TABLE_FILE_ROWS = 16_384
 TIMES = (1, 2, 4, 8)
 
 
@@ -102,7 +104,9 @@ class Ours:
         shutil.rmtree(root, ignore_errors=True)
         self.root, self.runs = root, 0
         made = Lake(spark, str(root / "made"))
-        vectors = made.overwrite(item_embeddings.TABLE, spark.read.parquet(str(parquet)), {})
+        rows = spark.read.parquet(str(parquet))
+        rows = rows.repartition(-(-rows.count() // TABLE_FILE_ROWS), "item_idx")
+        vectors = made.overwrite(item_embeddings.TABLE, rows, {})
         book = made.overwrite(codebooks.TABLE, spark.createDataFrame(codebook.to_rows()), {})
         chosen = {"codebook": {"uri": "", "version": codebook.codebook_id}}
         self.published = (("embed-catalog", vectors, {}), ("fit-codebooks", book, chosen))
@@ -155,9 +159,9 @@ def peer(folder: Path, out: Path, levels: list[torch.Tensor]) -> None:
             writer.close()
 
 
-def compare(spark: SparkSession, folder: Path, runs: int) -> None:
-    """Both cases, without and with the quality report."""
-    for rows, sizes in CASES:
+def compare(spark: SparkSession, folder: Path, runs: int, cases: Sequence[int]) -> None:
+    """The cases, without and with the quality report."""
+    for rows, sizes in [CASES[number] for number in cases]:
         name = f"{rows} items, rq {len(sizes)} x {sizes[0]}, d {DIMENSIONS}"
         say(f"{name}: making the case")
         parquet, out = folder / f"vectors-{rows}", folder / "peer"
@@ -174,7 +178,8 @@ def compare(spark: SparkSession, folder: Path, runs: int) -> None:
                 ours.clear()  # noqa: B023  called at once
                 ours.run(quality=quality)  # noqa: B023
 
-            run()  # warm
+            if not quality:
+                run()  # warm
             times, peers = interleaved(
                 case,
                 run,
@@ -284,6 +289,7 @@ def main() -> None:
     """Compare, or grow."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--cases", type=int, nargs="+", default=range(len(CASES)))
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--rows", type=int, default=250_000, help="smallest size of --growth")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "qarm-bench")
@@ -294,7 +300,7 @@ def main() -> None:
     if arguments.growth:
         growth(spark, folder, arguments.rows, arguments.runs)
     else:
-        compare(spark, folder, arguments.runs)
+        compare(spark, folder, arguments.runs, arguments.cases)
 
 
 if __name__ == "__main__":

@@ -45,8 +45,12 @@ class AnchorIndex:
         import faiss
 
         matrix = as_matrix(x, "vectors")
+        before = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)  # a task is one slot
-        found = self.index.search(matrix, min(k + SPARE, len(self.anchors.vectors)))[1]
+        try:
+            found = self.index.search(matrix, min(k + SPARE, len(self.anchors.vectors)))[1]
+        finally:
+            faiss.omp_set_num_threads(before)
         short = (found < 0).any(axis=1)
         ids = order(matrix, self.anchors, np.where(short[:, None], 0, found).astype(np.int32), k)
         if short.any():
