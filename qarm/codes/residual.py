@@ -36,6 +36,7 @@ def fit_residual(
     *,
     iterations: int,
     seed: int = 0,
+    start: Sequence[Floats] | None = None,
     threads: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> ResidualFit:
@@ -46,13 +47,20 @@ def fit_residual(
         sizes: centroids of each level.
         iterations: most Lloyd iterations a level.
         seed: of the first centres; each level draws its own.
+        start: (K_l, d) centroids of each level to start from, in place of drawn ones: a refit that
+            keeps to an older codebook.
         threads: for assignments; the result does not depend on it.
         say: told a line after each level.
 
     Raises:
-        InputError: a level is larger than n, or NaN or infinity.
+        InputError: a level is larger than n, NaN or infinity, or ``start`` of other sizes.
     """
     rest = as_matrix(x, "vectors")
+    if start is not None and [np.shape(s) for s in start] != [(k, rest.shape[1]) for k in sizes]:
+        raise InputError(
+            f"residual k-means with levels {list(sizes)} of {rest.shape[1]} dimensions: start has "
+            f"levels of shape {[np.shape(s) for s in start]}"
+        )
     if len(rest) < max(sizes):
         raise InputError(
             f"residual k-means with levels {list(sizes)}: need >= {max(sizes)} points, got "
@@ -60,7 +68,14 @@ def fit_residual(
         )
     fit = ResidualFit([], np.empty((len(rest), len(sizes)), np.int32), [], [])
     for number, size in enumerate(sizes):
-        clusters = kmeans(rest, size, iterations=iterations, seed=(seed, number), threads=threads)
+        clusters = kmeans(
+            rest,
+            size,
+            iterations=iterations,
+            seed=(seed, number),
+            start=None if start is None else start[number],
+            threads=threads,
+        )
         codes, distances = nearest(rest, clusters.centroids, threads=threads)
         rest = rest - clusters.centroids[codes]
         fit.levels.append(clusters.centroids)

@@ -43,6 +43,19 @@ def test_as_many_centroids_as_points_leave_nothing() -> None:
     assert fit_residual(x, [40], iterations=20).errors[0] == pytest.approx(0, abs=1e-10)
 
 
+def test_starts_where_it_is_told_to() -> None:
+    x = points()
+    fitted = fit_residual(x, [12, 8], iterations=100, seed=3)
+    again = fit_residual(x, [12, 8], iterations=100, seed=4, start=fitted.levels)
+    assert again.iterations == [2, 2]  # nothing moves any more
+    for before, after in zip(fitted.levels, again.levels, strict=True):
+        np.testing.assert_array_equal(before, after)
+    with pytest.raises(InputError, match=r"start has levels of shape \[\(12, 10\)\]"):
+        fit_residual(x, [12, 8], iterations=1, start=fitted.levels[:1])
+    with pytest.raises(InputError, match=r"start has levels of shape"):
+        fit_residual(x, [8, 12], iterations=1, start=fitted.levels)
+
+
 def test_says_what_it_does_and_what_it_lacks() -> None:
     lines: list[str] = []
     fit_residual(points(n=50), [4, 3], iterations=2, say=lines.append)
