@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from qarm.codes.codebook import Codebook, lists_to_matrix
-from qarm.codes.nearest import Floats
-from qarm.codes.residual import fit_residual
-from qarm.codes.sources import KNOWN, LATER, encoder_versions, with_seen
+from qarm.codes.codebook import Codebook
+from qarm.codes.fit_table import fit_residual_table
+from qarm.codes.pools import choose_anchors
+from qarm.codes.residual import ResidualFit, fit_residual
+from qarm.codes.sampling import sample_by_hash
+from qarm.codes.seeding import seeding_rows
+from qarm.codes.sources import KNOWN, LATER, encoder_versions, plain_errors, with_seen
 from qarm.errors import InputError
-from qarm.ingest.parts import training_parts
 from qarm.lake import files
 from qarm.lake.tables import TableRef
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from schemas import codebooks
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
     from qarm.pipeline.context import Context
 
@@ -30,36 +29,28 @@ def run(context: Context) -> StageResult:
     Raises:
         InputError: no vectors, vectors of several encoders, or fewer items than centroids.
     """
-    import torch
-
     config = context.config.codes
-    version = _one_encoder(context)
-    vectors, counts = _with_use(context, version)
-    usable = vectors.where("use = 'fit'").drop("use")
-    anchor_items, anchors, pool = choose_anchors(context, usable)
-    sample, beyond = _sample(usable, counts.get("fit", 0), config.fit_rows, config.seed)
-    context.say(f"residual k-means {config.rq_levels} on {len(sample)} vectors")
-    fitted = fit_residual(
-        sample,
-        config.rq_levels,
-        iterations=config.rq_iterations,
-        seed=config.seed,
-        threads=torch.get_num_threads(),
-        say=context.say,
-    )
+    usable, counts, version = usable_vectors(context)
+    rows = counts.get("fit", 0)
+    pool = choose_anchors(context, usable, rows)
+    fitted = _fit(context, usable, rows)
     parameters: dict[str, Any] = {
         "rq_levels": config.rq_levels,
         "rq_iterations": config.rq_iterations,
-        "vq_anchors": len(anchors),
+        "rq_start": config.rq_init,
+        "rq_normalise": config.rq_normalise,
+        "rq_balanced": config.rq_balanced,
+        "fit_on": config.fit_on,
+        "vq_anchors": len(pool.items),
         "vq_k": config.vq_k,
-        "vq_pool": pool,
+        "vq_pool": pool.rule,
         "seed": config.seed,
-        "rows": len(sample),
+        "rows": fitted.rows,
     }
     codebook = Codebook(
         levels=tuple(fitted.levels),
-        anchors=anchors,
-        anchor_items=anchor_items,
+        anchors=pool.vectors,
+        anchor_items=pool.items,
         encoder_version=version,
         fit=parameters,
     )
@@ -72,14 +63,25 @@ def run(context: Context) -> StageResult:
             Ledger(
                 name="item vectors",
                 rows_in=sum(counts.values()),
-                rows_out=len(sample),
-                dropped={**dropped, "beyond_fit_rows": beyond},
+                rows_out=fitted.rows,
+                dropped={**dropped, "beyond_fit_rows": rows - fitted.rows},
             )
         ],
-        metrics=_metrics(sample, fitted.errors),
+        metrics=_metrics(fitted),
         artifacts={"codebook": {"uri": uri, "version": codebook.codebook_id}},
         facts={"codebook_id": codebook.codebook_id, "encoder_version": version, **parameters},
     )
+
+
+def usable_vectors(context: Context) -> tuple[DataFrame, dict[str, int], str]:
+    """What codebooks are fitted on: items of the training part that have content.
+
+    Returns:
+        (item_id, item_idx, vector); rows of each use, ``fit`` or why not; the encoder.
+    """
+    version = _one_encoder(context)
+    vectors, counts = _with_use(context, version)
+    return vectors.where("use = 'fit'").drop("use"), counts, version
 
 
 def _one_encoder(context: Context) -> str:
@@ -112,70 +114,29 @@ def _with_use(context: Context, version: str) -> tuple[DataFrame, dict[str, int]
     return marked, {row["use"]: int(row["count"]) for row in rows}
 
 
-def _hash(seed: int) -> Column:
-    from pyspark.sql import functions as F
-
-    return F.xxhash64(F.col("item_id"), F.lit(seed))
-
-
-def choose_anchors(context: Context, usable: DataFrame) -> tuple[NDArray[np.int64], Floats, str]:
-    """Anchors, numbered in the order of the pool rule.
-
-    popular: most events in the training parts first, ties by hash; random: smallest hash first,
-    also where there are no events.
-
-    Returns:
-        (N,) item_idx; (N, d) vectors; the rule that was followed.
-    """
-    from pyspark.sql import functions as F
+def _fit(context: Context, usable: DataFrame, rows: int) -> ResidualFit:
+    """Residual k-means on a sample, or on all rows where ``codes.fit_on`` says so."""
+    import torch
 
     config = context.config.codes
-    order = [_hash(config.seed).asc(), F.col("item_idx").asc()]
-    rule: str = config.vq_pool
-    if rule == "popular" and context.find("event_splits") is None:
-        context.say("no events, so anchors are drawn at random by hash")
-        rule = "random"
-    if rule == "popular":
-        parts = training_parts(context.facts("ingest"))
-        events = (
-            context.table("event_splits")
-            .where(F.col("part").isin(parts))
-            .groupBy("item_idx")
-            .agg(F.count("*").alias("events"))
-        )
-        usable = usable.join(events, "item_idx", "left").fillna(0, "events")
-        order.insert(0, F.col("events").desc())
-    rows = usable.orderBy(*order).limit(config.vq_anchors).select("item_idx", "vector").toArrow()
-    if rows.num_rows < config.vq_anchors:
-        context.say(f"{rows.num_rows} anchors: no more items ({config.vq_anchors} asked for)")
-    if rows.num_rows < config.vq_k:
-        raise InputError(
-            f"codes.vq_k = {config.vq_k} needs as many anchors, but only {rows.num_rows} items are "
-            "in the training part and have content; lower codes.vq_k"
-        )
-    items = rows["item_idx"].to_numpy().astype(np.int64)
-    return items, lists_to_matrix(rows["vector"], "item_embeddings"), rule
-
-
-def _sample(usable: DataFrame, rows: int, most: int, seed: int) -> tuple[Floats, int]:
-    """At most ``most`` vectors, those of smallest hash, in the order of the hash; and the rest."""
-    from pyspark.sql import functions as F
-
-    if rows == 0:
-        raise InputError(
-            "no item has a vector, content and an event of the training part; codebooks need some"
-        )
-    hashed = usable.withColumn("hash", _hash(seed))
-    if rows > most:
-        # A bound on the hash leaves about ``most`` rows, so that no more need be sorted. Four
-        # standard deviations more, so that there are hardly ever fewer.
-        share = (most + 4 * most**0.5) / rows
-        if share < 1:
-            hashed = hashed.where(F.col("hash") < int((share - 0.5) * 2.0**64))
-    table = hashed.select("hash", "item_idx", "vector").toArrow()
-    order = np.lexsort((table["item_idx"].to_numpy(), table["hash"].to_numpy()))[:most]
-    matrix = lists_to_matrix(table["vector"], "item_embeddings")[order]
-    return matrix, rows - len(matrix)
+    sizes = config.rq_levels
+    settings: dict[str, Any] = {
+        "iterations": config.rq_iterations,
+        "seed": config.seed,
+        "init": config.rq_init,
+        "normalise": config.rq_normalise,
+        "balance": config.rq_balanced,
+        "say": context.say,
+    }
+    if config.fit_on == "table":
+        _, seeds = sample_by_hash(usable, rows, seeding_rows(max(sizes)), config.seed)
+        context.say(f"residual k-means {sizes} on all {rows} vectors")
+        with plain_errors():
+            return fit_residual_table(usable, sizes, seeds=seeds, **settings)
+    _, sample = sample_by_hash(usable, rows, config.fit_rows, config.seed)
+    context.say(f"residual k-means {sizes} on {len(sample)} vectors")
+    threads = config.fit_threads or torch.get_num_threads()
+    return fit_residual(sample, sizes, threads=threads, **settings)
 
 
 def _append(context: Context, codebook: Codebook) -> None:
@@ -198,17 +159,17 @@ def _append(context: Context, codebook: Codebook) -> None:
     )
 
 
-def _metrics(sample: Floats, errors: list[float]) -> list[Metric]:
+def _metrics(fitted: ResidualFit) -> list[Metric]:
     """Reconstruction after each level, on the rows fitted on."""
-    squares = float((sample.astype(np.float64) ** 2).sum(axis=1).mean())
     found = []
-    for level, error in enumerate(errors, start=1):
-        for name, value in (("reconstruction_error", error), ("relative_error", error / squares)):
+    for level, error in enumerate(fitted.errors, start=1):
+        relative = error / fitted.mean_square
+        for name, value in (("reconstruction_error", error), ("relative_error", relative)):
             found.append(
                 Metric(
                     metric=f"rq_{name}_l{level}",
                     value=value,
-                    n=len(sample),
+                    n=fitted.rows,
                     part="fit",
                     variant="rq",
                 )
