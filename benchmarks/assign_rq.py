@@ -10,6 +10,7 @@ level they differ in and given the same prefix, the two centroids are equally ne
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -36,6 +37,16 @@ def peer_encode(x: torch.Tensor, levels: list[torch.Tensor]) -> torch.Tensor:
     return out
 
 
+def unit_vectors(
+    rng: np.random.Generator, d: int, topics: int, sizes: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """Matrices of unit vectors around the same ``topics`` directions, one of each size."""
+    centres = rng.standard_normal((topics, d))
+    for n in sizes:
+        x = centres[rng.integers(topics, size=n)] + 0.7 * rng.standard_normal((n, d))
+        yield (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
 def make_case(levels: int, size: int, d: int, rows: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """Unit vectors around clustered directions, and centroids of that distribution.
 
@@ -43,19 +54,14 @@ def make_case(levels: int, size: int, d: int, rows: int) -> tuple[np.ndarray, li
     does not depend on how far the fit has converged.
     """
     rng = np.random.default_rng(0)
-    topics = rng.standard_normal((500, d))
-
-    def draw(n: int) -> np.ndarray:
-        x = topics[rng.integers(500, size=n)] + 0.7 * rng.standard_normal((n, d))
-        return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-
-    rest, codebook = draw(2 * size), []
+    x, rest = unit_vectors(rng, d, 500, (rows, 2 * size))
+    codebook = []
     for _ in range(levels):
         start = rest[rng.choice(len(rest), size, replace=False)]
         level = kmeans(rest, size, iterations=1, start=start).centroids
         rest = rest - level[encode(rest, [prepare(level)])[0][:, 0]]
         codebook.append(level)
-    return draw(rows), codebook
+    return x, codebook
 
 
 def equal_but_for_ties(

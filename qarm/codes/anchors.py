@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.compiled import FINITE, REORDERED, kernel, over_rows
-from qarm.codes.nearest import _MOST, Centroids, Floats, Ints, _margin, as_matrix, prepare
+from qarm.codes.microkernel import WIDTH, filter_level, pack
+from qarm.codes.nearest import _MOST, ROWS, Centroids, Floats, Ints, _margin, as_matrix, prepare
 from qarm.errors import InputError
 
-ROWS = 128
-"""Rows of a tile."""
 SPARE = 8
 """Candidates kept beyond K, so that float32 noise at rank K rarely costs a second look."""
-_CHUNK = 32  # scores looked at together: none of them below the threshold is the usual case
 
 
 def nearest_k(
@@ -71,57 +69,27 @@ def prepare_anchors(anchors: NDArray[np.floating]) -> Centroids:
     return prepare(anchors, "anchors", distinct=False)
 
 
-def _nearest_k(x: Floats, anchors: Centroids, ids: Ints) -> None:
-    import torch
+def order(x: Floats, anchors: Centroids, found: Ints, k: int) -> Ints:
+    """The K nearest of the candidates ``found`` (n, width >= k), by float64 distance, then id."""
+    ids = np.empty((len(x), k), np.int32)
+    scores = np.full(found.shape, _MOST, np.float32)  # no anchor but these is looked at
+    _rank(x, len(x), anchors.vectors, scores, found, ids, 0.0, 0.0)
+    return ids
 
-    n_anchors = len(anchors.vectors)
-    width = min(ids.shape[1] + SPARE, n_anchors)
-    tile_size = len(anchors.tiles[0][1])
-    rows_t = torch.empty(ROWS, x.shape[1])
-    rows: Floats = rows_t.numpy()
-    products_t = torch.empty(ROWS * tile_size)
-    products: Floats = products_t.numpy()
-    scores = np.empty((ROWS, width), np.float32)
-    found = np.empty((ROWS, width), np.int32)
+
+def _nearest_k(x: Floats, anchors: Centroids, ids: Ints) -> None:
+    width = min(ids.shape[1] + SPARE, len(anchors.vectors))
+    size = min(ROWS, -(-len(x) // WIDTH) * WIDTH)
+    panels = np.empty((size // WIDTH, x.shape[1], WIDTH), np.float32)
+    scores = np.empty((size, width), np.float32)
+    found = np.empty((size, width), np.int32)
     slope, offset = _margin(anchors)
     for start in range(0, len(x), ROWS):
         r = min(ROWS, len(x) - start)
-        rows[:r] = x[start : start + r]
-        scores.fill(_MOST)
-        found.fill(-1)
-        for tile, half_norms, first in anchors.tiles:
-            n = len(half_norms)
-            torch.mm(rows_t[:r], tile.T, out=products_t[: r * n].view(r, n))
-            _insert(products[: r * n].reshape(r, n), half_norms, first, scores, found)
+        rows = x[start : start + r]
+        pack(rows, r, panels)
+        filter_level(panels, r, anchors.padded, anchors.padded_norms, anchors.tile, scores, found)
         _rank(rows, r, anchors.vectors, scores, found, ids[start : start + r], slope, offset)
-
-
-@kernel(FINITE)
-def _insert(products, half_norms, first, scores, found):  # type: ignore[no-untyped-def]
-    """Keep the ``width`` smallest scores of each row, ascending, while a tile (r, n) passes."""
-    r, n = products.shape
-    width = scores.shape[1]
-    for i in range(r):
-        threshold = scores[i, width - 1]
-        for begin in range(0, n, _CHUNK):
-            end = min(begin + _CHUNK, n)
-            least = np.float32(_MOST)
-            for j in range(begin, end):
-                least = min(least, half_norms[j] - products[i, j])
-            if least >= threshold:
-                continue
-            for j in range(begin, end):
-                score = half_norms[j] - products[i, j]
-                if score >= threshold:
-                    continue
-                place = width - 1
-                while place > 0 and scores[i, place - 1] > score:
-                    scores[i, place] = scores[i, place - 1]
-                    found[i, place] = found[i, place - 1]
-                    place -= 1
-                scores[i, place] = score
-                found[i, place] = first + j
-                threshold = scores[i, width - 1]
 
 
 @kernel(REORDERED)

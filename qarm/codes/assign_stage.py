@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qarm.codes.anchor_index import recall
 from qarm.codes.catalog_quality import measure
 from qarm.codes.codebook import Codebook, lists_to_matrix, matrix_to_lists
-from qarm.codes.recode import TABLE, Plan, compare
+from qarm.codes.recode import TABLE, Plan, plan_recode
 from qarm.codes.sources import encoder_versions, load_codebook, plain_errors
 from qarm.errors import InputError
 from qarm.ingest.times import micros_of
-from qarm.pipeline.result import Ledger, StageResult
+from qarm.pipeline.result import Ledger, Metric, StageResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +27,8 @@ _CODED = (
     "item_id string, item_idx bigint, content_hash string, residual_error float, "
     "rq array<int>, vq array<int>"
 )
+_RECALL_ROWS = 2000
+"""Items that the recall of the approximate index is measured on."""
 
 
 def run(context: Context) -> StageResult:
@@ -43,15 +46,29 @@ def run(context: Context) -> StageResult:
     versions = encoder_versions(context)
     encoder = _encoder(codebook, versions)
     vectors = context.table("item_embeddings").where(F.col("encoder_version") == encoder)
-    plan = compare(context, codebook, vectors, vq_k, keep_older=context.config.codes.keep_old_codes)
+    plan = plan_recode(
+        context,
+        codebook,
+        encoder,
+        vectors,
+        vq_k,
+        rows=versions[encoder],
+        keep_older=context.config.codes.keep_old_codes,
+    )
     broadcast = context.spark.sparkContext.broadcast(codebook)
+    settings = context.config.codes
+    exact = len(codebook.anchors) <= settings.vq_exact_anchors
+    probes = None if exact else settings.vq_index_probes
     with plain_errors():
-        _write(context, codebook, plan, assign_codes(plan.todo, broadcast, vq_k), encoder)
+        coded = assign_codes(plan.todo, broadcast, vq_k, probes)
+        _write(context, codebook, plan, coded, encoder)
         table = context.lake.read(context.outputs[TABLE.name])
         ours = table.where(F.col("codebook_id") == codebook.codebook_id)
         counts = {r[0]: int(r[1]) for r in table.groupBy("codebook_id").count().collect()}
         rows_out = counts.get(codebook.codebook_id, 0)
         metrics = measure(context, broadcast, vectors, ours, rows_out)
+        if probes is not None and rows_out:
+            metrics.append(_index_recall(codebook, vectors, vq_k, probes))
     others = {f"encoder {v}": n for v, n in sorted(versions.items()) if v != encoder}
     return StageResult(
         ledgers=[
@@ -81,33 +98,36 @@ def run(context: Context) -> StageResult:
             "changed": plan.changed,
             "unchanged": plan.same,
             "removed": plan.removed,
+            "older_rows": plan.others - plan.older,
+            "found_by": plan.found_by,
         },
     )
 
 
-def assign_codes(vectors: DataFrame, codebook: Broadcast[Codebook], vq_k: int) -> DataFrame:
+def assign_codes(
+    vectors: DataFrame, codebook: Broadcast[Codebook], vq_k: int, probes: int | None = None
+) -> DataFrame:
     """Codes of ``vectors`` (item_id, item_idx, content_hash, vector): all but ``vector``, and
-    residual_error, rq and vq. Arrow in, Arrow out; the codebook goes to each worker once."""
+    residual_error, rq and vq. Arrow in, Arrow out; the codebook goes to each worker once and is
+    made ready once a process. With ``probes``, vq is by the approximate index."""
     return vectors.select("item_id", "item_idx", "content_hash", "vector").mapInArrow(
-        _coder(codebook, vq_k), _CODED
+        _coder(codebook, vq_k, probes), _CODED
     )
 
 
 def _coder(
-    broadcast: Broadcast[Codebook], vq_k: int
+    broadcast: Broadcast[Codebook], vq_k: int, probes: int | None
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     def code(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
-        import torch
 
-        torch.set_num_threads(1)  # a task is one slot
         codebook = broadcast.value
         for batch in batches:
             if batch.num_rows == 0:
                 continue
             x = lists_to_matrix(batch["vector"], "item_embeddings").astype(np.float32, copy=False)
             rq, left = codebook.rq(x)
-            vq = codebook.vq(x, vq_k)
+            vq = codebook.vq(x, vq_k, probes=probes)
             yield pa.RecordBatch.from_arrays(
                 [
                     batch["item_id"],
@@ -131,7 +151,7 @@ def _write(
 
     context.say(
         f"{plan.new} new and {plan.changed} changed items to code, {plan.same} unchanged, "
-        f"{plan.removed + plan.older} rows leave"
+        f"{plan.removed + plan.older} rows leave ({plan.found_by})"
     )
     if plan.idle:
         assert plan.table is not None
@@ -149,6 +169,16 @@ def _write(
         context.overwrite(TABLE, rows, **about)
     else:
         context.merge(TABLE, rows, update_when="true", leave=plan.leave, **about)
+
+
+def _index_recall(codebook: Codebook, vectors: DataFrame, vq_k: int, probes: int) -> Metric:
+    """Recall of the approximate index on the items of smallest hash."""
+    from pyspark.sql import functions as F
+
+    drawn = vectors.orderBy(F.xxhash64("item_id"), "item_id").limit(_RECALL_ROWS)
+    x = lists_to_matrix(drawn.select("vector").toArrow()["vector"], "item_embeddings")
+    value = recall(codebook.anchor_index(probes), x.astype(np.float32, copy=False), vq_k)
+    return Metric(metric="vq_index_recall", value=value, n=len(x), variant="vq")
 
 
 def _check_frozen(context: Context, codebook: Codebook) -> None:

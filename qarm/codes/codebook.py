@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qarm.codes.anchor_index import AnchorIndex, build_index
 from qarm.codes.anchors import nearest_k, prepare_anchors
 from qarm.codes.nearest import Centroids, Floats, Ints, as_matrix, encode, prepare
 from qarm.errors import InputError
@@ -107,6 +108,16 @@ class Codebook:
     def _ready_anchors(self) -> Centroids:
         return prepare_anchors(self.anchors)
 
+    @cached_property
+    def _ready_indexes(self) -> dict[int, AnchorIndex]:
+        return {}
+
+    def anchor_index(self, probes: int) -> AnchorIndex:
+        """The anchors' approximate index, built once a process."""
+        if probes not in self._ready_indexes:
+            self._ready_indexes[probes] = build_index(self._ready_anchors, probes=probes)
+        return self._ready_indexes[probes]
+
     def __getstate__(self) -> dict[str, Any]:
         """Travels to the workers without what each of them can make itself."""
         return {k: v for k, v in self.__dict__.items() if not k.startswith("_ready")}
@@ -116,11 +127,18 @@ class Codebook:
         self._check_dimensions(x)
         return encode(x, self._ready_levels, threads=threads)
 
-    def vq(self, x: NDArray[np.floating], k: int, *, threads: int = 1) -> Ints:
-        """Ids (n, k) of the nearest anchors; (n, 0) without anchors. See ``nearest_k``."""
+    def vq(
+        self, x: NDArray[np.floating], k: int, *, threads: int = 1, probes: int | None = None
+    ) -> Ints:
+        """Ids (n, k) of the nearest anchors; (n, 0) without anchors. See ``nearest_k``.
+
+        With ``probes``, by the approximate index, which looks into so many of its cells.
+        """
         self._check_dimensions(x)
         if len(self.anchors) == 0:
             return np.empty((len(x), 0), np.int32)
+        if probes is not None:
+            return self.anchor_index(probes).search(x, k)
         return nearest_k(x, self._ready_anchors, k, threads=threads)
 
     def _check_dimensions(self, x: NDArray[np.floating]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 
@@ -62,7 +63,8 @@ def over_rows(work: Callable[[int, int], None], rows: int, threads: int, multipl
     tiles = -(-rows // multiple)
     cuts: Sequence[int] = [min(tiles * t // threads * multiple, rows) for t in range(threads + 1)]
     ranges = [(a, b) for a, b in pairwise(cuts) if b > a]
-    with one_torch_thread():
+    # Where nobody has imported torch, no product of its can want more threads.
+    with one_torch_thread() if "torch" in sys.modules else nullcontext():
         if len(ranges) <= 1:
             for start, stop in ranges:
                 work(start, stop)

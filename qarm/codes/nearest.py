@@ -1,41 +1,36 @@
 """Nearest centroid, exact: the kernel under Lloyd's algorithm and under residual codes.
 
-Of ||x - c||^2 = ||x||^2 - 2 (x.c - ||c||^2 / 2) only x.c costs anything. torch computes it in
-float32 for a tile of 512 centroids by 256 rows, small enough to stay in the second-level cache, and
-a compiled kernel at once folds the tile into three numbers a row: the smallest score
-||c||^2 / 2 - x.c, the second smallest, and the code of the smallest. Rows lie along the tile's fast
-axis, so the kernel is vector instructions with no branch (torch's own argmin takes two thirds of
-the time of addmm + argmin).
+Of ||x - c||^2 = ||x||^2 - 2 (x.c - ||c||^2 / 2) only x.c costs anything. It is computed in float32
+by a compiled kernel (``microkernel``) that at once folds each block of products, still in
+registers, into three numbers a row: the smallest score ||c||^2 / 2 - x.c, the second smallest, and
+the code of the smallest.
 
 Where the two smallest scores are closer than float32 can tell (Higham's bound, see ``_margin``),
 the row is decided again by brute force in float64. So every code is the float64 argmin, ties to the
-lower code, whatever the batch, the tile, the number of threads or the BLAS.
+lower code, whatever the batch, the tile, the number of threads or the processor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.compiled import FINITE, REORDERED, kernel, over_rows
+from qarm.codes.microkernel import MOST, MR, WIDTH, fold_level, pack
 from qarm.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 
-_MOST = float(np.finfo(np.float32).max)  # where a search starts; infinity is promised away
+_MOST = MOST
 
-ROWS = 256
-"""Rows of a tile."""
-CENTROIDS = 512
-"""Centroids of a tile."""
+ROWS = 512
+"""Rows that a tile of centroids meets before the next one."""
+TILE_BYTES = 1 << 17
+"""Centroids of a tile: half of the smallest second-level cache in use, the rows being there too."""
 
 
 def as_matrix(x: NDArray[np.floating], what: str) -> Floats:
@@ -73,13 +68,20 @@ class Centroids:
     """(K',) ||c||^2 / 2, rounded from float64."""
     longest: float
     """Largest ||c||."""
-    tiles: list[tuple[torch.Tensor, Floats, int]] = field(repr=False)
-    """(centroids of the tile, their half norms, first row)."""
+    padded: Floats = field(repr=False)
+    """(K'', d) ``vectors``, filled up by zeros to a multiple of the kernel's block."""
+    padded_norms: Floats = field(repr=False)
+    """(K'',) half norms; those of the filling are so large that it is never chosen."""
 
     @property
     def dimensions(self) -> int:
         """d."""
         return int(self.vectors.shape[1])
+
+    @property
+    def tile(self) -> int:
+        """Centroids of a tile, a multiple of the kernel's block."""
+        return max(1, TILE_BYTES // (4 * self.dimensions * MR)) * MR
 
 
 def prepare(
@@ -90,25 +92,20 @@ def prepare(
     Raises:
         InputError: no matrix, empty, or NaN in it.
     """
-    import torch
-
     matrix = as_matrix(centroids, what)
     if matrix.size == 0:
         raise InputError(f"{what}: expected at least one vector, got shape {matrix.shape}")
     codes = np.arange(len(matrix), dtype=np.int32)
     if distinct:
         codes = np.sort(np.unique(matrix, axis=0, return_index=True)[1]).astype(np.int32)
-    vectors = matrix if len(codes) == len(matrix) else matrix[codes]
-    if not vectors.flags.writeable:  # torch warns of read-only memory
-        vectors = vectors.copy()
-    squares = (vectors.astype(np.float64) ** 2).sum(axis=1)
-    half_norms = (squares / 2).astype(np.float32)
-    tensor = torch.from_numpy(vectors)
-    tiles = [
-        (tensor[start : start + CENTROIDS], half_norms[start : start + CENTROIDS], start)
-        for start in range(0, len(vectors), CENTROIDS)
-    ]
-    return Centroids(vectors, codes, half_norms, float(np.sqrt(squares.max())), tiles)
+    k = len(codes)
+    padded = np.zeros((-(-k // MR) * MR, matrix.shape[1]), np.float32)
+    padded[:k] = matrix if k == len(matrix) else matrix[codes]
+    squares = (padded[:k].astype(np.float64) ** 2).sum(axis=1)
+    norms = np.full(len(padded), MOST, np.float32)
+    norms[:k] = squares / 2
+    longest = float(np.sqrt(squares.max()))
+    return Centroids(padded[:k], codes, norms[:k], longest, padded, norms)
 
 
 def nearest(
@@ -166,27 +163,19 @@ def encode(
 
 
 def _encode(x: Floats, levels: Sequence[Centroids], codes: Ints, left: Floats) -> None:
-    import torch
-
-    rest_t = torch.empty(ROWS, x.shape[1])
-    rest: Floats = rest_t.numpy()
-    products_t = torch.empty(CENTROIDS * ROWS)
-    products: Floats = products_t.numpy()
-    best, second = np.empty(ROWS, np.float32), np.empty(ROWS, np.float32)
-    arg = np.empty(ROWS, np.int32)
+    size = min(ROWS, -(-len(x) // WIDTH) * WIDTH)
+    rest = np.empty((size, x.shape[1]), np.float32)
+    panels = np.empty((size // WIDTH, x.shape[1], WIDTH), np.float32)
+    best, second = np.empty(size, np.float32), np.empty(size, np.float32)
+    arg = np.empty(size, np.int32)
     for start in range(0, len(x), ROWS):
         r = min(ROWS, len(x) - start)
         rest[:r] = x[start : start + r]
-        rows = rest_t[:r].T
         for number, level in enumerate(levels):
-            best.fill(_MOST)
-            second.fill(_MOST)
-            for tile, half_norms, first in level.tiles:
-                k = len(half_norms)
-                torch.mm(tile, rows, out=products_t[: k * r].view(k, r))
-                _fold(products[: k * r].reshape(k, r), half_norms, first, best, second, arg)
-            margin = _margin(level)
-            _decide(rest, r, level.vectors, best, second, arg, margin[0], margin[1])
+            pack(rest, r, panels)
+            fold_level(panels, r, level.padded, level.padded_norms, level.tile, best, second, arg)
+            slope, offset = _margin(level)
+            _decide(rest, r, level.vectors, best, second, arg, slope, offset)
             codes[start : start + r, number] = level.codes[arg[:r]]
             _subtract(rest, r, level.vectors, arg)
         _square(rest, r, left[start : start + r])
@@ -204,44 +193,6 @@ def _margin(level: Centroids) -> tuple[float, float]:
     a = 2 * u * (d / (1 - d * u) + 1) * level.longest
     b = 2 * u * level.longest**2
     return a, b
-
-
-@kernel(FINITE)
-def _fold(products, half_norms, first, best, second, arg):  # type: ignore[no-untyped-def]
-    """Fold a tile (k, r) of products into the running best, second best and code of each row."""
-    k, r = products.shape
-    whole = k - k % 4
-    for j in range(0, whole, 4):  # four centroids a pass: one load and store of the running values
-        h0, h1, h2, h3 = half_norms[j], half_norms[j + 1], half_norms[j + 2], half_norms[j + 3]
-        c0, c1 = np.int32(first + j), np.int32(first + j + 1)
-        c2, c3 = np.int32(first + j + 2), np.int32(first + j + 3)
-        for i in range(r):
-            a, b, g = best[i], second[i], arg[i]
-            s = h0 - products[j, i]
-            b = min(b, max(a, s))
-            g = c0 if s < a else g
-            a = min(a, s)
-            s = h1 - products[j + 1, i]
-            b = min(b, max(a, s))
-            g = c1 if s < a else g
-            a = min(a, s)
-            s = h2 - products[j + 2, i]
-            b = min(b, max(a, s))
-            g = c2 if s < a else g
-            a = min(a, s)
-            s = h3 - products[j + 3, i]
-            b = min(b, max(a, s))
-            g = c3 if s < a else g
-            a = min(a, s)
-            best[i], second[i], arg[i] = a, b, g
-    for j in range(whole, k):
-        code = np.int32(first + j)
-        for i in range(r):
-            a = best[i]
-            s = half_norms[j] - products[j, i]
-            second[i] = min(second[i], max(a, s))
-            arg[i] = code if s < a else arg[i]
-            best[i] = min(a, s)
 
 
 @kernel(REORDERED)

@@ -277,6 +277,11 @@ class Codes(Section):
     farthest from those before, so that no item is far from all. `qarm anchor-pools` compares."""
     vq_k: int = Field(25, ge=1)
     """Nearest anchors in an item's VQ code (QARM: 25)."""
+    vq_exact_anchors: int = Field(1_000_000, ge=0)
+    """Pools up to this size are searched exactly, larger ones by an approximate index, whose
+    measured recall is metric vq_index_recall. Items that have a code keep it."""
+    vq_index_probes: int = Field(64, ge=1)
+    """Cells, of the index's 4 sqrt(anchors), that an item looks into: more find more, slower."""
     fit_rows: int = Field(1_000_000, ge=1)
     """Largest sample (by hash) of items that codebooks are fitted on; held on one machine."""
     fit_on: Literal["sample", "table"] = "sample"

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qarm.codes.nearest import CENTROIDS, ROWS, encode, nearest, prepare
+from qarm.codes.microkernel import MR, WIDTH
+from qarm.codes.nearest import ROWS, encode, nearest, prepare
 from qarm.errors import InputError
 
 
@@ -20,7 +21,16 @@ def brute(x, centroids):
 # Neither rows, centroids nor dimensions are powers of two; below, at and above the tiles' sizes.
 @pytest.mark.parametrize(
     ("n", "k", "d"),
-    [(1, 1, 1), (5, 3, 2), (ROWS, CENTROIDS, 16), (ROWS + 1, CENTROIDS + 1, 13), (700, 1333, 33)],
+    [
+        (1, 1, 1),
+        (5, 3, 2),
+        (WIDTH - 1, MR + 1, 1),
+        (WIDTH + 1, MR - 1, 7),
+        (ROWS, 2 * MR, 16),
+        (ROWS + 1, 3 * MR + 1, 13),
+        (700, 1333, 33),
+        (90, 211, 517),  # two tiles
+    ],
 )
 def test_equal_to_brute_force(n, k, d) -> None:
     rng = np.random.default_rng(n)
