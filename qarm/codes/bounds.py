@@ -4,8 +4,8 @@ Same codes as ``nearest``, with most of the work left out. Centroids are put int
 ones, once. Each point keeps a lower bound of its distance to each group; a centroid that moves by
 ``drift`` lowers the bound by no more than that, so a group whose bound is still above the distance
 to the point's own centroid cannot hold a nearer one (Ding et al., Yinyang k-means, ICML 2015; its
-global and local filters are left out). What is not ruled out is computed as in ``nearest``: for
-each group, the products of its centroids with the points that need it, gathered into a tile.
+global and local filters are left out). What is not ruled out is computed by the kernel of
+``nearest``: for each group, its centroids with the points that need it, gathered into panels.
 
 Every bound carries the error of float32 (Higham's, as in ``nearest``), and rows whose two best
 scores are closer than that are decided in float64, so that a code is the float64 argmin, ties to
@@ -14,17 +14,17 @@ the lower code, whatever the number of threads.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from qarm.codes.compiled import FINITE, REORDERED, kernel, over_rows
+from qarm.codes.microkernel import MR, WIDTH, fold_level, pack
 from qarm.codes.nearest import _MOST, Floats, Ints, nearest
-from qarm.codes.products import multiply
 from qarm.errors import InputError
 
-BLOCK = 4096
+BLOCK = 2048
 """Points looked at together; a range of threads is a multiple of it."""
-TILE = 1024
-"""Points of a tile."""
 GROUP = 32
 """Centroids of a group, on average; more where there would be more than ``GROUPS`` groups."""
 GROUPS = 64
@@ -32,6 +32,7 @@ GROUPS = 64
 than the points do, or 256 bytes a point."""
 _SAFE = 1e-6  # relative; float32 rounds at 6e-8
 _GROUPING_ITERATIONS = 5
+_MANY = 0.7  # of a block's points: then all of them, which lie in panels already
 
 
 class MovingCentroids:
@@ -73,65 +74,78 @@ class MovingCentroids:
                 if len(members := np.flatnonzero(groups == group)):
                     middles[group] = centroids[members].mean(axis=0)
         groups, _ = nearest(centroids, middles)
-        self._order = np.argsort(groups, kind="stable").astype(np.int32)
-        _, self._group_of = np.unique(groups[self._order], return_inverse=True)
-        sizes = np.bincount(self._group_of)
-        self._ends = np.concatenate([[0], np.cumsum(sizes)])
-        self._before = centroids[self._order]
-        self._places = np.full(n, -1, np.int32)  # of a point's centroid, in the order of groups
+        members = np.argsort(groups, kind="stable")
+        sizes = np.bincount(groups)
+        sizes = sizes[sizes > 0]
+        room = -(-sizes // MR) * MR  # whole blocks of the kernel
+        self._ends = np.concatenate([[0], np.cumsum(room)])
+        self._group_of = np.repeat(np.arange(len(sizes)), room)
+        self._order = np.full(self._ends[-1], -1, np.int32)
+        within = np.arange(k) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        self._order[np.repeat(self._ends[:-1], sizes) + within] = members
+        self._before = self._arrange(centroids)
+        self._places = np.full(n, -1, np.int32)  # of a point's centroid, in that order
         self._bounds = [
             np.zeros((len(sizes), min(BLOCK, n - start)), np.float32)
             for start in range(0, n, BLOCK)
         ]
 
-    def _assign(self, centroids: Floats) -> tuple[Ints, Floats]:
-        import torch
+    def _arrange(self, centroids: Floats) -> Floats:
+        """In the order of the groups, zeros where a group is filled up."""
+        assert self._order is not None
+        arranged = np.zeros((len(self._order), centroids.shape[1]), np.float32)
+        arranged[self._order >= 0] = centroids[self._order[self._order >= 0]]
+        return arranged
 
-        points, order = self._points, self._order
+    def _assign(self, centroids: Floats) -> tuple[Ints, Floats]:
+        points, order, ends = self._points, self._order, self._ends
         assert order is not None
-        now = centroids[order]
+        now = self._arrange(centroids)
         moved = np.sqrt(((now.astype(np.float64) - self._before) ** 2).sum(axis=1))
-        drift = np.maximum.reduceat(moved, self._ends[:-1]) * (1 + _SAFE)
-        drift = drift.astype(np.float32) * np.float32(1 + _SAFE)
+        drift = (np.maximum.reduceat(moved, ends[:-1]) * (1 + _SAFE)).astype(np.float32)
         squares = (now.astype(np.float64) ** 2).sum(axis=1)
-        half_norms = (squares / 2).astype(np.float32)
+        half_norms = np.where(order < 0, _MOST, squares / 2).astype(np.float32)
         slope, offset = _margin(points.shape[1], float(np.sqrt(squares.max())))
-        now_t = torch.from_numpy(now)
         groups = [
-            (now_t[a:b], half_norms[a:b], a)
-            for a, b in zip(self._ends[:-1].tolist(), self._ends[1:].tolist(), strict=True)
+            (number, int(a), now[a:b], half_norms[a:b])
+            for number, (a, b) in enumerate(pairwise(ends))
         ]
-        widest = int(np.diff(self._ends).max())
         distances = np.empty(len(points), np.float32)
 
         def work(start: int, stop: int) -> None:
-            torch.set_num_threads(1)  # OpenMP counts for each thread of ours
-            tile_t = torch.empty(TILE, points.shape[1])
-            tile = tile_t.numpy()
-            room = torch.empty(widest * TILE)
-            square, best, second, upper, error = np.empty((5, BLOCK), np.float32)
-            chosen = np.empty(BLOCK, np.int32)
-            least, next_least = np.empty((2, TILE), np.float32)
-            where = np.empty(TILE, np.int32)
+            square, best, second, upper, error, least, next_least = np.empty(
+                (7, BLOCK + WIDTH), np.float32
+            )
+            where, chosen = np.empty((2, BLOCK + WIDTH), np.int32)
+            every = np.arange(BLOCK, dtype=np.int32)
+            whole, some = np.empty((2, -(-BLOCK // WIDTH), points.shape[1], WIDTH), np.float32)
             for first in range(start, stop, BLOCK):
                 x = points[first : min(first + BLOCK, stop)]
                 places = self._places[first : first + len(x)]
                 bounds = self._bounds[first // BLOCK]
+                packed = False
                 _own(x, now, places, slope, offset, square, best, second, upper, error)
-                for group, (vectors, halves, offset_of) in enumerate(groups):
+                for group, begin, vectors, halves in groups:
                     count = _select(bounds[group], drift[group], upper, chosen)
-                    for begin in range(0, count, TILE):
-                        rows = chosen[begin : min(begin + TILE, count)]
-                        m = len(rows)
-                        _gather(x, rows, tile)
-                        products = multiply(vectors, tile_t[:m], room)
-                        _fold(products, halves, offset_of, least, next_least, where)
-                        _merge(
-                            rows, group, least, next_least, where, self._group_of,
-                            square, error, places, best, second, upper, bounds,
-                        )  # fmt: skip
+                    if count == 0:
+                        continue
+                    if count > _MANY * len(x):
+                        if not packed:
+                            pack(x, len(x), whole)
+                            packed = True
+                        rows, panels = every[: len(x)], whole
+                    else:
+                        rows, panels = chosen[:count], some
+                        _pack_rows(x, rows, some)
+                    fold_level(
+                        panels, len(rows), vectors, halves, len(halves), least, next_least, where
+                    )
+                    _merge(
+                        rows, group, begin, least, next_least, where, self._group_of, square,
+                        error, places, best, second, upper, bounds,
+                    )  # fmt: skip
                 _decide(
-                    x, now, order, self._group_of, self._ends, error, best, second, upper, bounds,
+                    x, now, order, self._group_of, ends, error, best, second, upper, bounds,
                     places, distances[first : first + len(x)],
                 )  # fmt: skip
 
@@ -195,53 +209,19 @@ def _select(bounds, drift, upper, chosen):  # type: ignore[no-untyped-def]
 
 
 @kernel(FINITE)
-def _gather(x, rows, tile):  # type: ignore[no-untyped-def]
-    for i in range(len(rows)):
-        row = rows[i]
-        for m in range(x.shape[1]):
-            tile[i, m] = x[row, m]
-
-
-@kernel(FINITE)
-def _fold(products, half_norms, first, best, second, arg):  # type: ignore[no-untyped-def]
-    """Smallest and second smallest score of each column, and the place of the smallest."""
-    k, r = products.shape
-    for i in range(r):
-        best[i] = _MOST
-        second[i] = _MOST
-        arg[i] = -1
-    whole = k - k % 4
-    for j in range(0, whole, 4):  # four centroids a pass: one load and store of the running values
-        h0, h1, h2, h3 = half_norms[j], half_norms[j + 1], half_norms[j + 2], half_norms[j + 3]
-        c0, c1 = np.int32(first + j), np.int32(first + j + 1)
-        c2, c3 = np.int32(first + j + 2), np.int32(first + j + 3)
-        for i in range(r):
-            a, b, g = best[i], second[i], arg[i]
-            s = h0 - products[j, i]
-            b = min(b, max(a, s))
-            g = c0 if s < a else g
-            a = min(a, s)
-            s = h1 - products[j + 1, i]
-            b = min(b, max(a, s))
-            g = c1 if s < a else g
-            a = min(a, s)
-            s = h2 - products[j + 2, i]
-            b = min(b, max(a, s))
-            g = c2 if s < a else g
-            a = min(a, s)
-            s = h3 - products[j + 3, i]
-            b = min(b, max(a, s))
-            g = c3 if s < a else g
-            a = min(a, s)
-            best[i], second[i], arg[i] = a, b, g
-    for j in range(whole, k):
-        code = np.int32(first + j)
-        for i in range(r):
-            a = best[i]
-            s = half_norms[j] - products[j, i]
-            second[i] = min(second[i], max(a, s))
-            arg[i] = code if s < a else arg[i]
-            best[i] = min(a, s)
+def _pack_rows(x, rows, panels):  # type: ignore[no-untyped-def]
+    """These rows of x into panels (P, d, WIDTH), zeros behind them."""
+    r, d = len(rows), x.shape[1]
+    for p in range((r + WIDTH - 1) // WIDTH):
+        for i in range(WIDTH):
+            at = p * WIDTH + i
+            if at < r:
+                row = rows[at]
+                for m in range(d):
+                    panels[p, m, i] = x[row, m]
+            else:
+                for m in range(d):
+                    panels[p, m, i] = np.float32(0)
 
 
 @kernel(FINITE)
@@ -253,13 +233,13 @@ def _lower(square, score, error):  # type: ignore[no-untyped-def]
 
 @kernel(FINITE)
 def _merge(  # type: ignore[no-untyped-def]
-    rows, group, least, next_least, where, group_of, square, error, places, best, second, upper,
-    bounds,
+    rows, group, begin, least, next_least, where, group_of, square, error, places, best, second,
+    upper, bounds,
 ):  # fmt: skip
     """Take a group's smallest scores over; the bound is of its centroids but the point's own."""
     for j in range(len(rows)):
         i = rows[j]
-        score, other, place = least[j], next_least[j], where[j]
+        score, other, place = least[j], next_least[j], begin + where[j]
         before = places[i]
         if place == before:
             second[i] = min(second[i], other)
@@ -302,6 +282,8 @@ def _decide(  # type: ignore[no-untyped-def]
                 if bounds[group, i] > upper[i]:
                     continue
                 for j in range(ends[group], ends[group + 1]):
+                    if order[j] < 0:
+                        continue
                     distance = _distance(x[i], centroids[j])
                     if distance < least or (distance == least and order[j] < order[place]):
                         least, place = distance, j

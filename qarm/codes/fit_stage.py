@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qarm.codes.codebook import Codebook
 from qarm.codes.fit_table import fit_residual_table
+from qarm.codes.nearest import Floats
 from qarm.codes.pools import choose_anchors
 from qarm.codes.residual import ResidualFit, fit_residual
 from qarm.codes.sampling import sample_by_hash
@@ -20,6 +21,7 @@ from schemas import codebooks
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+    from qarm.config.learning import Codes
     from qarm.pipeline.context import Context
 
 
@@ -33,7 +35,8 @@ def run(context: Context) -> StageResult:
     usable, counts, version = usable_vectors(context)
     rows = counts.get("fit", 0)
     pool = choose_anchors(context, usable, rows)
-    fitted = _fit(context, usable, rows)
+    _, sample = sample_by_hash(usable, rows, _sample_rows(config), config.seed)
+    fitted = _fit(context, usable, sample)
     parameters: dict[str, Any] = {
         "rq_levels": config.rq_levels,
         "rq_iterations": config.rq_iterations,
@@ -114,8 +117,13 @@ def _with_use(context: Context, version: str) -> tuple[DataFrame, dict[str, int]
     return marked, {row["use"]: int(row["count"]) for row in rows}
 
 
-def _fit(context: Context, usable: DataFrame, rows: int) -> ResidualFit:
-    """Residual k-means on a sample, or on all rows where ``codes.fit_on`` says so."""
+def _sample_rows(config: Codes) -> int:
+    """Most vectors on the driver: to fit on, or to draw first centroids from."""
+    return config.fit_rows if config.fit_on == "sample" else seeding_rows(max(config.rq_levels))
+
+
+def _fit(context: Context, usable: DataFrame, sample: Floats) -> ResidualFit:
+    """Residual k-means on the sample, or on all of ``usable`` where ``codes.fit_on`` says so."""
     import torch
 
     config = context.config.codes
@@ -129,11 +137,9 @@ def _fit(context: Context, usable: DataFrame, rows: int) -> ResidualFit:
         "say": context.say,
     }
     if config.fit_on == "table":
-        _, seeds = sample_by_hash(usable, rows, seeding_rows(max(sizes)), config.seed)
-        context.say(f"residual k-means {sizes} on all {rows} vectors")
+        context.say(f"residual k-means {sizes} on all vectors")
         with plain_errors():
-            return fit_residual_table(usable, sizes, seeds=seeds, **settings)
-    _, sample = sample_by_hash(usable, rows, config.fit_rows, config.seed)
+            return fit_residual_table(usable, sizes, seeds=sample, **settings)
     context.say(f"residual k-means {sizes} on {len(sample)} vectors")
     threads = config.fit_threads or torch.get_num_threads()
     return fit_residual(sample, sizes, threads=threads, **settings)

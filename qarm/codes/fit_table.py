@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.balance import Penalties
-from qarm.codes.codebook import lists_to_matrix, matrix_to_lists
+from qarm.codes.codebook import lists_to_matrix
 from qarm.codes.nearest import Centroids, Floats, Ints, as_matrix, nearest, prepare
 from qarm.codes.residual import ResidualFit, check_sizes, relative_weights
 from qarm.codes.seeding import Init, farthest, first_centres, relax
@@ -38,7 +38,7 @@ _FAR_ROWS = 1024
 _TASKS = 2
 """Most tasks a slot: each sends up to K partial sums through the shuffle."""
 _REST = "item_idx bigint, rest binary"  # bytes, for Spark hands lists over number by number
-_PARTIAL = "code int, totals array<bigint>, mass bigint, size bigint, error double"
+_PARTIAL = "code int, totals binary, mass bigint, size bigint, error double"
 _FAR = "cost float, item_idx bigint, code int, weight float, rest binary"
 
 
@@ -95,7 +95,8 @@ def fit_residual_table(
         rows, mean_square, largest = _measure(rest, d)
         check_sizes(rows, d, sizes, start)
         check_sizes(len(seeds), d, sizes, start)
-        fit = ResidualFit([], np.empty((0, len(sizes)), np.int32), [], [], rows, mean_square)
+        codes = np.empty((len(seeds), len(sizes)), np.int32)
+        fit = ResidualFit([], codes, [], [], rows, mean_square)
         for number, size in enumerate(sizes):
             if start is None:
                 weights = relative_weights(seeds, mean_square) if normalise else None
@@ -118,7 +119,8 @@ def fit_residual_table(
             before, rest = rest, _run(rest, level, _subtract(d), _REST).persist()
             _, mean_square, largest = _measure(rest, d)
             before.unpersist()
-            seeds = seeds - centroids[nearest(seeds, centroids)[0]]
+            codes[:, number], _ = nearest(seeds, centroids)
+            seeds = seeds - centroids[codes[:, number]]
             fit.levels.append(centroids)
             fit.errors.append(mean_square)
             fit.iterations.append(taken)
@@ -164,13 +166,11 @@ def _sum_table(rest: DataFrame, level: _Level, scale: float, slots: int) -> tupl
     k, d = level.centroids.shape
     partial = _run(rest, level, _partial_sums(scale), _PARTIAL)
     merged = partial.repartition(min(slots, k), "code").mapInArrow(_merge(k, d), _PARTIAL)
-    rows = merged.toArrow()
-    sums = Sums.zero(k, d, scale)
-    sums.merge_rows(*_sums_of(rows))
-    mass = float(sums.mass.sum()) / Sums.ONE
-    error = np.zeros(k)
-    error[rows["code"].to_numpy()] = rows["error"].to_numpy()  # added up in the order of the codes
-    return sums, float(error.sum()) / mass
+    sums, error = Sums.zero(k, d, scale), np.zeros(k)
+    for batch in merged.toArrow().to_batches():
+        sums.merge_rows(*_sums_of(batch, d))
+        error[batch["code"].to_numpy()] = batch["error"].to_numpy()
+    return sums, float(error.sum()) / (float(sums.mass.sum()) / Sums.ONE)
 
 
 def _move(rest: DataFrame, level: _Level, sums: Sums) -> Floats:
@@ -263,7 +263,7 @@ def _merge(k: int, d: int) -> Task:
         sums, error = Sums.zero(k, d, 1.0), np.zeros(k)
         for batch in batches:
             if batch.num_rows:
-                sums.merge_rows(*_sums_of(batch))
+                sums.merge_rows(*_sums_of(batch, d))
                 codes, errors = batch["code"].to_numpy(), batch["error"].to_numpy()
                 error += np.bincount(codes, weights=errors, minlength=k)
         yield _sums_batch(sums, error)
@@ -311,21 +311,33 @@ def _open(broadcast: Any) -> tuple[_Level, Centroids]:
 
 
 def _unpack(column: pa.BinaryArray, d: int) -> Floats:
-    """(n, d) from a column of bytes; no copy."""
-    _, offsets, content = column.buffers()
-    if len(column) == 0 or content is None:
-        return np.empty((0, d), np.float32)
-    first = int(np.frombuffer(offsets, np.int32)[column.offset]) // 4
-    return np.frombuffer(content, np.float32)[first : first + len(column) * d].reshape(-1, d)
+    """(n, d) float32 from a column of bytes; no copy."""
+    return _from_bytes(column, d, np.float32)
 
 
 def _rest_batch(batch: pa.RecordBatch, x: Floats) -> pa.RecordBatch:
     import pyarrow as pa
 
-    offsets = np.arange(len(x) + 1, dtype=np.int32) * (4 * x.shape[1])
-    content = pa.py_buffer(np.ascontiguousarray(x))
-    rest = pa.BinaryArray.from_buffers(pa.binary(), len(x), [None, pa.py_buffer(offsets), content])
-    return pa.RecordBatch.from_arrays([batch["item_idx"], rest], names=["item_idx", "rest"])
+    return pa.RecordBatch.from_arrays([batch["item_idx"], _to_bytes(x)], names=["item_idx", "rest"])
+
+
+def _to_bytes(matrix: NDArray[Any]) -> pa.BinaryArray:
+    """A row of bytes for each row of (n, d)."""
+    import pyarrow as pa
+
+    width = matrix.itemsize * matrix.shape[1]
+    offsets = pa.py_buffer(np.arange(len(matrix) + 1, dtype=np.int32) * width)
+    content = pa.py_buffer(np.ascontiguousarray(matrix))
+    return pa.BinaryArray.from_buffers(pa.binary(), len(matrix), [None, offsets, content])
+
+
+def _from_bytes(column: pa.BinaryArray, d: int, kind: type[np.generic]) -> NDArray[Any]:
+    _, offsets, content = column.buffers()
+    if len(column) == 0 or content is None:
+        return np.empty((0, d), kind)
+    first = int(np.frombuffer(offsets, np.int32)[column.offset])
+    values = np.frombuffer(content, kind, len(column) * d, first)
+    return values.reshape(-1, d)
 
 
 def _sums_batch(sums: Sums, error: NDArray[np.float64]) -> pa.RecordBatch:
@@ -336,7 +348,7 @@ def _sums_batch(sums: Sums, error: NDArray[np.float64]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [
             pa.array(codes),
-            matrix_to_lists(sums.totals[codes]),
+            _to_bytes(sums.totals[codes]),
             pa.array(sums.mass[codes]),
             pa.array(sums.sizes[codes]),
             pa.array(error[codes]),
@@ -345,7 +357,7 @@ def _sums_batch(sums: Sums, error: NDArray[np.float64]) -> pa.RecordBatch:
     )
 
 
-def _sums_of(rows: pa.RecordBatch | pa.Table) -> tuple[Any, ...]:
+def _sums_of(rows: pa.RecordBatch, d: int) -> tuple[NDArray[Any], ...]:
     """Codes, totals, mass and sizes of rows that ``_sums_batch`` made."""
-    totals = lists_to_matrix(rows["totals"], "partial sums")
-    return (rows["code"].to_numpy(), totals, rows["mass"].to_numpy(), rows["size"].to_numpy())
+    totals = _from_bytes(rows["totals"], d, np.int64)
+    return rows["code"].to_numpy(), totals, rows["mass"].to_numpy(), rows["size"].to_numpy()

@@ -28,7 +28,7 @@ class ResidualFit:
     levels: list[Floats]
     """(K_l, d) centroids of each level."""
     codes: Ints
-    """(n, L) codes of the fitted rows; no rows where the fit was on a table."""
+    """(n, L) codes of the fitted rows; of ``seeds`` where the fit was on a table."""
     errors: list[float]
     """Mean squared length of what is left after each level."""
     iterations: list[int]
