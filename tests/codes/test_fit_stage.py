@@ -93,7 +93,7 @@ def test_on_the_table_as_on_the_sample(make_world) -> None:
     world = make_world()
     x = items(300)
     world.vectors(x)
-    settings = {"rq_levels": [9, 5], "rq_iterations": 3, "rq_normalise": True, "rq_balanced": 0.1}
+    settings = {"rq_levels": [9, 5], "rq_iterations": 2, "rq_normalise": True, "rq_balanced": 0.1}
     on_sample = world.run("fit-codebooks", **settings)
     first = published(world)
     on_table = world.run(
