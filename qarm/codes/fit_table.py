@@ -302,10 +302,7 @@ def _far_points(taken: Floats) -> Callable[[Any], Task]:
 
 
 def _open(broadcast: Any) -> tuple[_Level, Centroids]:
-    """The level of this pass, in a task; a task is one slot, so one thread."""
-    import torch
-
-    torch.set_num_threads(1)
+    """The level of this pass, in a task, which is one slot and takes one thread."""
     level: _Level = broadcast.value
     return level, level.ready()
 
