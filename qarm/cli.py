@@ -113,6 +113,15 @@ def _tables(arguments: argparse.Namespace) -> None:
     print(describe(arguments.table))
 
 
+def _anchor_pools(arguments: argparse.Namespace) -> None:
+    from qarm.codes.compare_pools import compare_pools, table_of
+    from qarm.session import open_session
+
+    config = _config(arguments)
+    spark = open_session("qarm anchor-pools", master=arguments.master, settings=config.spark)
+    print(table_of(compare_pools(config, spark)))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -139,6 +148,12 @@ def build_parser() -> argparse.ArgumentParser:
     _configured(lineage)
     lineage.add_argument("table", help="name of a table, such as semantic_ids")
     lineage.set_defaults(do=_lineage)
+
+    pools = commands.add_parser(
+        "anchor-pools", help="how well each rule of VQ anchors covers items"
+    )
+    _common(pools)
+    pools.set_defaults(do=_anchor_pools)
 
     settings = commands.add_parser("settings", help="every setting, with default and meaning")
     settings.add_argument("section", nargs="?", help="only this section, such as ranker")

@@ -7,68 +7,52 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qarm.codes.codebook import Codebook, lists_to_matrix
+from qarm.codes.codebook import Codebook
 from qarm.codes.drift import record, rows_to_hold_out
+from qarm.codes.fit_table import fit_residual_table
 from qarm.codes.nearest import Floats
+from qarm.codes.pools import Pool, choose_anchors
 from qarm.codes.refresh import begin
-from qarm.codes.residual import fit_residual
-from qarm.codes.sources import KNOWN, LATER, encoder_versions, with_seen
+from qarm.codes.residual import ResidualFit, fit_residual
+from qarm.codes.sampling import sample_by_hash
+from qarm.codes.seeding import seeding_rows
+from qarm.codes.sources import KNOWN, LATER, encoder_versions, plain_errors, with_seen
 from qarm.errors import InputError
-from qarm.ingest.parts import training_parts
 from qarm.lake import files
 from qarm.lake.tables import TableRef
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from schemas import codebooks
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
+    from qarm.config.learning import Codes
     from qarm.pipeline.context import Context
 
 
 def run(context: Context) -> StageResult:
-    """Fit residual k-means and choose anchors; the codebook is frozen from here on.
+    """Fit residual levels and choose anchors; the codebook is frozen from here on.
 
     Raises:
         InputError: no vectors, vectors of several encoders, or fewer items than centroids.
     """
-    import torch
-
     config = context.config.codes
-    version = _one_encoder(context)
-    vectors, counts = _with_use(context, version)
-    usable = vectors.where("use = 'fit'").drop("use")
-    anchor_items, anchors, pool = choose_anchors(context, usable)
+    usable, counts, version = usable_vectors(context)
     rows = counts.get("fit", 0)
+    pool = choose_anchors(context, usable, rows)
     aside = rows_to_hold_out(rows, config)
-    items, drawn = _sample(usable, rows, config.fit_rows + aside, config.seed)
-    items, sample, held_out = items[: len(items) - aside], *np.split(drawn, [len(drawn) - aside])
-    context.say(f"residual k-means {config.rq_levels} on {len(sample)} vectors")
-    refit = begin(context, items, sample, version)
-    fitted = fit_residual(
-        sample,
-        config.rq_levels,
-        iterations=config.rq_iterations,
-        seed=config.seed,
-        start=None if refit is None else refit.start,
-        threads=torch.get_num_threads(),
-        say=context.say,
-    )
-    parameters: dict[str, Any] = {
-        "rq_levels": config.rq_levels,
-        "rq_iterations": config.rq_iterations,
-        "vq_anchors": len(anchors),
-        "vq_k": config.vq_k,
-        "vq_pool": pool,
-        "seed": config.seed,
-        "rows": len(sample),
-    }
+    items, drawn = sample_by_hash(usable, rows, _sample_rows(config) + aside, config.seed)
+    kept = len(items) - aside
+    sample, held_out = drawn[:kept], drawn[kept:]
+    refit = begin(context, items[:kept], sample, version)
+    start = None if refit is None else refit.start
+    fitted = _fit(context, _without(usable, items[kept:]), sample, start)
     codebook = Codebook(
         levels=tuple(fitted.levels),
-        anchors=anchors,
-        anchor_items=anchor_items,
+        anchors=pool.vectors,
+        anchor_items=pool.items,
         encoder_version=version,
-        fit=parameters,
+        fit=_parameters(config, pool, fitted),
     )
     changes: list[Metric] = []
     if refit is not None:
@@ -84,15 +68,15 @@ def run(context: Context) -> StageResult:
             Ledger(
                 name="item vectors",
                 rows_in=sum(counts.values()),
-                rows_out=len(sample),
+                rows_out=fitted.rows,
                 dropped={
                     **dropped,
                     **({"held_out_for_drift": aside} if aside else {}),
-                    "beyond_fit_rows": rows - len(drawn),
+                    "beyond_fit_rows": rows - aside - fitted.rows,
                 },
             )
         ],
-        metrics=_metrics(sample, fitted.errors) + changes,
+        metrics=_metrics(fitted) + changes,
         artifacts={
             "codebook": {"uri": uri, "version": codebook.codebook_id},
             **record(context, codebook, sample, held_out),
@@ -104,6 +88,45 @@ def run(context: Context) -> StageResult:
             **(refit.facts if refit is not None else {}),
         },
     )
+
+
+def _parameters(config: Codes, pool: Pool, fitted: ResidualFit) -> dict[str, Any]:
+    """What the codebook says of its fit."""
+    return {
+        "rq_levels": config.rq_levels,
+        "rq_iterations": config.rq_iterations,
+        "rq_start": config.rq_init,
+        "rq_normalise": config.rq_normalise,
+        "rq_balanced": config.rq_balanced,
+        "fit_on": config.fit_on,
+        "vq_anchors": len(pool.items),
+        "vq_k": config.vq_k,
+        "vq_pool": pool.rule,
+        "seed": config.seed,
+        "rows": fitted.rows,
+    }
+
+
+def _without(usable: DataFrame, held_out: NDArray[np.int64]) -> DataFrame:
+    """``usable`` less the items held out: at most ``drift.MOST``, so that they are broadcast."""
+    from pyspark.sql import functions as F
+
+    if len(held_out) == 0:
+        return usable
+    schema = "item_idx bigint"
+    aside = usable.sparkSession.createDataFrame([(int(i),) for i in held_out], schema)
+    return usable.join(F.broadcast(aside), "item_idx", "left_anti")
+
+
+def usable_vectors(context: Context) -> tuple[DataFrame, dict[str, int], str]:
+    """What codebooks are fitted on: items of the training part that have content.
+
+    Returns:
+        (item_id, item_idx, vector); rows of each use, ``fit`` or why not; the encoder.
+    """
+    version = _one_encoder(context)
+    vectors, counts = _with_use(context, version)
+    return vectors.where("use = 'fit'").drop("use"), counts, version
 
 
 def _one_encoder(context: Context) -> str:
@@ -136,70 +159,35 @@ def _with_use(context: Context, version: str) -> tuple[DataFrame, dict[str, int]
     return marked, {row["use"]: int(row["count"]) for row in rows}
 
 
-def _hash(seed: int) -> Column:
-    from pyspark.sql import functions as F
+def _sample_rows(config: Codes) -> int:
+    """Most vectors on the driver: to fit on, or to draw first centroids from."""
+    return config.fit_rows if config.fit_on == "sample" else seeding_rows(max(config.rq_levels))
 
-    return F.xxhash64(F.col("item_id"), F.lit(seed))
 
-
-def choose_anchors(context: Context, usable: DataFrame) -> tuple[NDArray[np.int64], Floats, str]:
-    """Anchors, numbered in the order of the pool rule.
-
-    popular: most events in the training parts first, ties by hash; random: smallest hash first,
-    also where there are no events.
-
-    Returns:
-        (N,) item_idx; (N, d) vectors; the rule that was followed.
-    """
-    from pyspark.sql import functions as F
+def _fit(
+    context: Context, usable: DataFrame, sample: Floats, start: list[Floats] | None
+) -> ResidualFit:
+    """Residual k-means on the sample, or on all of ``usable`` where ``codes.fit_on`` says so."""
+    import torch
 
     config = context.config.codes
-    order = [_hash(config.seed).asc(), F.col("item_idx").asc()]
-    rule: str = config.vq_pool
-    if rule == "popular" and context.find("event_splits") is None:
-        context.say("no events, so anchors are drawn at random by hash")
-        rule = "random"
-    if rule == "popular":
-        parts = training_parts(context.facts("ingest"))
-        events = (
-            context.table("event_splits")
-            .where(F.col("part").isin(parts))
-            .groupBy("item_idx")
-            .agg(F.count("*").alias("events"))
-        )
-        usable = usable.join(events, "item_idx", "left").fillna(0, "events")
-        order.insert(0, F.col("events").desc())
-    rows = usable.orderBy(*order).limit(config.vq_anchors).select("item_idx", "vector").toArrow()
-    if rows.num_rows < config.vq_anchors:
-        context.say(f"{rows.num_rows} anchors: no more items ({config.vq_anchors} asked for)")
-    if rows.num_rows < config.vq_k:
-        raise InputError(
-            f"codes.vq_k = {config.vq_k} needs as many anchors, but only {rows.num_rows} items are "
-            "in the training part and have content; lower codes.vq_k"
-        )
-    items = rows["item_idx"].to_numpy().astype(np.int64)
-    return items, lists_to_matrix(rows["vector"], "item_embeddings"), rule
-
-
-def _sample(usable: DataFrame, rows: int, most: int, seed: int) -> tuple[NDArray[np.int64], Floats]:
-    """item_idx and vectors of at most ``most`` items, those of smallest hash, in its order."""
-    from pyspark.sql import functions as F
-
-    if rows == 0:
-        raise InputError(
-            "no item has a vector, content and an event of the training part; codebooks need some"
-        )
-    hashed = usable.withColumn("hash", _hash(seed))
-    if rows > most:
-        # A bound on the hash leaves about ``most`` rows, so that no more need be sorted. Four
-        # standard deviations more, so that there are hardly ever fewer.
-        share = (most + 4 * most**0.5) / rows
-        if share < 1:
-            hashed = hashed.where(F.col("hash") < int((share - 0.5) * 2.0**64))
-    table = hashed.select("hash", "item_idx", "vector").toArrow()
-    order = np.lexsort((table["item_idx"].to_numpy(), table["hash"].to_numpy()))[:most]
-    matrix = lists_to_matrix(table["vector"], "item_embeddings")[order]
-    return table["item_idx"].to_numpy()[order].astype(np.int64), matrix
+    sizes = config.rq_levels
+    settings: dict[str, Any] = {
+        "iterations": config.rq_iterations,
+        "seed": config.seed,
+        "start": start,
+        "init": config.rq_init,
+        "normalise": config.rq_normalise,
+        "balance": config.rq_balanced,
+        "say": context.say,
+    }
+    if config.fit_on == "table":
+        context.say(f"residual k-means {sizes} on all vectors")
+        with plain_errors():
+            return fit_residual_table(usable, sizes, seeds=sample, **settings)
+    context.say(f"residual k-means {sizes} on {len(sample)} vectors")
+    threads = config.fit_threads or torch.get_num_threads()
+    return fit_residual(sample, sizes, threads=threads, **settings)
 
 
 def _append(context: Context, codebook: Codebook) -> None:
@@ -222,17 +210,17 @@ def _append(context: Context, codebook: Codebook) -> None:
     )
 
 
-def _metrics(sample: Floats, errors: list[float]) -> list[Metric]:
+def _metrics(fitted: ResidualFit) -> list[Metric]:
     """Reconstruction after each level, on the rows fitted on."""
-    squares = float((sample.astype(np.float64) ** 2).sum(axis=1).mean())
     found = []
-    for level, error in enumerate(errors, start=1):
-        for name, value in (("reconstruction_error", error), ("relative_error", error / squares)):
+    for level, error in enumerate(fitted.errors, start=1):
+        relative = error / fitted.mean_square
+        for name, value in (("reconstruction_error", error), ("relative_error", relative)):
             found.append(
                 Metric(
                     metric=f"rq_{name}_l{level}",
                     value=value,
-                    n=len(sample),
+                    n=fitted.rows,
                     part="fit",
                     variant="rq",
                 )

@@ -1,4 +1,4 @@
-"""k-means: k-means++ seeding and Lloyd's algorithm on exact assignments."""
+"""k-means: Lloyd's algorithm on exact assignments, weighted and balanced where asked for."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qarm.codes.compiled import FINITE, REORDERED, kernel
-from qarm.codes.nearest import _MOST, Floats, Ints, as_matrix, nearest
+from qarm.codes.balance import Penalties
+from qarm.codes.bounds import MovingCentroids
+from qarm.codes.nearest import Floats, Ints, as_matrix, nearest
+from qarm.codes.seeding import Init, Seed, farthest, first_centres
+from qarm.codes.sums import scale_for, sum_clusters
 from qarm.errors import InputError
-
-SEEDING_ROWS = 65_536
-"""k-means++ looks at no more rows than this, or eight a centroid: its cost is rows times K."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,9 +22,13 @@ class Clusters:
     centroids: Floats
     """(K, d)."""
     inertia: list[float]
-    """Mean squared distance to the nearest centroid at the start of each iteration."""
+    """(Weighted) mean squared distance to the own centroid at the start of each iteration."""
     converged: bool
     """Whether the last iteration moved no point."""
+    codes: Ints
+    """(n,) nearest centroid of each point, at the end."""
+    distances: Floats
+    """(n,) squared distance to it."""
 
 
 def kmeans(
@@ -32,95 +36,77 @@ def kmeans(
     k: int,
     *,
     iterations: int,
-    seed: int | tuple[int, ...] = 0,
+    seed: Seed = 0,
     start: NDArray[np.floating] | None = None,
+    init: Init = "k-means++",
+    weights: NDArray[np.floating] | None = None,
+    balance: float = 0.0,
     threads: int = 1,
 ) -> Clusters:
-    """Lloyd's algorithm (1982) from k-means++ centres (Arthur and Vassilvitskii, 2007).
+    """Lloyd's algorithm (1982) from drawn or given centres.
 
     A cluster without points is put on the point that is farthest from its centre; that point
-    leaves its old cluster. Sums are float64, in the order of the rows, so that the result is a
-    function of the arguments alone.
+    leaves its old cluster. Sums are exact (``sums``), so that the result is a function of the
+    arguments alone.
 
     Args:
         x: (n, d) points.
         k: clusters.
         iterations: most iterations; fewer if no point moves.
         seed: of the first centres.
-        start: (k, d) centres to start from in place of k-means++.
-        threads: for assignments; the result does not depend on it.
+        start: (k, d) centres to start from in place of drawn ones.
+        init: how first centres are drawn.
+        weights: (n,) in [0, 1], what a point counts; none: 1 each.
+        balance: see ``balance``; 0: each point goes to its nearest centroid.
+        threads: the result does not depend on it.
 
     Raises:
-        InputError: fewer points than clusters, NaN or infinity, or ``start`` of another shape.
+        InputError: fewer points than clusters, NaN or infinity, ``start`` of another shape, or
+            weights outside [0, 1].
     """
     points = as_matrix(x, "points")
     n, d = points.shape
     if n < k:
         raise InputError(f"k-means: need >= {k} points, got {n}; ask for fewer centroids")
-    centroids = seed_plus_plus(points, k, seed) if start is None else as_matrix(start, "start")
+    mass = np.ones(n, np.float32) if weights is None else np.asarray(weights, np.float32)
+    if mass.shape != (n,) or not 0 <= mass.min() <= mass.max() <= 1:
+        raise InputError(f"k-means: weights should be {n} numbers in [0, 1]")
+    if start is None:
+        centroids = first_centres(points, k, init, seed, mass, threads)
+    else:
+        centroids = as_matrix(start, "start")
     if centroids.shape != (k, d):
         raise InputError(f"k-means: start should be {(k, d)}, is {centroids.shape}")
+    penalties = Penalties(k, balance)
+    moving = MovingCentroids(penalties.extend_points(points), threads=threads)
+    scale = scale_for(float(max(points.max(), -points.min())))
     inertia: list[float] = []
     before: Ints | None = None
     for _ in range(iterations):
-        codes, distances = nearest(points, centroids, threads=threads)
-        inertia.append(float(distances.mean(dtype=np.float64)))
-        if before is not None and np.array_equal(codes, before):
-            return Clusters(centroids, inertia, converged=True)
-        centroids = update(points, codes, distances, centroids)
+        codes, costs = moving.nearest(penalties.extend_centroids(centroids))
+        distances = penalties.take_off(costs, codes)
+        inertia.append(float(np.average(distances.astype(np.float64), weights=mass)))
+        if before is not None and np.array_equal(codes, before) and not balance:
+            return Clusters(centroids, inertia, True, codes, distances)
+        centroids = update(points, codes, distances, centroids, mass, scale, threads)
+        penalties.adjust(np.bincount(codes, minlength=k), inertia[-1])
         before = codes
-    return Clusters(centroids, inertia, converged=False)
+    if balance:  # penalties end here
+        codes, distances = nearest(points, centroids, threads=threads)
+    else:
+        codes, distances = moving.nearest(centroids)
+    return Clusters(centroids, inertia, False, codes, distances)
 
 
-def seed_plus_plus(points: Floats, k: int, seed: int | tuple[int, ...]) -> Floats:
-    """k-means++: each next centre is a point, drawn by its squared distance to those chosen.
-
-    At most ``max(SEEDING_ROWS, 8 k)`` points, drawn without replacement, take part.
-    """
-    rng = np.random.default_rng(seed)
-    most = max(SEEDING_ROWS, 8 * k)
-    if len(points) > most:
-        points = points[np.sort(rng.choice(len(points), most, replace=False))]
-    chosen = np.empty(k, np.int64)
-    closest = np.full(len(points), _MOST, np.float32)
-    chosen[0] = rng.integers(len(points))
-    draws = rng.random(k)
-    for c in range(1, k):
-        total = _relax(points, points[chosen[c - 1]], closest)
-        # A total of zero: fewer distinct points than k; any point will do, the centre stays empty.
-        chosen[c] = _draw(closest, total * draws[c]) if total > 0 else c
-    return points[chosen].copy()
-
-
-@kernel(REORDERED)
-def _relax(points, centre, closest):  # type: ignore[no-untyped-def]
-    """closest[i] = min(closest[i], ||points[i] - centre||^2); their sum."""
-    total = np.float64(0)
-    for i in range(len(points)):
-        distance = np.float32(0)
-        for m in range(points.shape[1]):
-            difference = points[i, m] - centre[m]
-            distance += difference * difference
-        closest[i] = min(closest[i], distance)
-        total += np.float64(closest[i])
-    return total
-
-
-@kernel(FINITE)
-def _draw(weights, target):  # type: ignore[no-untyped-def]
-    """First index whose running sum of weights exceeds ``target``; the last positive if none."""
-    total = np.float64(0)
-    last = 0
-    for i in range(len(weights)):
-        if weights[i] > 0:
-            last = i
-            total += np.float64(weights[i])
-            if total > target:
-                return i
-    return last
-
-
-def update(points: Floats, codes: Ints, distances: Floats, centroids: Floats) -> Floats:
+def update(
+    points: Floats,
+    codes: Ints,
+    distances: Floats,
+    centroids: Floats,
+    weights: Floats | None = None,
+    scale: float | None = None,
+    threads: int = 1,
+) -> Floats:
     """Means of the clusters; empty ones are put on the farthest points.
 
     One after the other, each on the point that is farthest from its centre and from the points
@@ -131,32 +117,17 @@ def update(points: Floats, codes: Ints, distances: Floats, centroids: Floats) ->
         codes: (n,) cluster of each point.
         distances: (n,) squared distance to its centre.
         centroids: (K, d) centres before; kept where there is nothing to move to.
+        weights: (n,) of the points, at most 1; none: 1 each.
+        scale: of the sums; none: found from the points.
+        threads: the result does not depend on it.
     """
     k = len(centroids)
-    empty = np.flatnonzero(np.bincount(codes, minlength=k) == 0)
+    weights = np.ones(len(points), np.float32) if weights is None else weights
+    scale = scale_for(float(np.abs(points).max())) if scale is None else scale
+    sums = sum_clusters(points, codes, weights, k, scale=scale, threads=threads)
+    empty = np.flatnonzero(sums.sizes == 0)
     if len(empty):
-        codes, closest = codes.copy(), distances.copy()
-        for code in empty:
-            row = int(closest.argmax())
-            if closest[row] <= 0:
-                break
-            codes[row] = code
-            _relax(points, points[row], closest)  # the next one goes elsewhere
-    sums, counts = _sums(points, codes, k)
-    filled = counts > 0
-    means = centroids.copy()
-    means[filled] = (sums[filled] / counts[filled, None]).astype(np.float32)
-    return means
-
-
-@kernel(FINITE)
-def _sums(points, codes, k):  # type: ignore[no-untyped-def]
-    """Sum and count of the points of each cluster."""
-    sums = np.zeros((k, points.shape[1]), np.float64)
-    counts = np.zeros(k, np.int64)
-    for i in range(len(points)):
-        code = codes[i]
-        counts[code] += 1
-        for m in range(points.shape[1]):
-            sums[code, m] += np.float64(points[i, m])
-    return sums, counts
+        rows = farthest(points, weights, distances * weights, len(empty))
+        sums.add(points[rows], codes[rows], weights[rows], -1)
+        sums.add(points[rows], empty[: len(rows)].astype(np.int32), weights[rows])
+    return sums.means(centroids)

@@ -1,6 +1,7 @@
 """Residual k-means: R1 = kmeans(M), M1 = M - nearest(M, R1), R2 = kmeans(M1), ...
 
-QARM (arXiv 2411.11739), section 3. A code is the greedy nearest centroid of each level.
+QARM (arXiv 2411.11739), section 3. A code is the greedy nearest centroid of each level, however the
+levels were fitted: with residuals normalised, with balanced clusters, on a sample or on the table.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.kmeans import kmeans
-from qarm.codes.nearest import Floats, Ints, as_matrix, nearest
+from qarm.codes.nearest import Floats, Ints, as_matrix
+from qarm.codes.seeding import Init
 from qarm.errors import InputError
+
+SHORTEST = 0.1
+"""Normalised residuals: squared lengths below this share of their mean count as this share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +28,22 @@ class ResidualFit:
     levels: list[Floats]
     """(K_l, d) centroids of each level."""
     codes: Ints
-    """(n, L) codes of the fitted rows."""
+    """(n, L) codes of the fitted rows; of ``seeds`` where the fit was on a table."""
     errors: list[float]
     """Mean squared length of what is left after each level."""
     iterations: list[int]
     """Lloyd iterations that each level took."""
+    rows: int
+    """Rows fitted on."""
+    mean_square: float
+    """Mean squared length of their vectors."""
+
+    def describe(self, levels: int) -> str:
+        """A line about the latest level of ``levels``."""
+        return (
+            f"level {len(self.levels)} of {levels}: {len(self.levels[-1])} centroids, "
+            f"{self.iterations[-1]} iterations, mean squared rest {self.errors[-1]:.4f}"
+        )
 
 
 def fit_residual(
@@ -37,6 +53,9 @@ def fit_residual(
     iterations: int,
     seed: int = 0,
     start: Sequence[Floats] | None = None,
+    init: Init = "k-means++",
+    normalise: bool = False,
+    balance: float = 0.0,
     threads: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> ResidualFit:
@@ -49,6 +68,9 @@ def fit_residual(
         seed: of the first centres; each level draws its own.
         start: (K_l, d) centroids of each level to start from, in place of drawn ones: a refit that
             keeps to an older codebook.
+        init: how first centres are drawn.
+        normalise: minimise the error relative to the residual, see ``relative_weights``.
+        balance: penalty of large clusters, see ``balance``; 0: none.
         threads: for assignments; the result does not depend on it.
         say: told a line after each level.
 
@@ -56,17 +78,9 @@ def fit_residual(
         InputError: a level is larger than n, NaN or infinity, or ``start`` of other sizes.
     """
     rest = as_matrix(x, "vectors")
-    if start is not None and [np.shape(s) for s in start] != [(k, rest.shape[1]) for k in sizes]:
-        raise InputError(
-            f"residual k-means with levels {list(sizes)} of {rest.shape[1]} dimensions: start has "
-            f"levels of shape {[np.shape(s) for s in start]}"
-        )
-    if len(rest) < max(sizes):
-        raise InputError(
-            f"residual k-means with levels {list(sizes)}: need >= {max(sizes)} points, got "
-            f"{len(rest)}; lower codes.rq_levels"
-        )
-    fit = ResidualFit([], np.empty((len(rest), len(sizes)), np.int32), [], [])
+    check_sizes(len(rest), rest.shape[1], sizes, start)
+    codes = np.empty((len(rest), len(sizes)), np.int32)
+    fit = ResidualFit([], codes, [], [], len(rest), float(_squares(rest).mean()))
     for number, size in enumerate(sizes):
         clusters = kmeans(
             rest,
@@ -74,20 +88,54 @@ def fit_residual(
             iterations=iterations,
             seed=(seed, number),
             start=None if start is None else start[number],
+            init=init,
+            weights=relative_weights(rest) if normalise else None,
+            balance=balance,
             threads=threads,
         )
-        codes, distances = nearest(rest, clusters.centroids, threads=threads)
-        rest = rest - clusters.centroids[codes]
+        codes[:, number] = clusters.codes
+        rest = rest - clusters.centroids[clusters.codes]
         fit.levels.append(clusters.centroids)
-        fit.codes[:, number] = codes
-        fit.errors.append(float(distances.mean(dtype=np.float64)))
+        fit.errors.append(float(clusters.distances.mean(dtype=np.float64)))
         fit.iterations.append(len(clusters.inertia))
         if say is not None:
-            say(
-                f"level {number + 1} of {len(sizes)}: {size} centroids, {len(clusters.inertia)} "
-                f"iterations, mean squared rest {fit.errors[-1]:.4f}"
-            )
+            say(fit.describe(len(sizes)))
     return fit
+
+
+def check_sizes(rows: int, d: int, sizes: Sequence[int], start: Sequence[Floats] | None) -> None:
+    """Raise an InputError where ``rows`` points of ``d`` dimensions cannot be fitted to this."""
+    if rows < max(sizes):
+        raise InputError(
+            f"residual k-means with levels {list(sizes)}: need >= {max(sizes)} points, got {rows}; "
+            "lower codes.rq_levels"
+        )
+    if start is not None and [np.shape(s) for s in start] != [(k, d) for k in sizes]:
+        raise InputError(
+            f"residual k-means with levels {list(sizes)} of {d} dimensions: start has levels of "
+            f"shape {[np.shape(s) for s in start]}"
+        )
+
+
+def relative_weights(rest: Floats, mean_square: float | None = None) -> Floats:
+    """What each residual counts when residuals are normalised: (n,) numbers in (0, 1].
+
+    Weights 1 / ||r||^2 make k-means minimise the sum of ||r - c||^2 / ||r||^2: each item counts
+    alike, however much of it the levels before have left, as if all residuals had length 1. Yet
+    centroids stay in the space of the vectors, and the nearest centroid is the one that it was
+    without weights; so sums of centroids still reconstruct, and codes stay exact and greedy. (Peers
+    divide each residual by its length instead, and can no longer add centroids up.) Residuals of
+    almost no length are held by ``SHORTEST``; ``mean_square``: of all rows, where these are some.
+    """
+    squares = _squares(rest)
+    floor = SHORTEST * (float(squares.mean()) if mean_square is None else mean_square)
+    if floor == 0:
+        return np.ones(len(rest), np.float32)
+    return (floor / np.maximum(squares, floor)).astype(np.float32)
+
+
+def _squares(x: Floats) -> NDArray[np.float64]:
+    return np.einsum("ij,ij->i", x, x, dtype=np.float64)
 
 
 def reconstruct(codes: NDArray[np.integer], levels: Sequence[Floats]) -> list[Floats]:

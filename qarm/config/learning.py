@@ -259,11 +259,22 @@ class Codes(Section):
     rq_levels: list[int] = [256, 256, 256]
     """Centroids of each residual k-means level; larger than the items is an error."""
     rq_iterations: int = Field(25, ge=1)
-    """Lloyd iterations a level."""
+    """Most Lloyd iterations a level; fewer where nothing moves any more."""
+    rq_init: Literal["k-means++", "k-means||"] = "k-means++"
+    """First centroids: k-means++ on at most 65,536 rows or 8 a centroid; k-means|| on all rows of
+    the sample, quicker where a level has thousands of centroids."""
+    rq_normalise: bool = False
+    """Minimise the error relative to what is left of each item, as if all residuals had one length:
+    items that former levels describe well count as much as others. Codes stay nearest centroids."""
+    rq_balanced: float = Field(0.0, ge=0)
+    """Evener use of codes: while fitting, a point of a cluster of mean size costs so many times the
+    mean squared distance more, of one four times as large twice that. 0: off; 0.3: somewhat; 1:
+    strongly; more than 1 is rarely of use. Codes stay nearest centroids."""
     vq_anchors: int = Field(1024, ge=1)
     """Anchors in the VQ pool (cut to the items of the training part, said in the log)."""
-    vq_pool: Literal["popular", "random"] = "popular"
-    """popular: most events in training; random: smallest hash(item, seed)."""
+    vq_pool: Literal["popular", "random", "k_centre"] = "popular"
+    """popular: most events in training; random: smallest hash(item, seed); k_centre: each the
+    farthest from those before, so that no item is far from all. `qarm anchor-pools` compares."""
     vq_k: int = Field(25, ge=1)
     """Nearest anchors in an item's VQ code (QARM: 25)."""
     vq_exact_anchors: int = Field(1_000_000, ge=0)
@@ -273,6 +284,11 @@ class Codes(Section):
     """Cells, of the index's 4 sqrt(anchors), that an item looks into: more find more, slower."""
     fit_rows: int = Field(1_000_000, ge=1)
     """Largest sample (by hash) of items that codebooks are fitted on; held on one machine."""
+    fit_on: Literal["sample", "table"] = "sample"
+    """sample: residual k-means on fit_rows items, on the driver; table: on all, by Spark tasks."""
+    fit_threads: int = Field(0, ge=0)
+    """Threads of a fit on the sample; 0: as many as torch takes (OMP_NUM_THREADS). The result does
+    not depend on it; nor on Spark's tasks, each of which is one thread."""
     keep_old_codes: bool = False
     """Codes of older codebooks stay in semantic_ids beside the new ones."""
     refresh: Literal["fresh", "matched"] = "fresh"

@@ -268,7 +268,7 @@ class Lake:
 
 
 def _snapshot(df: DataFrame) -> Any:
-    """Delta's snapshot (a Java object) behind a frame that reads one table and does nothing else."""
+    """Delta's snapshot (a Java object) behind a frame that does nothing but read a table."""
     leaf = df._jdf.queryExecution().analyzed().collectLeaves().head()
     return leaf.relation().location().getSnapshot()
 

@@ -1,4 +1,4 @@
-"""Lloyd's algorithm and its seeding."""
+"""Lloyd's algorithm."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from qarm.codes.kmeans import kmeans, seed_plus_plus, update
+from qarm.codes.kmeans import kmeans, update
 from qarm.errors import InputError
 
 
@@ -35,13 +35,6 @@ def test_inertia_never_grows() -> None:
     inertia = kmeans(x, 50, iterations=30, seed=4).inertia
     assert all(b <= a * (1 + 1e-6) for a, b in pairwise(inertia))
     assert inertia[-1] < 0.9 * inertia[0]
-
-
-def test_seeding_finds_separate_blobs() -> None:
-    x, centres = blobs(12, 60)
-    first = seed_plus_plus(x, 12, 3)
-    nearest_centre = ((first[:, None] - centres[None]) ** 2).sum(-1).argmin(1)
-    assert sorted(nearest_centre) == list(range(12))
 
 
 def test_same_arguments_same_centroids() -> None:
@@ -86,12 +79,32 @@ def test_sums_do_not_drift() -> None:
     assert found.centroids[1, 0] == x[1, 0]
 
 
+def test_weights_are_repetitions() -> None:
+    x = np.random.default_rng(4).standard_normal((400, 5), dtype=np.float32)
+    times = 1 + np.arange(400) % 4
+    weighted = kmeans(x, 20, iterations=15, start=x[:20], weights=times / 4)
+    repeated = kmeans(np.repeat(x, times, axis=0), 20, iterations=15, start=x[:20])
+    np.testing.assert_allclose(weighted.centroids, repeated.centroids, rtol=1e-6)
+    np.testing.assert_allclose(weighted.inertia, repeated.inertia, rtol=1e-6)
+
+
+def test_order_of_points_does_not_matter() -> None:
+    """Also where bounds are at work (many centroids), and to the last bit."""
+    x = np.random.default_rng(5).standard_normal((3000, 6), dtype=np.float32)
+    order = np.random.default_rng(6).permutation(3000)
+    one = kmeans(x, 200, iterations=6, start=x[:200])
+    two = kmeans(x[order], 200, iterations=6, start=x[:200], threads=2)
+    np.testing.assert_array_equal(one.centroids, two.centroids)
+
+
 def test_bad_input() -> None:
     x = np.ones((4, 2), np.float32)
     with pytest.raises(InputError, match="need >= 5 points, got 4"):
         kmeans(x, 5, iterations=1)
     with pytest.raises(InputError, match=r"start should be \(2, 2\), is \(3, 2\)"):
         kmeans(x, 2, iterations=1, start=x[:3])
+    with pytest.raises(InputError, match=r"4 numbers in \[0, 1\]"):
+        kmeans(x, 2, iterations=1, weights=np.array([1, 1, 2, 1]))
     x[1, 1] = np.nan
     with pytest.raises(InputError, match="points: 1 of 4"):
         kmeans(x, 2, iterations=1)

@@ -1,0 +1,58 @@
+"""Samples of items by hash: a matter of item and seed, not of how the table lies in files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qarm.codes.codebook import lists_to_matrix
+from qarm.codes.nearest import Floats
+from qarm.errors import InputError
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+
+def hash_of(seed: int) -> Column:
+    """The hash that decides, of column item_id."""
+    from pyspark.sql import functions as F
+
+    return F.xxhash64(F.col("item_id"), F.lit(seed))
+
+
+def sample_by_hash(
+    items: DataFrame, rows: int, most: int, seed: int
+) -> tuple[NDArray[np.int64], Floats]:
+    """At most ``most`` items, those of smallest hash, in the order of the hash.
+
+    Args:
+        items: columns item_id, item_idx, vector.
+        rows: how many they are.
+        most: size of the sample.
+        seed: of the hash.
+
+    Returns:
+        (m,) item_idx; (m, d) vectors.
+
+    Raises:
+        InputError: no items, or vectors of several lengths.
+    """
+    from pyspark.sql import functions as F
+
+    if rows == 0:
+        raise InputError(
+            "no item has a vector, content and an event of the training part; codebooks need some"
+        )
+    hashed = items.withColumn("hash", hash_of(seed))
+    if rows > most:
+        # A bound on the hash leaves about ``most`` rows, so that no more need be sorted. Four
+        # standard deviations more, so that there are hardly ever fewer.
+        share = (most + 4 * most**0.5) / rows
+        if share < 1:
+            hashed = hashed.where(F.col("hash") < int((share - 0.5) * 2.0**64))
+    table = hashed.select("hash", "item_idx", "vector").toArrow()
+    order = np.lexsort((table["item_idx"].to_numpy(), table["hash"].to_numpy()))[:most]
+    matrix = lists_to_matrix(table["vector"], "item_embeddings")[order]
+    return table["item_idx"].to_numpy()[order].astype(np.int64), matrix
