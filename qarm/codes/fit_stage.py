@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.codebook import Codebook, lists_to_matrix
+from qarm.codes.fsq import rest_after
+from qarm.codes.fsq_fit import FsqFit, fit_fsq
 from qarm.codes.nearest import Floats
-from qarm.codes.residual import fit_residual
+from qarm.codes.residual import ResidualFit, fit_residual
 from qarm.codes.sources import KNOWN, LATER, encoder_versions, with_seen
 from qarm.errors import InputError
 from qarm.ingest.parts import training_parts
@@ -38,17 +40,20 @@ def run(context: Context) -> StageResult:
     usable = vectors.where("use = 'fit'").drop("use")
     anchor_items, anchors, pool = choose_anchors(context, usable)
     sample, beyond = _sample(usable, counts.get("fit", 0), config.fit_rows, config.seed)
+    fsq = config.rq_last == "fsq"
     context.say(f"residual k-means {config.rq_levels} on {len(sample)} vectors")
     fitted = fit_residual(
         sample,
-        config.rq_levels,
+        config.rq_levels[:-1] if fsq else config.rq_levels,
         iterations=config.rq_iterations,
         seed=config.seed,
         threads=torch.get_num_threads(),
         say=context.say,
     )
+    last = _fit_last(context, sample, fitted) if fsq else None
     parameters: dict[str, Any] = {
         "rq_levels": config.rq_levels,
+        **({"rq_last": config.rq_last} if fsq else {}),
         "rq_iterations": config.rq_iterations,
         "vq_anchors": len(anchors),
         "vq_k": config.vq_k,
@@ -57,7 +62,8 @@ def run(context: Context) -> StageResult:
         "rows": len(sample),
     }
     codebook = Codebook(
-        levels=tuple(fitted.levels),
+        levels=(*fitted.levels, *([last.table] if last else [])),
+        projection=last.projection if last else None,
         anchors=anchors,
         anchor_items=anchor_items,
         encoder_version=version,
@@ -76,10 +82,22 @@ def run(context: Context) -> StageResult:
                 dropped={**dropped, "beyond_fit_rows": beyond},
             )
         ],
-        metrics=_metrics(sample, fitted.errors),
+        metrics=_metrics(sample, [*fitted.errors, *([last.error] if last else [])]),
         artifacts={"codebook": {"uri": uri, "version": codebook.codebook_id}},
         facts={"codebook_id": codebook.codebook_id, "encoder_version": version, **parameters},
     )
+
+
+def _fit_last(context: Context, sample: Floats, fitted: ResidualFit) -> FsqFit:
+    """The last level by finite scalar quantisation of what the others have left."""
+    config = context.config.codes
+    rest = rest_after(sample, fitted.codes, fitted.levels)
+    last = fit_fsq(rest, fitted.codes, config.rq_levels[-1], seed=config.seed)
+    context.say(
+        f"level {len(config.rq_levels)} of {len(config.rq_levels)}: FSQ of {last.projection.bits} "
+        f"bits, mean squared rest {last.error:.4f}"
+    )
+    return last
 
 
 def _one_encoder(context: Context) -> str:

@@ -260,6 +260,9 @@ class Codes(Section):
     """Centroids of each residual k-means level; larger than the items is an error."""
     rq_iterations: int = Field(25, ge=1)
     """Lloyd iterations a level."""
+    rq_last: Literal["kmeans", "fsq"] = "kmeans"
+    """Last level: one more k-means, or bits of a trained projection (Res-KmeansFSQ), for which
+    rq_levels ends in a power of two."""
     vq_anchors: int = Field(1024, ge=1)
     """Anchors in the VQ pool (cut to the items of the training part, said in the log)."""
     vq_pool: Literal["popular", "random"] = "popular"
@@ -277,6 +280,18 @@ class Codes(Section):
     def _levels(self) -> Codes:
         if not self.rq_levels or min(self.rq_levels) < 2:
             raise ValueError(f"rq_levels needs one size >= 2 a level, got {self.rq_levels}")
+        if self.rq_last == "fsq":
+            if len(self.rq_levels) < 2:
+                raise ValueError(
+                    'rq_last = "fsq" needs a k-means level before it, got one level only: '
+                    f"rq_levels = {self.rq_levels}"
+                )
+            last = self.rq_levels[-1]
+            if last & (last - 1) or last > 1 << 16:
+                raise ValueError(
+                    'rq_last = "fsq" makes 2^bits codes, so the last entry of rq_levels must be a '
+                    f"power of two up to 65536, got {self.rq_levels}"
+                )
         if self.vq_k > self.vq_anchors:
             raise ValueError(f"vq_k ({self.vq_k}) exceeds vq_anchors ({self.vq_anchors})")
         return self
