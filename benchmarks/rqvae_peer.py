@@ -86,7 +86,7 @@ class RqVae(nn.Module):
 
 @dataclass(frozen=True)
 class Trained:
-    """The best point of a training's curve, by the error of the held-out items themselves."""
+    """The best point of a training's curve, chosen by the held-out items themselves."""
 
     error: float
     """Mean squared error of the held-out items, in the space of the vectors."""
@@ -94,6 +94,7 @@ class Trained:
     """Of the items trained on, at the same point."""
     codes: np.ndarray
     """(n, L) codes of held-out and then trained items."""
+    best_epoch: int
     epochs: int
     """Epochs trained."""
     curve: list[tuple[int, float, float]]
@@ -109,11 +110,10 @@ def train(
     most_epochs: int,
     say: Callable[[str], None],
     every: int = 25,
-    patience: int = 12,
+    patience: int = 300,
     seed: int = 0,
 ) -> Trained:
-    """Train until the error of the items trained on or held out has not fallen by half a percent
-    in ``patience`` x ``every`` epochs, and give back the point of the lowest held-out error."""
+    """Train until the held-out error has not fallen by half a percent in ``patience`` epochs."""
     torch.manual_seed(seed)
     d = fit.shape[1]
     factor = d**0.5 if variant.standardised else 1.0
@@ -123,11 +123,10 @@ def train(
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0)
     warm_up = 50 * -(-len(x) // 1024)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: min(1.0, (s + 1) / warm_up))
-    lowest = [float("inf"), float("inf")]
     curve: list[tuple[int, float, float]] = []
-    best, stale = Trained(float("inf"), 0.0, np.empty(0), 0, []), 0
-    epoch = 0
-    while epoch < most_epochs and stale < patience:
+    best, codes = (np.inf, np.inf, 0), np.empty((0, len(sizes)), np.int64)
+    mark, since, epoch = np.inf, 0, 0
+    while epoch < most_epochs and since < patience:
         for _ in range(every):
             for rows in torch.randperm(len(x)).split(1024):
                 made, loss, _ = model(x[rows])
@@ -138,18 +137,15 @@ def train(
                 schedule.step()
         epoch += every
         with torch.no_grad():
-            parts = [model(part) for part in (x, other)]
-        errors = [
-            float(((made - part) ** 2).sum(1).mean()) / factor**2
-            for (made, _, _), part in zip(parts, (x, other), strict=True)
-        ]
-        curve.append((epoch, round(errors[0], 4), round(errors[1], 4)))
-        say(f"{variant}: epoch {epoch}, error fit {errors[0]:.4f}, held out {errors[1]:.4f}")
-        if errors[1] < best.error:
-            codes = torch.cat([parts[1][2], parts[0][2]]).numpy()
-            best = Trained(errors[1], errors[0], codes, epoch, [])
-        stale += 1
-        if any(new < 0.995 * old for new, old in zip(errors, lowest, strict=True)):
-            stale = 0
-            lowest = [min(pair) for pair in zip(errors, lowest, strict=True)]
-    return Trained(best.error, best.fit_error, best.codes, epoch, curve)
+            made_fit, _, codes_fit = model(x)
+            made_other, _, codes_other = model(other)
+        of_fit = float(((made_fit - x) ** 2).sum(1).mean()) / factor**2
+        of_other = float(((made_other - other) ** 2).sum(1).mean()) / factor**2
+        curve.append((epoch, of_fit, of_other))
+        say(f"{variant}: epoch {epoch}, error fit {of_fit:.4f}, held out {of_other:.4f}")
+        if of_other < best[0]:
+            best, codes = (of_other, of_fit, epoch), torch.cat([codes_other, codes_fit]).numpy()
+        since += every
+        if of_other < 0.995 * mark:
+            mark, since = of_other, 0
+    return Trained(best[0], best[1], codes, best[2], epoch, curve)

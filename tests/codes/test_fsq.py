@@ -17,10 +17,11 @@ from qarm.errors import InputError
 
 
 def clustered(n, d, seed=0):
-    """Vectors around 40 directions: residual levels leave cells of several items."""
+    """Vectors around 40 directions, some near and some far, as real ones are."""
     rng = np.random.default_rng(seed)
     topics = rng.standard_normal((40, d))
-    x = topics[rng.integers(40, size=n)] + 0.6 * rng.standard_normal((n, d))
+    far = 0.4 * rng.lognormal(0, 0.8, (n, 1))
+    x = topics[rng.integers(40, size=n)] + far * rng.standard_normal((n, d))
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
