@@ -21,6 +21,7 @@ Part fsq: two k-means levels, then a third of k-means or of FSQ with as many cod
 of the training part alone, measured on all items. ``shared``: items whose code another item has.
 ``error``: squared distance from the vector to what its codes stand for, over its squared length.
 ``neighbours``: Jaccard overlap of an item's 20 nearest by vector and by what the codes stand for.
+``kmeans_shrunk`` is a control: the third k-means level under ``codes.rq_shrink = 2``.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from qarm.codes.fsq_fit import FsqFit, fit_fsq
 from qarm.codes.kmeans import kmeans
 from qarm.codes.nearest import encode, nearest, prepare
 from qarm.codes.quality import collisions, reconstruct, usage
-from qarm.codes.residual import fit_residual
+from qarm.codes.residual import fit_residual, shrunk
 from qarm.config.learning import Codes
 
 SIZES = (32, 64, 256)
@@ -53,6 +54,7 @@ VARIANTS = (
     Variant((1024, 512, 256), 64, standardised=True),
 )
 ITERATIONS = Codes().rq_iterations
+SHRINK = 2.0
 
 
 def read(lake: str) -> dict[str, np.ndarray] | None:
@@ -124,17 +126,18 @@ def against_rqvae(
         }
 
     case = f"{len(sizes)} x {sizes[0]}, {len(known)} items, {len(held_out)} held out"
-    fitted = fit_residual(known, sizes, iterations=ITERATIONS)
-    ready = [prepare(level) for level in fitted.levels]
-    codes, left = encode(held_out, ready)
-    ours = float(left.mean())
-    line(
-        f"residual k-means {case}",
-        error=ours,
-        centred=ours / centred,
-        error_fit=float(encode(known, ready)[1].mean()),
-        **use(np.concatenate([codes, encode(known, ready)[0]])),
-    )
+    ours = {}
+    for shrink in (0.0, SHRINK):
+        fitted = fit_residual(known, sizes, iterations=ITERATIONS, shrink=shrink)
+        codes, left = encode(held_out, [prepare(level) for level in fitted.levels])
+        ours[shrink] = float(left.mean())
+        line(
+            f"residual k-means, shrink {shrink}, {case}",
+            error=ours[shrink],
+            centred=ours[shrink] / centred,
+            error_fit=fitted.errors[-1],
+            **use(np.concatenate([codes, fitted.codes])),
+        )
     best: tuple[float, str] | None = None
     for variant in VARIANTS:
         found = train(known, held_out, variant, sizes, most_epochs=most_epochs, say=say)
@@ -150,13 +153,15 @@ def against_rqvae(
         )
         best = min(best or (np.inf, ""), (found.error, str(variant)))
     assert best is not None
-    line(
-        f"summary {case}",
-        ours=ours,
-        peer=f"RQ-VAE {best[1]}",
-        peer_error=best[0],
-        ratio=best[0] / ours,
-    )
+    for shrink, error in ours.items():
+        line(
+            f"summary, shrink {shrink}, {case}",
+            ours=error,
+            peer=f"RQ-VAE {best[1]}",
+            peer_error=best[0],
+            ratio=best[0] / error,
+            lower_by=1 - error / best[0],
+        )
 
 
 def against_kmeans(
@@ -172,10 +177,12 @@ def against_kmeans(
         prefix = encode(x, [prepare(level) for level in two.levels])[0]
         rest = rest_after(x, prefix, two.levels)
         third = kmeans(rest[known], size, iterations=ITERATIONS, seed=(0, 2)).centroids
+        soft = shrunk(rest[known], third, SHRINK)
         fits: list[FsqFit] = []
         seconds = timed(lambda: fits.append(fit_fsq(rest[known], prefix[known], size)))  # noqa: B023
         last = {
             "kmeans": (nearest(rest, third)[0], third),
+            "kmeans_shrunk": (nearest(rest, soft)[0], soft),
             "fsq": (fits[0].projection.encode(rest), fits[0].table),
         }
         figures: dict[str, Any] = {}

@@ -47,6 +47,7 @@ def run(context: Context) -> StageResult:
         config.rq_levels[:-1] if fsq else config.rq_levels,
         iterations=config.rq_iterations,
         seed=config.seed,
+        shrink=config.rq_shrink,
         threads=torch.get_num_threads(),
         say=context.say,
     )
@@ -54,6 +55,7 @@ def run(context: Context) -> StageResult:
     parameters: dict[str, Any] = {
         "rq_levels": config.rq_levels,
         **({"rq_last": config.rq_last} if fsq else {}),
+        **({"rq_shrink": config.rq_shrink} if config.rq_shrink else {}),
         "rq_iterations": config.rq_iterations,
         "vq_anchors": len(anchors),
         "vq_k": config.vq_k,

@@ -36,6 +36,7 @@ def fit_residual(
     *,
     iterations: int,
     seed: int = 0,
+    shrink: float = 0.0,
     threads: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> ResidualFit:
@@ -46,6 +47,7 @@ def fit_residual(
         sizes: centroids of each level.
         iterations: most Lloyd iterations a level.
         seed: of the first centres; each level draws its own.
+        shrink: see ``shrunk``; from the second level on, whose rests have a mean near zero.
         threads: for assignments; the result does not depend on it.
         say: told a line after each level.
 
@@ -61,9 +63,12 @@ def fit_residual(
     fit = ResidualFit([], np.empty((len(rest), len(sizes)), np.int32), [], [])
     for number, size in enumerate(sizes):
         clusters = kmeans(rest, size, iterations=iterations, seed=(seed, number), threads=threads)
-        codes, distances = nearest(rest, clusters.centroids, threads=threads)
-        rest = rest - clusters.centroids[codes]
-        fit.levels.append(clusters.centroids)
+        centroids = clusters.centroids
+        if shrink and number:
+            centroids = shrunk(rest, centroids, shrink, threads=threads)
+        codes, distances = nearest(rest, centroids, threads=threads)
+        rest = rest - centroids[codes]
+        fit.levels.append(centroids)
         fit.codes[:, number] = codes
         fit.errors.append(float(distances.mean(dtype=np.float64)))
         fit.iterations.append(len(clusters.inertia))
@@ -73,6 +78,25 @@ def fit_residual(
                 f"iterations, mean squared rest {fit.errors[-1]:.4f}"
             )
     return fit
+
+
+def shrunk(rest: Floats, centroids: Floats, pseudo: float, *, threads: int = 1) -> Floats:
+    """Centroids as means of their points and of ``pseudo`` more at zero.
+
+    Where clusters are small, a mean follows the chance of its points: rests of items not fitted on
+    are nearer to a centroid that gives way towards the mean of all (the posterior mean under a
+    normal prior; James and Stein, 1961). Centroids of one far point stop drawing centroids away
+    from the many near ones.
+
+    Args:
+        rest: (n, d) points.
+        centroids: (K, d) means of clusters.
+        pseudo: points at zero that each cluster counts besides its own.
+        threads: for assignments.
+    """
+    codes, _ = nearest(rest, centroids, threads=threads)
+    counts = np.bincount(codes, minlength=len(centroids))
+    return (centroids * (counts / (counts + pseudo))[:, None]).astype(np.float32)
 
 
 def reconstruct(codes: NDArray[np.integer], levels: Sequence[Floats]) -> list[Floats]:

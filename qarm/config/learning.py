@@ -263,6 +263,9 @@ class Codes(Section):
     rq_last: Literal["kmeans", "fsq"] = "kmeans"
     """Last level: one more k-means, or bits of a trained projection (Res-KmeansFSQ), for which
     rq_levels ends in a power of two."""
+    rq_shrink: float = Field(0.0, ge=0)
+    """From the second level on, points at zero that each centroid counts besides its own: lower
+    error on items not fitted on where there are few a centroid (2 to 4 there); 0: plain means."""
     vq_anchors: int = Field(1024, ge=1)
     """Anchors in the VQ pool (cut to the items of the training part, said in the log)."""
     vq_pool: Literal["popular", "random"] = "popular"
