@@ -67,8 +67,9 @@ class Projection:
                 f"{np.shape(rows)}; expected 2^b codes, and b rows (columns of W) or b + 1 (then "
                 "the origin)"
             )
-        origin = rows[bits] if len(rows) > bits else np.zeros(rows.shape[1], np.float32)
-        return cls(np.asarray(rows[:bits]), origin)
+        matrix = np.asarray(rows, np.float32)
+        origin = matrix[bits] if len(matrix) > bits else np.zeros_like(matrix[0])
+        return cls(matrix[:bits], origin)
 
     def check(self, levels: Sequence[Floats]) -> None:
         """That the last of ``levels`` has a row for each code.

@@ -97,7 +97,8 @@ def decode_table(rest: Floats, codes: Ints, bits: int) -> Floats:
 
 def _signs(bits: int) -> NDArray[np.float64]:
     """(2^b, b): bit i of each code as -1 or 1."""
-    return 2.0 * (np.arange(1 << bits)[:, None] >> np.arange(bits) & 1) - 1
+    bit = np.arange(1 << bits)[:, None] >> np.arange(bits) & 1
+    return bit.astype(np.float64) * 2 - 1
 
 
 def train_projection(rest: Floats, cells: NDArray[np.integer], bits: int, seed: int) -> Projection:
@@ -109,9 +110,9 @@ def train_projection(rest: Floats, cells: NDArray[np.integer], bits: int, seed: 
 
     rng = np.random.default_rng([seed & 0xFFFFFFFF, bits])
     order = _by_cell(cells, rng)
-    x, cells = rest[order].astype(np.float64), cells[order]
-    scale = np.sqrt((x**2).sum(axis=1).mean())
-    x = (x / scale if scale > 0 else x).astype(np.float32)
+    wide, cells = rest[order].astype(np.float64), cells[order]
+    scale = float(np.sqrt((wide**2).sum(axis=1).mean())) or 1.0
+    x = (wide / scale).astype(np.float32)
     partners = _partners(cells)
     near = _near(x, cells)
     weights, origin = _start(x, partners, bits, rng)
@@ -168,7 +169,8 @@ def _loss(x, partners, near, weights, origin, linear, beta):  # type: ignore[no-
 def _by_cell(cells: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.int64]:
     """At most ``SAMPLE_ROWS`` rows, cell by cell, both cells and their rows in random order."""
     rank = rng.permutation(int(cells.max()) + 1)[cells]
-    return np.lexsort((rng.random(len(cells)), rank))[:SAMPLE_ROWS]
+    order: NDArray[np.int64] = np.lexsort((rng.random(len(cells)), rank))
+    return order[:SAMPLE_ROWS]
 
 
 def _partners(cells: NDArray[np.integer]) -> NDArray[np.int64]:
