@@ -68,7 +68,7 @@ class Projection:
                 "the origin)"
             )
         matrix = np.asarray(rows, np.float32)
-        origin = matrix[bits] if len(matrix) > bits else np.zeros_like(matrix[0])
+        origin = matrix[bits] if len(matrix) > bits else np.zeros(matrix.shape[1], np.float32)
         return cls(matrix[:bits], origin)
 
     def check(self, levels: Sequence[Floats]) -> None:
