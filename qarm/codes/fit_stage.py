@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from qarm.codes.codebook import Codebook
 from qarm.codes.drift import record, rows_to_hold_out
 from qarm.codes.fit_table import fit_residual_table
+from qarm.codes.fsq import rest_after
+from qarm.codes.fsq_fit import FsqFit, fit_fsq
 from qarm.codes.nearest import Floats
 from qarm.codes.pools import Pool, choose_anchors
 from qarm.codes.refresh import begin
@@ -47,8 +49,10 @@ def run(context: Context) -> StageResult:
     refit = begin(context, items[:kept], sample, version)
     start = None if refit is None else refit.start
     fitted = _fit(context, _without(usable, items[kept:]), sample, start)
+    last = _fit_last(context, sample, fitted) if config.rq_last == "fsq" else None
     codebook = Codebook(
-        levels=tuple(fitted.levels),
+        levels=tuple(fitted.levels) if last is None else (*fitted.levels, last.table),
+        projection=None if last is None else last.projection,
         anchors=pool.vectors,
         anchor_items=pool.items,
         encoder_version=version,
@@ -76,7 +80,7 @@ def run(context: Context) -> StageResult:
                 },
             )
         ],
-        metrics=_metrics(fitted) + changes,
+        metrics=_metrics(fitted, last) + changes,
         artifacts={
             "codebook": {"uri": uri, "version": codebook.codebook_id},
             **record(context, codebook, sample, held_out),
@@ -94,6 +98,8 @@ def _parameters(config: Codes, pool: Pool, fitted: ResidualFit) -> dict[str, Any
     """What the codebook says of its fit."""
     return {
         "rq_levels": config.rq_levels,
+        "rq_last": config.rq_last,
+        "rq_shrink": config.rq_shrink,
         "rq_iterations": config.rq_iterations,
         "rq_start": config.rq_init,
         "rq_normalise": config.rq_normalise,
@@ -116,6 +122,18 @@ def _without(usable: DataFrame, held_out: NDArray[np.int64]) -> DataFrame:
     schema = "item_idx bigint"
     aside = usable.sparkSession.createDataFrame([(int(i),) for i in held_out], schema)
     return usable.join(F.broadcast(aside), "item_idx", "left_anti")
+
+
+def _fit_last(context: Context, sample: Floats, fitted: ResidualFit) -> FsqFit:
+    """The last level by finite scalar quantisation of what the others have left."""
+    config = context.config.codes
+    rest = rest_after(sample, fitted.codes, fitted.levels)
+    last = fit_fsq(rest, fitted.codes, config.rq_levels[-1], seed=config.seed)
+    context.say(
+        f"level {len(config.rq_levels)} of {len(config.rq_levels)}: FSQ of {last.projection.bits} "
+        f"bits, mean squared rest {last.error:.4f}"
+    )
+    return last
 
 
 def usable_vectors(context: Context) -> tuple[DataFrame, dict[str, int], str]:
@@ -160,8 +178,10 @@ def _with_use(context: Context, version: str) -> tuple[DataFrame, dict[str, int]
 
 
 def _sample_rows(config: Codes) -> int:
-    """Most vectors on the driver: to fit on, or to draw first centroids from."""
-    return config.fit_rows if config.fit_on == "sample" else seeding_rows(max(config.rq_levels))
+    """Most vectors on the driver: to fit (FSQ) on, or to draw first centroids from."""
+    if config.fit_on == "sample" or config.rq_last == "fsq":
+        return config.fit_rows
+    return seeding_rows(max(config.rq_levels))
 
 
 def _fit(
@@ -171,7 +191,7 @@ def _fit(
     import torch
 
     config = context.config.codes
-    sizes = config.rq_levels
+    sizes = config.rq_levels[:-1] if config.rq_last == "fsq" else config.rq_levels
     settings: dict[str, Any] = {
         "iterations": config.rq_iterations,
         "seed": config.seed,
@@ -187,7 +207,7 @@ def _fit(
             return fit_residual_table(usable, sizes, seeds=sample, **settings)
     context.say(f"residual k-means {sizes} on {len(sample)} vectors")
     threads = config.fit_threads or torch.get_num_threads()
-    return fit_residual(sample, sizes, threads=threads, **settings)
+    return fit_residual(sample, sizes, threads=threads, shrink=config.rq_shrink, **settings)
 
 
 def _append(context: Context, codebook: Codebook) -> None:
@@ -210,10 +230,11 @@ def _append(context: Context, codebook: Codebook) -> None:
     )
 
 
-def _metrics(fitted: ResidualFit) -> list[Metric]:
+def _metrics(fitted: ResidualFit, last: FsqFit | None) -> list[Metric]:
     """Reconstruction after each level, on the rows fitted on."""
     found = []
-    for level, error in enumerate(fitted.errors, start=1):
+    of_last = [] if last is None else [last.error]
+    for level, error in enumerate([*fitted.errors, *of_last], start=1):
         relative = error / fitted.mean_square
         for name, value in (("reconstruction_error", error), ("relative_error", relative)):
             found.append(

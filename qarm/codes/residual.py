@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.kmeans import kmeans
-from qarm.codes.nearest import Floats, Ints, as_matrix
+from qarm.codes.nearest import Floats, Ints, as_matrix, nearest
 from qarm.codes.seeding import Init
 from qarm.errors import InputError
 
@@ -56,6 +56,7 @@ def fit_residual(
     init: Init = "k-means++",
     normalise: bool = False,
     balance: float = 0.0,
+    shrink: float = 0.0,
     threads: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> ResidualFit:
@@ -71,6 +72,7 @@ def fit_residual(
         init: how first centres are drawn.
         normalise: minimise the error relative to the residual, see ``relative_weights``.
         balance: penalty of large clusters, see ``balance``; 0: none.
+        shrink: see ``shrunk``; from the second level on, whose rests have a mean near zero.
         threads: for assignments; the result does not depend on it.
         say: told a line after each level.
 
@@ -93,10 +95,14 @@ def fit_residual(
             balance=balance,
             threads=threads,
         )
+        centroids, distances = clusters.centroids, clusters.distances
         codes[:, number] = clusters.codes
-        rest = rest - clusters.centroids[clusters.codes]
-        fit.levels.append(clusters.centroids)
-        fit.errors.append(float(clusters.distances.mean(dtype=np.float64)))
+        if shrink and number:
+            centroids = shrunk(centroids, clusters.codes, shrink)
+            codes[:, number], distances = nearest(rest, centroids, threads=threads)
+        rest = rest - centroids[codes[:, number]]
+        fit.levels.append(centroids)
+        fit.errors.append(float(distances.mean(dtype=np.float64)))
         fit.iterations.append(len(clusters.inertia))
         if say is not None:
             say(fit.describe(len(sizes)))
@@ -136,6 +142,23 @@ def relative_weights(rest: Floats, mean_square: float | None = None) -> Floats:
 
 def _squares(x: Floats) -> NDArray[np.float64]:
     return np.einsum("ij,ij->i", x, x, dtype=np.float64)
+
+
+def shrunk(centroids: Floats, codes: Ints, pseudo: float) -> Floats:
+    """Centroids as means of their points and of ``pseudo`` more at zero.
+
+    Where clusters are small, a mean follows the chance of its points: rests of items not fitted on
+    are nearer to a centroid that gives way towards the mean of all (the posterior mean under a
+    normal prior; James and Stein, 1961). Centroids of one far point stop drawing centroids away
+    from the many near ones.
+
+    Args:
+        centroids: (K, d) means of clusters.
+        codes: (n,) the cluster of each point.
+        pseudo: points at zero that each cluster counts besides its own.
+    """
+    counts = np.bincount(codes, minlength=len(centroids))
+    return (centroids * (counts / (counts + pseudo))[:, None]).astype(np.float32)
 
 
 def reconstruct(codes: NDArray[np.integer], levels: Sequence[Floats]) -> list[Floats]:

@@ -270,6 +270,12 @@ class Codes(Section):
     """Evener use of codes: while fitting, a point of a cluster of mean size costs so many times the
     mean squared distance more, of one four times as large twice that. 0: off; 0.3: somewhat; 1:
     strongly; more than 1 is rarely of use. Codes stay nearest centroids."""
+    rq_last: Literal["kmeans", "fsq"] = "kmeans"
+    """Last level: one more k-means, or bits of a trained projection (Res-KmeansFSQ), for which
+    rq_levels ends in a power of two."""
+    rq_shrink: float = Field(0.0, ge=0)
+    """From the second level on, points at zero that each centroid counts besides its own: lower
+    error on items not fitted on where there are few a centroid (2 to 4 there); 0: plain means."""
     vq_anchors: int = Field(1024, ge=1)
     """Anchors in the VQ pool (cut to the items of the training part, said in the log)."""
     vq_pool: Literal["popular", "random", "k_centre"] = "popular"
@@ -317,6 +323,20 @@ class Codes(Section):
     def _levels(self) -> Codes:
         if not self.rq_levels or min(self.rq_levels) < 2:
             raise ValueError(f"rq_levels needs one size >= 2 a level, got {self.rq_levels}")
+        if self.rq_last == "fsq":
+            if len(self.rq_levels) < 2:
+                raise ValueError(
+                    'rq_last = "fsq" needs a k-means level before it, got one level only: '
+                    f"rq_levels = {self.rq_levels}"
+                )
+            last = self.rq_levels[-1]
+            if last & (last - 1) or last > 1 << 16:
+                raise ValueError(
+                    'rq_last = "fsq" makes 2^bits codes, so the last entry of rq_levels must be a '
+                    f"power of two up to 65536, got {self.rq_levels}"
+                )
+        if self.rq_shrink and self.fit_on == "table":
+            raise ValueError('rq_shrink needs fit_on = "sample"')
         if self.vq_k > self.vq_anchors:
             raise ValueError(f"vq_k ({self.vq_k}) exceeds vq_anchors ({self.vq_anchors})")
         return self

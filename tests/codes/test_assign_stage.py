@@ -271,3 +271,30 @@ def test_too_few_anchors_for_the_code(make_world, write_vectors, tmp_path) -> No
     world = make_world(external={"tables": tables})
     with pytest.raises(InputError, match="needs at least as many anchors, codebook few has 3"):
         world.run("assign-codes")
+
+
+def test_last_level_by_fsq(make_world) -> None:
+    world = make_world()
+    vectors = items(80)
+    world.vectors(vectors)
+    levels = [9, 5, 8]
+    fit = world.run("fit-codebooks", rq_levels=levels, rq_last="fsq")
+    rows = world.table("codebooks")
+    assert rows.where("kind = 'fsq'").count() == 4  # three bits, the origin
+    codebook = Codebook.from_rows(rows.toArrow())
+    assert codebook.projection is not None
+    assert codebook.sizes == levels
+    entry = world.run("assign-codes", rq_levels=levels, rq_last="fsq")
+    codes, left = codebook.rq(np.stack(list(vectors.values())))
+    after = codes_of(world)
+    for number, item in enumerate(vectors):
+        assert after[item]["rq"] == codes[number].tolist()
+        assert after[item]["residual_error"] == left[number]
+    # The same sample was fitted on: the error after each level is that of the whole catalogue.
+    of_fit, of_all = (
+        {m["metric"]: m["value"] for m in e["metrics"] if "rq_reconstruction_error" in m["metric"]}
+        for e in (fit, entry)
+    )
+    assert sorted(of_fit) == [f"rq_reconstruction_error_l{n}" for n in (1, 2, 3)]
+    assert of_fit["rq_reconstruction_error_l3"] == pytest.approx(left.mean(), rel=1e-5)
+    assert of_fit == pytest.approx(of_all, rel=1e-5)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from qarm.codes.codebook import Codebook, lists_to_matrix, matrix_to_lists
+from qarm.codes.fsq import Projection
 from qarm.errors import InputError
 
 
@@ -31,6 +32,18 @@ def same(a, b):
     for x, y in zip((*a.levels, a.anchors), (*b.levels, b.anchors), strict=True):
         np.testing.assert_array_equal(x, y)
     np.testing.assert_array_equal(a.anchor_items, b.anchor_items)
+    assert (a.projection is None) == (b.projection is None)
+    if a.projection is not None:
+        np.testing.assert_array_equal(a.projection.rows(), b.projection.rows())
+
+
+def fsq_book(**changes):
+    """The last level is FSQ of two bits."""
+    rng = np.random.default_rng(5)
+    projection = Projection(
+        rng.standard_normal((2, 3)).astype(np.float32), np.full(3, 0.1, np.float32)
+    )
+    return book(**({"projection": projection} | changes))
 
 
 def test_rows_and_file_bring_it_back() -> None:
@@ -121,6 +134,63 @@ def test_bad_rows() -> None:
     ragged = rows.set_column(7, "vector", pa.array([[1.0, 2.0]] + [[1.0, 2.0, 3.0]] * 15))
     with pytest.raises(InputError, match=r"one length, seen \[2, 3\]"):
         Codebook.from_rows(ragged)
+
+
+def test_fsq_brings_itself_back_and_codes_by_projection() -> None:
+    ours = fsq_book()
+    rows = ours.to_rows()
+    assert rows.num_rows == 16 + 3  # two columns of W, the origin
+    shuffled = rows.take(np.random.default_rng(1).permutation(19))
+    same(Codebook.from_rows(shuffled), ours)
+    same(Codebook.from_bytes(ours.to_bytes()), ours)
+    same(pickle.loads(pickle.dumps(ours)), ours)  # noqa: S301  what a broadcast does
+    moved = Projection(ours.projection.weights, ours.projection.origin + np.float32(1e-6))
+    assert len({x.codebook_id for x in (book(), ours, fsq_book(projection=moved))}) == 3
+
+    x = np.random.default_rng(2).standard_normal((300, 3)).astype(np.float32)
+    codes, left = ours.rq(x)
+    first = ((x[:, None] - ours.levels[0]) ** 2).sum(-1).argmin(1)
+    rest = (x - ours.levels[0][first]).astype(np.float64)
+    bits = (rest - ours.projection.origin) @ ours.projection.weights.T.astype(np.float64) > 0
+    np.testing.assert_array_equal(codes, np.c_[first, bits @ [1, 2]])
+    np.testing.assert_allclose(left, ((rest - ours.levels[1][codes[:, 1]]) ** 2).sum(1), rtol=1e-5)
+    assert (codes[:, 1] != book().rq(x)[0][:, 1]).any()  # not the nearest row of the table
+
+
+def test_fsq_of_the_user_and_its_missing_parts() -> None:
+    from safetensors.numpy import save
+
+    ours = fsq_book()
+    rows = ours.to_rows()
+    kind, level, code = (rows[c].to_numpy(zero_copy_only=False) for c in ("kind", "level", "code"))
+    fsq = kind == "fsq"
+
+    def without(mask):
+        return rows.filter(pa.array(~mask))
+
+    # The published form has no origin.
+    plain = Codebook.from_rows(without(fsq & (code == 2)))
+    assert plain.projection.origin.tolist() == [0, 0, 0]
+    with pytest.raises(InputError, match="fsq level 1: codes must be"):
+        Codebook.from_rows(without(fsq & (code == 0)))
+    with pytest.raises(
+        InputError, match=r"4 codes in the last rq level and rows of shape \(1, 3\)"
+    ):
+        Codebook.from_rows(without(fsq & (code > 0)))
+    with pytest.raises(InputError, match="rows of kind fsq belong to the last rq level, 0"):
+        Codebook.from_rows(without((kind == "rq") & (level == 1)))
+    with pytest.raises(InputError, match="3 codes in the last rq level"):
+        Codebook.from_rows(without((kind == "rq") & (level == 1) & (code == 3)))
+    with pytest.raises(InputError, match="needs a last rq level of shape"):
+        fsq_book(levels=(book().levels[1], book().levels[0]))
+
+    eye = np.eye(2, dtype=np.float32)
+    given = {"rq.0": np.zeros((1, 2), np.float32), "rq.1": np.zeros((4, 2), np.float32)}
+    mine = Codebook.from_bytes(save(given | {"fsq.projection": eye}))
+    x = np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]], np.float32)
+    assert mine.rq(x)[0].tolist() == [[0, 0], [0, 1], [0, 2], [0, 3]]
+    with pytest.raises(InputError, match=r"needs rq\.0, rq\.1"):
+        Codebook.from_bytes(save({"fsq.projection": eye, "vq.anchors": eye}), "x.safetensors")
 
 
 def test_bad_files() -> None:

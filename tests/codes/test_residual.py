@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qarm.codes.nearest import encode, prepare
-from qarm.codes.residual import fit_residual, reconstruct
+from qarm.codes.residual import fit_residual, reconstruct, shrunk
 from qarm.errors import InputError
 
 
@@ -36,6 +36,29 @@ def test_levels_are_seeded_one_by_one() -> None:
     short = fit_residual(x, [9], iterations=5, seed=2)
     long = fit_residual(x, [9, 7], iterations=5, seed=2, threads=2)
     np.testing.assert_array_equal(short.levels[0], long.levels[0])
+
+
+def test_shrunk_centroids_are_means_with_points_at_zero() -> None:
+    centroids = np.array([[2, 0], [0, 8], [50, 50]], np.float32)  # the last has no point
+    found = shrunk(centroids, np.array([0, 0, 1], np.int32), 2.0)
+    np.testing.assert_allclose(found, [[1, 0], [0, 8 / 3], [0, 0]], rtol=1e-6)
+
+
+def test_shrinking_lowers_the_error_of_points_not_fitted_on() -> None:
+    x = points(n=1600, d=40)
+    plain, shrinking = (
+        fit_residual(x[:400], [60, 60, 60], iterations=15, shrink=pseudo) for pseudo in (0.0, 2.0)
+    )
+    np.testing.assert_array_equal(plain.levels[0], shrinking.levels[0])
+    assert not np.array_equal(plain.levels[1], shrinking.levels[1])
+    left = [
+        encode(x[400:], [prepare(level) for level in fitted.levels])[1].mean()
+        for fitted in (plain, shrinking)
+    ]
+    assert left[1] < 0.98 * left[0]
+    codes, rest = encode(x[:400], [prepare(level) for level in shrinking.levels])
+    np.testing.assert_array_equal(codes, shrinking.codes)
+    assert shrinking.errors[-1] == pytest.approx(rest.mean(), rel=1e-5)
 
 
 def test_as_many_centroids_as_points_leave_nothing() -> None:

@@ -1,0 +1,175 @@
+"""Finite scalar quantisation of the rest that the residual levels leave: Res-KmeansFSQ.
+
+Published (QARM V2, arXiv 2602.08559): z = round(sigmoid(r W)), W in R^(d x b), 2^b codes. We write
+z = round(sigmoid((r - o) W)) with an origin o, which is zero in the published form. How W comes
+about is not published; ``fsq_fit`` holds our way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qarm.codes.compiled import FINITE, REORDERED, kernel, over_rows
+from qarm.codes.nearest import ROWS, Floats, Ints, as_matrix
+from qarm.errors import InputError
+
+MOST_BITS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """The last level's projection: bit i of a code is 1 where (r - origin) . weights[i] > 0.
+
+    Raises:
+        InputError: no rows, more than ``MOST_BITS``, an origin of another length, or NaN.
+    """
+
+    weights: Floats
+    """(b, d) the columns of W."""
+    origin: Floats
+    """(d,) where every bit is undecided."""
+
+    def __post_init__(self) -> None:
+        weights = as_matrix(np.asarray(self.weights), "codebook, fsq projection")
+        origin = as_matrix(np.asarray(self.origin).reshape(1, -1), "codebook, fsq origin")[0]
+        if not 1 <= len(weights) <= MOST_BITS or len(origin) != weights.shape[1]:
+            raise InputError(
+                f"codebook, fsq projection: expected (bits, dimensions) with 1 to {MOST_BITS} bits "
+                f"and an origin of as many dimensions, got {weights.shape} and {origin.shape}"
+            )
+        object.__setattr__(self, "weights", weights)
+        object.__setattr__(self, "origin", origin)
+
+    @property
+    def bits(self) -> int:
+        """b: there are 2^b codes."""
+        return len(self.weights)
+
+    def rows(self) -> Floats:
+        """(b + 1, d): the columns of W, then the origin."""
+        return np.concatenate([self.weights, self.origin[None]])
+
+    @classmethod
+    def from_rows(cls, rows: NDArray[np.floating], codes: int) -> Projection:
+        """Of b rows (the published form: the origin is zero) or b + 1, for 2^b codes.
+
+        Raises:
+            InputError: ``codes`` is no power of two, or not of that many rows.
+        """
+        bits = max(codes, 1).bit_length() - 1
+        if codes != 1 << bits or np.ndim(rows) != 2 or len(rows) not in (bits, bits + 1):
+            raise InputError(
+                f"codebook, fsq projection: {codes} codes in the last rq level and rows of shape "
+                f"{np.shape(rows)}; expected 2^b codes, and b rows (columns of W) or b + 1 (then "
+                "the origin)"
+            )
+        matrix = np.asarray(rows, np.float32)
+        origin = matrix[bits] if len(matrix) > bits else np.zeros(matrix.shape[1], np.float32)
+        return cls(matrix[:bits], origin)
+
+    def check(self, levels: Sequence[Floats]) -> None:
+        """That the last of ``levels`` has a row for each code.
+
+        Raises:
+            InputError: it has not, or its dimensions differ, or there is none.
+        """
+        if not levels or levels[-1].shape != (1 << self.bits, len(self.origin)):
+            raise InputError(
+                f"codebook: a projection of {self.bits} bits and {len(self.origin)} dimensions "
+                f"needs a last rq level of shape {(1 << self.bits, len(self.origin))} (what each "
+                f"code stands for), seen levels {[level.shape for level in levels]}"
+            )
+
+    def encode(self, rest: Floats) -> Ints:
+        """(n,) codes of what the levels before have left (n, d). Sums are float64."""
+        codes = np.empty(len(rest), np.int32)
+        _project(rest, self.weights, self.origin, codes)
+        return codes
+
+
+def encode_last(
+    x: NDArray[np.floating],
+    codes: Ints,
+    levels: Sequence[Floats],
+    projection: Projection,
+    *,
+    threads: int = 1,
+) -> tuple[Ints, Floats]:
+    """Add the last level's code to those of the levels before.
+
+    Args:
+        x: (n, d) vectors.
+        codes: (n, L - 1) codes of the levels before.
+        levels: all L levels, the last one what each code of FSQ stands for.
+        projection: of the last level.
+        threads: rows are split over so many threads; the result does not depend on it.
+
+    Returns:
+        (n, L) codes; (n,) squared length of what is left after the last level.
+    """
+    matrix = np.ascontiguousarray(x, np.float32)
+    n, before = codes.shape
+    found = np.empty((n, before + 1), np.int32)
+    left = np.empty(n, np.float32)
+
+    def work(start: int, stop: int) -> None:
+        for first in range(start, stop, ROWS):
+            rows = slice(first, min(first + ROWS, stop))
+            rest = matrix[rows].copy()
+            for number in range(before):
+                _subtract(rest, levels[number], codes[rows, number])
+            last = projection.encode(rest)
+            _subtract(rest, levels[before], last)
+            found[rows, :before] = codes[rows]
+            found[rows, before] = last
+            _square(rest, left[rows])
+
+    over_rows(work, n, threads, ROWS)
+    return found, left
+
+
+def rest_after(x: Floats, codes: Ints, levels: Sequence[Floats]) -> Floats:
+    """What ``levels`` leave of vectors (n, d) with codes (n, L), to the bit as ``encode`` does."""
+    rest = x.astype(np.float32, copy=True)
+    for number, level in enumerate(levels):
+        _subtract(rest, level, codes[:, number])
+    return rest
+
+
+@kernel(REORDERED)
+def _project(rest, weights, origin, codes):  # type: ignore[no-untyped-def]
+    """Bits of (rest - origin) . weights[i] > 0, sums in float64: the margin of error is far below
+    that of the float32 rest."""
+    d = rest.shape[1]
+    for i in range(len(rest)):
+        code = 0
+        for bit in range(len(weights)):
+            total = np.float64(0)
+            for m in range(d):
+                difference = np.float64(rest[i, m]) - np.float64(origin[m])
+                total += difference * np.float64(weights[bit, m])
+            if total > 0:
+                code |= 1 << bit
+        codes[i] = code
+
+
+@kernel(FINITE)
+def _subtract(rest, centroids, codes):  # type: ignore[no-untyped-def]
+    """rest[i] -= centroids[codes[i]]."""
+    for i in range(len(rest)):
+        for m in range(rest.shape[1]):
+            rest[i, m] -= centroids[codes[i], m]
+
+
+@kernel(REORDERED)
+def _square(rest, out):  # type: ignore[no-untyped-def]
+    """Squared length of each row."""
+    for i in range(len(rest)):
+        total = np.float64(0)
+        for m in range(rest.shape[1]):
+            total += np.float64(rest[i, m]) * np.float64(rest[i, m])
+        out[i] = total
