@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from qarm import __version__
 from qarm.config import Config, load
@@ -70,6 +71,25 @@ def _config(arguments: argparse.Namespace) -> Config:
     return load(arguments.config, overrides)
 
 
+def _json_option(parser: argparse.ArgumentParser, stage_name: str) -> None:
+    """Stage quality prints its figures as tables, or as JSON."""
+    if stage_name == "quality":
+        parser.add_argument(
+            "--json", action="store_true", help="print the figures as JSON in place of tables"
+        )
+
+
+def _print_quality(tree: dict[str, Any], as_json: bool) -> None:
+    from qarm.quality.layout import lines
+
+    metrics = [m for m in tree["metrics"] if m["stage"] == "quality"]
+    facts = next(s for s in tree["stages"] if s["name"] == "quality").get("facts", {})
+    if as_json:
+        print(json.dumps({"facts": facts, "metrics": metrics}))
+    else:
+        print("\n".join(lines(metrics, facts)))
+
+
 def _run(arguments: argparse.Namespace, first: str | None, last: str | None) -> None:
     from qarm.pipeline.runner import run_pipeline
     from qarm.session import open_session
@@ -85,6 +105,9 @@ def _run(arguments: argparse.Namespace, first: str | None, last: str | None) -> 
     tree = run_pipeline(
         config, spark, first=first, last=last, as_of=arguments.as_of, force=arguments.force
     )
+    if first == last == "quality":
+        _print_quality(tree, arguments.json)
+        return
     one = first is not None and first == last
     wanted = [s for s in tree["stages"] if s["name"] == first] if one else tree["stages"]
     brief = ("name", "status", "rows_in", "rows_out", "dropped", "seconds", "peak_bytes")
@@ -133,6 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     for each in STAGES:
         command = commands.add_parser(each.name, help=each.summary, description=each.summary)
         _common(command)
+        _json_option(command, each.name)
         command.set_defaults(do=lambda a, name=each.name: _run(a, name, name))
 
     lineage = commands.add_parser("lineage", help="walk a table back to the logs")
@@ -176,6 +200,7 @@ def job(name: str, argv: Sequence[str] | None = None) -> int:
         prog=f"jobs/{name.replace('-', '_')}.py", description=each.summary, epilog=EXIT_CODES
     )
     _common(parser)
+    _json_option(parser, each.name)
     arguments = parser.parse_args(argv)
     return guarded(lambda: _run(arguments, each.name, each.name))
 

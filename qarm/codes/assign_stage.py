@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qarm.codes.catalog_quality import measure
 from qarm.codes.codebook import Codebook, lists_to_matrix, matrix_to_lists
 from qarm.codes.recode import TABLE, Plan, compare
 from qarm.codes.sources import encoder_versions, load_codebook, plain_errors
@@ -48,10 +47,8 @@ def run(context: Context) -> StageResult:
     with plain_errors():
         _write(context, codebook, plan, assign_codes(plan.todo, broadcast, vq_k), encoder)
         table = context.lake.read(context.outputs[TABLE.name])
-        ours = table.where(F.col("codebook_id") == codebook.codebook_id)
         counts = {r[0]: int(r[1]) for r in table.groupBy("codebook_id").count().collect()}
         rows_out = counts.get(codebook.codebook_id, 0)
-        metrics = measure(context, broadcast, vectors, ours, rows_out)
     others = {f"encoder {v}": n for v, n in sorted(versions.items()) if v != encoder}
     return StageResult(
         ledgers=[
@@ -69,7 +66,6 @@ def run(context: Context) -> StageResult:
                 dropped={"removed_item": plan.removed, "older_codebook": plan.older},
             ),
         ],
-        metrics=metrics,
         facts={
             "codebook_id": codebook.codebook_id,
             "codebook_content": codebook.content_hash,
