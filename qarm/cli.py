@@ -17,6 +17,9 @@ from qarm.pipeline.stages import STAGES, stage
 EXIT_CODES = """exit codes: 0 done; 1 other error; 2 configuration; 3 bad input; 4 a gate stopped
 the run; 5 rows unaccounted for; 6 training failed; 7 an earlier stage has not run"""
 
+#: Formats of ``export-codes``.
+FORMATS = ("parquet", "grid", "minionerec", "torcheasyrec")
+
 
 def _instant(text: str) -> datetime:
     try:
@@ -42,14 +45,18 @@ def _configured(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lake", metavar="URI", help="override the lake's folder")
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
-    _configured(parser)
+def _master(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--master",
         default="local[*]",
         help="Spark master of a session opened here; spark-submit brings its own (default: "
         "%(default)s)",
     )
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    _configured(parser)
+    _master(parser)
     parser.add_argument(
         "--as-of",
         type=_instant,
@@ -114,6 +121,23 @@ def _run(arguments: argparse.Namespace, first: str | None, last: str | None) -> 
     print(json.dumps([{k: s[k] for k in brief if k in s} for s in wanted]))
 
 
+def _export(arguments: argparse.Namespace) -> None:
+    from qarm.codes.export import export_codes
+    from qarm.pipeline.context import open_context
+    from qarm.session import open_session
+
+    config = _config(arguments)
+    spark = open_session(f"qarm {config.name}", master=arguments.master, settings=config.spark)
+    context = open_context(config, spark, "export-codes")
+    print(
+        json.dumps(
+            export_codes(
+                context, arguments.format, arguments.to, kind=arguments.codes, key=arguments.key
+            )
+        )
+    )
+
+
 def _lineage(arguments: argparse.Namespace) -> None:
     from qarm.lake.lineage import trace
 
@@ -158,6 +182,25 @@ def build_parser() -> argparse.ArgumentParser:
         _common(command)
         _json_option(command, each.name)
         command.set_defaults(do=lambda a, name=each.name: _run(a, name, name))
+
+    export = commands.add_parser("export-codes", help="semantic_ids as files that peers read")
+    _configured(export)
+    _master(export)
+    export.add_argument("--format", required=True, choices=FORMATS, help="see docs/codes.md")
+    export.add_argument("--to", required=True, metavar="URI", help="folder or file to write")
+    export.add_argument(
+        "--codes",
+        default="auto",
+        choices=("auto", "rq", "rq_resolved"),
+        help="which codes; auto: rq_resolved where every item has one (default: %(default)s)",
+    )
+    export.add_argument(
+        "--key",
+        default="item_id",
+        choices=("item_id", "item_idx"),
+        help="what names an item in the file of minionerec (default: %(default)s)",
+    )
+    export.set_defaults(do=_export)
 
     lineage = commands.add_parser("lineage", help="walk a table back to the logs")
     _configured(lineage)
