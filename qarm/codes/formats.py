@@ -78,8 +78,9 @@ def write_minionerec(codes: Codes, to: str, key: Key) -> int:
         F.format_string(f'"<{letter}_%d>"', F.col("code")[level])
         for level, letter in enumerate(letters)
     ]
-    # {"k":"..."} without its name and braces: the id as a JSON string.
-    name = F.expr(f"rtrim('}}', substring(to_json(struct(string({key}) AS k)), 6))")
+    # {"k":"..."} without its braces and its name: the id as a JSON string.
+    named = f"to_json(struct(string({key}) AS k))"
+    name = F.expr(f"substring({named}, 6, length({named}) - 6)")
     line = F.concat(F.lit(","), name, F.lit(": ["), F.concat_ws(", ", *tokens), F.lit("]"))
     written = 0
     with _parts(to) as parts:

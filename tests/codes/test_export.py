@@ -198,9 +198,8 @@ def test_integer_ids_stay_integers_and_unresolved_codes_are_said(spark, tmp_path
     )
     world.publish("ingest", lake.overwrite(items.TABLE, df, {}))
     mine = str(tmp_path / "mine.parquet")
-    pq.write_table(
-        pa.table({"item_id": [0, 7, 14, 21], "rq": [[0, 1], [0, 1], [2, 0], [1, 1]]}), mine
-    )
+    codes = pa.array([[0, 1], [0, 1], [2, 0], [1, 1]], pa.list_(pa.int32()))
+    pq.write_table(pa.table({"item_id": [0, 7, 14, 21], "rq": codes}), mine)
     config = tmp_path / "c.toml"
     config.write_text(
         f"lake = {json.dumps(lake.root)}\n[external.tables]\nsemantic_ids = {json.dumps(mine)}\n"
