@@ -68,7 +68,7 @@ def exported(spark, tmp_path_factory) -> Exported:
             "residual_error": np.zeros(1000, "f4"),
             "rq": list(rq.astype("i4")),
             "rq_resolved": list(resolved.astype("i4")),
-            "vq": [[1, 2]] * 1000,
+            "vq": list(np.tile(np.array([1, 2], "i4"), (1000, 1))),
         }
     )
     df = spark.createDataFrame(rows).selectExpr("*", "timestamp '2024-01-01' AS assigned_at")
