@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from qarm import __version__
 from qarm.config import Config, load
@@ -15,6 +16,9 @@ from qarm.pipeline.stages import STAGES, stage
 
 EXIT_CODES = """exit codes: 0 done; 1 other error; 2 configuration; 3 bad input; 4 a gate stopped
 the run; 5 rows unaccounted for; 6 training failed; 7 an earlier stage has not run"""
+
+#: Formats of ``export-codes``.
+FORMATS = ("parquet", "grid", "minionerec", "torcheasyrec")
 
 
 def _instant(text: str) -> datetime:
@@ -41,14 +45,18 @@ def _configured(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lake", metavar="URI", help="override the lake's folder")
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
-    _configured(parser)
+def _master(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--master",
         default="local[*]",
         help="Spark master of a session opened here; spark-submit brings its own (default: "
         "%(default)s)",
     )
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    _configured(parser)
+    _master(parser)
     parser.add_argument(
         "--as-of",
         type=_instant,
@@ -70,6 +78,25 @@ def _config(arguments: argparse.Namespace) -> Config:
     return load(arguments.config, overrides)
 
 
+def _json_option(parser: argparse.ArgumentParser, stage_name: str) -> None:
+    """Stage quality prints its figures as tables, or as JSON."""
+    if stage_name == "quality":
+        parser.add_argument(
+            "--json", action="store_true", help="print the figures as JSON in place of tables"
+        )
+
+
+def _print_quality(tree: dict[str, Any], as_json: bool) -> None:
+    from qarm.quality.layout import lines
+
+    metrics = [m for m in tree["metrics"] if m["stage"] == "quality"]
+    facts = next(s for s in tree["stages"] if s["name"] == "quality").get("facts", {})
+    if as_json:
+        print(json.dumps({"facts": facts, "metrics": metrics}))
+    else:
+        print("\n".join(lines(metrics, facts)))
+
+
 def _run(arguments: argparse.Namespace, first: str | None, last: str | None) -> None:
     from qarm.pipeline.runner import run_pipeline
     from qarm.session import open_session
@@ -85,10 +112,30 @@ def _run(arguments: argparse.Namespace, first: str | None, last: str | None) -> 
     tree = run_pipeline(
         config, spark, first=first, last=last, as_of=arguments.as_of, force=arguments.force
     )
+    if first == last == "quality":
+        _print_quality(tree, arguments.json)
+        return
     one = first is not None and first == last
     wanted = [s for s in tree["stages"] if s["name"] == first] if one else tree["stages"]
     brief = ("name", "status", "rows_in", "rows_out", "dropped", "seconds", "peak_bytes")
     print(json.dumps([{k: s[k] for k in brief if k in s} for s in wanted]))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from qarm.codes.export import export_codes
+    from qarm.pipeline.context import open_context
+    from qarm.session import open_session
+
+    config = _config(arguments)
+    spark = open_session(f"qarm {config.name}", master=arguments.master, settings=config.spark)
+    context = open_context(config, spark, "export-codes")
+    print(
+        json.dumps(
+            export_codes(
+                context, arguments.format, arguments.to, kind=arguments.codes, key=arguments.key
+            )
+        )
+    )
 
 
 def _lineage(arguments: argparse.Namespace) -> None:
@@ -142,7 +189,27 @@ def build_parser() -> argparse.ArgumentParser:
     for each in STAGES:
         command = commands.add_parser(each.name, help=each.summary, description=each.summary)
         _common(command)
+        _json_option(command, each.name)
         command.set_defaults(do=lambda a, name=each.name: _run(a, name, name))
+
+    export = commands.add_parser("export-codes", help="semantic_ids as files that peers read")
+    _configured(export)
+    _master(export)
+    export.add_argument("--format", required=True, choices=FORMATS, help="see docs/codes.md")
+    export.add_argument("--to", required=True, metavar="URI", help="folder or file to write")
+    export.add_argument(
+        "--codes",
+        default="auto",
+        choices=("auto", "rq", "rq_resolved"),
+        help="which codes; auto: rq_resolved where every item has one (default: %(default)s)",
+    )
+    export.add_argument(
+        "--key",
+        default="item_id",
+        choices=("item_id", "item_idx"),
+        help="what names an item in the file of minionerec (default: %(default)s)",
+    )
+    export.set_defaults(do=_export)
 
     lineage = commands.add_parser("lineage", help="walk a table back to the logs")
     _configured(lineage)
@@ -191,6 +258,7 @@ def job(name: str, argv: Sequence[str] | None = None) -> int:
         prog=f"jobs/{name.replace('-', '_')}.py", description=each.summary, epilog=EXIT_CODES
     )
     _common(parser)
+    _json_option(parser, each.name)
     arguments = parser.parse_args(argv)
     return guarded(lambda: _run(arguments, each.name, each.name))
 

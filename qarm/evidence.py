@@ -115,10 +115,10 @@ def rows_of(metrics: Sequence[dict[str, Any]], cutoff: int) -> Iterator[Row]:
                 over = over or (" over base" if metric == "auc_gain" else "")
                 name = f"{metric} {VARIANTS.get(variant, variant)}{over}"
                 yield from row(f"ranker, test{label}", name, *key)
-    for metric in figures.names("assign-codes", "metric"):
+    for metric in figures.names("quality", "metric"):
         for variant in ("rq", "vq", ""):
             name = metric if metric[:2] == variant else f"{variant} {metric}".strip()
-            yield from row("codes, all items", name, "assign-codes", metric, variant, "all")
+            yield from row("codes, all items", name, "quality", metric, variant, "all")
 
 
 def _evidence(arguments: argparse.Namespace) -> None:

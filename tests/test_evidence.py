@@ -24,7 +24,7 @@ def _summary(shift: float) -> dict:
         _metric("evaluate", "auc", 0.7 + shift, "base", "all", "test"),
         _metric("evaluate", "auc[top]", 0.6 + shift, "base", "all", "test"),
         _metric("evaluate", "auc_gain", shift, "base", "all", "test"),
-        _metric("assign-codes", "shared_rate", 0.2, "rq", "all", ""),
+        _metric("quality", "shared_rate", 0.2, "rq", "all", ""),
     ]
     return {"metrics": metrics, "stages": [{"name": "evaluate", "seconds": 3, "peak_bytes": 5}]}
 

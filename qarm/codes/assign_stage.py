@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qarm.codes.anchor_index import recall
-from qarm.codes.catalog_quality import measure
 from qarm.codes.codebook import Codebook, lists_to_matrix, matrix_to_lists
 from qarm.codes.drift import check_drift
 from qarm.codes.recode import TABLE, Plan, plan_recode
@@ -82,16 +81,16 @@ def run(context: Context) -> StageResult:
             moved = [ledger]
         _write(context, codebook, plan, coded, encoder)
         table = context.lake.read(context.outputs[TABLE.name])
-        ours = table.where(F.col("codebook_id") == codebook.codebook_id)
         counts = {r[0]: int(r[1]) for r in table.groupBy("codebook_id").count().collect()}
         rows_out = counts.get(codebook.codebook_id, 0)
-        metrics = measure(context, broadcast, vectors, ours, rows_out)
-        if probes is not None and rows_out:
-            metrics.append(_index_recall(codebook, vectors, vq_k, probes))
-        if capacity and rows_out:
-            figures, artifacts["unresolved"] = measure_resolved(context, ours)
-            metrics += figures
+        metrics: list[Metric] = []
         if rows_out:
+            ours = table.where(F.col("codebook_id") == codebook.codebook_id)
+            if probes is not None:
+                metrics.append(_index_recall(codebook, vectors, vq_k, probes))
+            if capacity:
+                figures, artifacts["unresolved"] = measure_resolved(context, ours)
+                metrics += figures
             metrics += check_drift(context, codebook, vectors, ours)
     others = {f"encoder {v}": n for v, n in sorted(versions.items()) if v != encoder}
     return StageResult(

@@ -175,3 +175,69 @@ def prefix_cosine(x: Floats, codes: NDArray[np.integer]) -> list[float]:
         total, items, _ = mean_pair_cosine(*group_cosines(x[order], starts))
         found.append(total / items if items else float("nan"))
     return found
+
+
+def pairs_by_chance(
+    codes: NDArray[np.integer], trigger: NDArray[np.integer], target: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """(L,) share of pairs that share a prefix when triggers and targets are matched at random.
+
+    An item counts as often as it is in a pair; matches of an item with itself are left out.
+
+    Args:
+        codes: (n, L) codes.
+        trigger: (pairs,) rows of ``codes``.
+        target: (pairs,) likewise.
+    """
+
+    def match(group: NDArray[np.integer]) -> float:
+        a, b = (np.bincount(group[side], minlength=len(codes)) for side in (trigger, target))
+        return float((a.astype(float) * b).sum()) / len(trigger) / len(target)
+
+    itself = match(np.arange(len(codes)))
+    found = np.full(codes.shape[1], np.nan)
+    for length in range(1, codes.shape[1] + 1):
+        _, group = np.unique(codes[:, :length], axis=0, return_inverse=True)
+        if itself < 1:
+            found[length - 1] = (match(group.ravel()) - itself) / (1 - itself)
+    return found
+
+
+@dataclass(frozen=True)
+class PartitionSums:
+    """Two partitions of the same items: sums over groups n_i, n_j and their cells n_ij."""
+
+    items: int
+    cell_squares: float
+    """Sum of n_ij^2."""
+    old_squares: float
+    """Sum of n_i^2."""
+    new_squares: float
+    """Sum of n_j^2."""
+    cell_logs: float
+    """Sum of n_ij ln n_ij."""
+    old_logs: float
+    new_logs: float
+
+    @property
+    def adjusted_rand(self) -> float:
+        """Adjusted Rand index (Hubert and Arabie, 1985): 1 equal, 0 expected by chance."""
+        total = self.items * (self.items - 1) / 2
+        cells, old, new = (
+            (squares - self.items) / 2
+            for squares in (self.cell_squares, self.old_squares, self.new_squares)
+        )
+        expected = old * new / total if total else 0.0
+        most = (old + new) / 2
+        return (cells - expected) / (most - expected) if most != expected else 1.0
+
+    @property
+    def mutual_information(self) -> float:
+        """Mutual information over the mean of both entropies; 1 where both are one group."""
+        if self.items == 0:
+            return 1.0
+        log = float(np.log(self.items))
+        cells, old, new = (
+            log - logs / self.items for logs in (self.cell_logs, self.old_logs, self.new_logs)
+        )
+        return 2 * (old + new - cells) / (old + new) if old + new > 1e-12 else 1.0

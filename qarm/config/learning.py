@@ -462,3 +462,7 @@ class Evaluation(Section):
     """User groups of the delete-a-group jackknife behind the 95 % intervals."""
     quality_rows: int = Field(200_000, ge=100)
     """Most items for the pairwise parts of the code quality report."""
+    quality_queries: int = Field(1000, ge=2)
+    """Items, by hash, whose neighbours in code space and in vector space are compared."""
+    quality_neighbours: int = Field(20, ge=1)
+    """Neighbours compared of each."""

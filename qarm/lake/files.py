@@ -84,6 +84,15 @@ def open_file(uri: str, mode: str = "rb") -> IO[Any]:
     return fs.open(path, mode)
 
 
+def move(source: str, target: str) -> None:
+    """Give a file its final name; both are on one file system."""
+    fs, path = _open_fs(source)
+    if local_path(target) is not None:
+        os.replace(path, _open_fs(target)[1])
+    else:
+        fs.mv(path, _open_fs(target)[1])
+
+
 def list_dir(uri: str) -> list[str]:
     """Names in a folder, sorted; empty if there is none."""
     fs, path = _open_fs(uri)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from qarm import progress
-from qarm.config import Config
+from qarm import __version__, progress
+from qarm.config import Config, fingerprint
 from qarm.errors import ConfigError, MissingStageError
 from qarm.lake import external, files, manifest
 from qarm.lake.tables import Lake, TableRef
@@ -165,3 +165,16 @@ class Context:
     def say(self, message: str) -> None:
         """A line of progress."""
         progress.say(f"{self.stage}: {message}")
+
+
+def open_context(config: Config, spark: SparkSession, name: str) -> Context:
+    """Context of a command that reads what stages have published and is none itself."""
+    return Context(
+        config=config,
+        spark=spark,
+        lake=Lake(spark, config.lake),
+        stage=name,
+        run_id=name,
+        code_version=__version__,
+        config_hash=fingerprint(config.model_dump(mode="json")),
+    )

@@ -1,4 +1,4 @@
-"""The ten stages, in order: what each reads, writes, and is configured by."""
+"""The eleven stages, in order: what each reads, writes, and is configured by."""
 
 from __future__ import annotations
 
@@ -124,12 +124,22 @@ STAGES: tuple[Stage, ...] = (
         name="assign-codes",
         summary="codebooks + item_embeddings -> semantic_ids of the whole catalogue",
         module="qarm.codes.assign_stage",
-        sections=("codes", "evaluation"),
+        sections=("codes",),
         inputs=("item_embeddings", "codebooks"),
         outputs=("semantic_ids",),
         packages=("codes", "ingest", "lake"),
         artifacts=("fit-codebooks/codebook",),
-        optional_inputs=("items", "event_splits"),
+        optional_inputs=("items",),
+    ),
+    Stage(
+        name="quality",
+        summary="semantic_ids + vectors + test pairs -> how good the codes are",
+        module="qarm.quality.stage",
+        sections=("evaluation", "pairs", "alignment.sources"),
+        inputs=("semantic_ids", "item_embeddings", "codebooks"),
+        outputs=(),
+        packages=("quality", "codes", "evaluation", "pairs", "ingest", "lake"),
+        optional_inputs=("items", "interactions", "event_splits", "item_pairs", "id_vectors"),
     ),
     Stage(
         name="build-samples",
@@ -167,6 +177,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("metrics", "interactions", "items", "semantic_ids"),
         outputs=(),
         packages=("report", "ingest", "lake"),
+        artifacts=("quality/figures",),
         optional_inputs=("item_pairs", "event_splits", "predictions"),
     ),
 )

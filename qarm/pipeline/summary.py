@@ -97,7 +97,8 @@ def print_entry(stage_entry: dict[str, Any]) -> None:
         parts += [f"+ {n:,} {why}" for why, n in ledger["added"].items() if n]
         parts += [f"- {n:,} {why}" for why, n in ledger["dropped"].items() if n]
         progress.say(f"  {ledger['name']}: {' '.join(parts)} = {ledger['rows_out']:,} out")
-    for line in metric_lines(stage_entry["metrics"]):
+    # Those of the codes are many: `qarm quality` prints them as tables.
+    for line in [] if stage_entry["name"] == "quality" else metric_lines(stage_entry["metrics"]):
         progress.say(f"  {line}")
     gigabytes = stage_entry["peak_bytes"] / 1e9
     progress.say(f"  {stage_entry['seconds']:.1f} s, peak {gigabytes:.2f} GB over all processes")

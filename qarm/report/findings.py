@@ -71,8 +71,8 @@ def _vectors(figures: Figures, cutoff: int) -> Iterator[Finding]:
 
 
 def _codes(figures: Figures, items: int | None) -> Iterator[Finding]:
-    shared = figures.get("assign-codes", "shared_rate", "rq")
-    duplicate = figures.get("assign-codes", "duplicate_rate", "rq")
+    shared = figures.get("quality", "shared_rate", "rq")
+    duplicate = figures.get("quality", "duplicate_rate", "rq")
     if shared is None or duplicate is None:
         return
     of = f" of {items:,} items" if items else ""

@@ -14,8 +14,8 @@ from qarm.lake import files, manifest
 from qarm.lake.manifest import Manifest
 from qarm.pipeline.result import Ledger, StageResult
 from qarm.pipeline.stages import STAGES
+from qarm.report import codes, sections, tables
 from qarm.report import figures as numbers
-from qarm.report import sections, tables
 from qarm.report.figures import Figures
 from qarm.report.findings import SOURCES, VARIANTS, findings
 
@@ -57,6 +57,9 @@ def build(context: Context, manifests: Mapping[str, Manifest]) -> dict[str, Any]
     rows: list[dict[str, Any]] = []
     if context.find("metrics"):
         rows = [row.asDict() for row in context.table("metrics").collect()]  # a row a figure
+    if measured := manifests[codes.STAGE].result.get("metrics") if codes.STAGE in manifests else []:
+        # evaluate copies those of earlier stages; quality may have run again since.
+        rows = [row for row in rows if row["stage"] != codes.STAGE] + measured
     figures = Figures(rows)
     mined = []
     if context.find("item_pairs"):
@@ -79,7 +82,7 @@ def build(context: Context, manifests: Mapping[str, Manifest]) -> dict[str, Any]
         "rows": sections.rows(manifests),
         "pairs": sections.pairs(figures, mined, context.facts("mine-pairs").get("skew", {})),
         "alignment": sections.alignment(manifests, figures, cutoff),
-        "codes": sections.codes(manifests, figures),
+        "codes": codes.codes(manifests, figures),
         "prefixes": prefixes,
         "ranker": sections.ranker(manifests, figures),
         "stages": stages(manifests),

@@ -1,4 +1,4 @@
-"""All ten stages on somebody else's log, by configuration alone.
+"""All eleven stages on somebody else's log, by configuration alone.
 
 Labelled impressions as CSV with a split of their own that names no valid part, times in
 milliseconds, two labels; a catalogue as JSON lines with image paths and attributes.

@@ -77,18 +77,30 @@ def _codes() -> list[dict[str, Any]]:
             "relative_error": 0.5 / level,
             "cosine": 1 - 0.3 / level,
             "prefix_cosine": 0.4 + 0.15 * level,
+            "gini": 0.2,
+            "changed": 0.1 * level,
+            "adjusted_rand": 0.77,
+            "purity": 0.3 + 0.1 * level,
+            "purity_chance": 0.123,
         }
         for name, value in values.items():
-            rows.append(_metric("assign-codes", f"rq_{name}_l{level}", value, variant="rq"))
+            where = "field brand" if "purity" in name else "all"
+            rows.append(_metric("quality", f"rq_{name}_l{level}", value, variant="rq", slice=where))
+        of = {"variant": "rq", "slice": "u2i warm", "part": "test"}
+        rows.append(_metric("quality", f"rq_pair_agreement_l{level}", 0.0789, **of))
+        rows.append(_metric("quality", f"rq_pair_agreement_chance_l{level}", 0.0012, **of))
     for kind in ("rq", "vq"):
         for where in ("all", "known", "later"):
             of = {"variant": kind, "slice": where}
-            rows.append(_metric("assign-codes", "duplicate_rate", 0.1, **of))
-            rows.append(_metric("assign-codes", "shared_rate", 0.17, **of))
-            rows.append(_metric("assign-codes", "items_per_code", 1.2, **of))
-            rows.append(_metric("assign-codes", "largest_code", 12.0, **of))
-    rows.append(_metric("assign-codes", "vq_utilisation_first", 0.9, variant="vq"))
-    rows.append(_metric("assign-codes", "vq_entropy_first", 0.93, variant="vq"))
+            rows.append(_metric("quality", "duplicate_rate", 0.1, **of))
+            rows.append(_metric("quality", "shared_rate", 0.17, **of))
+            rows.append(_metric("quality", "items_per_code", 1.2, **of))
+            rows.append(_metric("quality", "largest_code", 12.0, **of))
+        of = {"variant": kind, "low": 0.4, "high": 0.44}
+        rows.append(_metric("quality", "neighbour_overlap@20", 0.4242, **of))
+        rows.append(_metric("quality", "neighbour_overlap_chance@20", 0.0028, variant=kind))
+    rows.append(_metric("quality", "vq_utilisation_first", 0.9, variant="vq"))
+    rows.append(_metric("quality", "vq_entropy_first", 0.93, variant="vq"))
     return rows
 
 
@@ -138,6 +150,13 @@ FACTS: dict[str, dict[str, Any]] = {
         ],
     },
     "assign-codes": {"codebook_id": "book", "vq_anchors": 1024},
+    "quality": {
+        "codebook_id": "book",
+        "vq_anchors": 1024,
+        "before": "older",
+        "slices": [["known", "an event of the training part"]],
+        "left_out": {"purity of <shops>": "no table items"},
+    },
     "train-ranker": {
         "trials": [
             {

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import pytest
 
-from qarm.report import sections
+from qarm.report import codes, sections
 from qarm.report.figures import Figures
 from qarm.report.findings import findings
 from qarm.report.stage import render, stages, versions
@@ -41,7 +41,7 @@ def page(manifests, metrics, **changes):
         "rows": sections.rows(manifests),
         "pairs": sections.pairs(figures, mined(), SKEW),
         "alignment": sections.alignment(manifests, figures, 50),
-        "codes": sections.codes(manifests, figures),
+        "codes": codes.codes(manifests, figures),
         "prefixes": [Prefix((3, 17), 42, ["RED MUG", HOSTILE, "BLUE MUG"])] * 6,
         "ranker": sections.ranker(manifests, figures),
         "stages": stages(manifests),
@@ -75,6 +75,23 @@ def test_whole_page_has_every_section_and_loads_nothing(html) -> None:
         "1,210",
     ):
         assert text in html
+
+
+def test_every_figure_of_the_codes_is_shown(html) -> None:
+    section = html[html.index('id="codes"') : html.index('id="prefixes"')]
+    for text in (
+        "Jaccard index of the 20 nearest",
+        "0.424",
+        "User2Item, warm",
+        "7.89 %<small>0.12 %",
+        "brand",
+        "60.00 %<small>12.30 %",
+        "<code>older</code>",
+        "0.770",
+        "an event of the training part",
+        "Left out: purity of &lt;shops&gt; (no table items).",
+    ):
+        assert text in section, text
 
 
 def test_titles_reasons_and_settings_are_escaped(html) -> None:

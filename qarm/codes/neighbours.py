@@ -1,0 +1,160 @@
+"""Nearest items of a few queries in vector space and in code space, on arrays.
+
+Every candidate gets an integer key, the larger the nearer, whose low bits are a hash of the item:
+items that a space cannot tell apart are in the same arbitrary order in both spaces, whatever tile
+they came in. Distances are float64 and rounded to a grid far coarser than their rounding error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_HASH_BITS = 32
+#: Cosines are told apart to 2^-29.
+_COSINE_STEPS = (1 << 30) - 1
+#: Distances of code space are told apart to 2^-26 of the largest possible one.
+_DISTANCE_BITS = 26
+#: Longest common prefix that a key can hold.
+MOST_LEVELS = 31
+
+
+def tie_breaks(items: NDArray[np.integer]) -> Ints:
+    """(n,) numbers in [0, 2^32) that have nothing to do with content (SplitMix64's finaliser)."""
+    x = items.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (x >> np.uint64(32)).astype(np.int64)
+
+
+def unit_rows(x: NDArray[np.floating]) -> Floats:
+    """(n, d) float64 of unit length; zero rows stay zero."""
+    wide = x.astype(np.float64)
+    norms = np.sqrt((wide**2).sum(axis=1, keepdims=True))
+    return np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0)
+
+
+def vector_keys(queries: Floats, x: Floats, ties: Ints) -> Ints:
+    """Keys (q, n) by cosine.
+
+    Args:
+        queries: (q, d) from ``unit_rows``.
+        x: (n, d) likewise.
+        ties: (n,) from ``tie_breaks``.
+    """
+    near = np.clip((_product(queries, x) + 1) / 2, 0, 1) * _COSINE_STEPS
+    return (np.rint(near).astype(np.int64) << _HASH_BITS) | ties
+
+
+def code_keys(
+    codes_q: NDArray[np.integer],
+    means_q: Floats,
+    codes: NDArray[np.integer],
+    means: Floats,
+    ties: Ints,
+    scale: float,
+) -> Ints:
+    """Keys (q, n) by longest common prefix, then by squared distance of reconstructions.
+
+    Args:
+        codes_q: (q, L) codes of the queries, L at most ``MOST_LEVELS``.
+        means_q: (q, d) their sums of centroids.
+        codes: (n, L).
+        means: (n, d).
+        ties: (n,) from ``tie_breaks``.
+        scale: no squared distance of two reconstructions is larger.
+    """
+    same = np.ones((len(codes_q), len(codes)), bool)
+    common = np.zeros(same.shape, np.int64)
+    for level in range(codes.shape[1]):
+        same &= codes_q[:, level, None] == codes[None, :, level]
+        common += same
+    squares = (means_q**2).sum(axis=1)[:, None] + (means**2).sum(axis=1)[None]
+    far = np.clip((squares - 2 * _product(means_q, means)) / scale, 0, 1)
+    near = np.rint((1 - far) * ((1 << _DISTANCE_BITS) - 1)).astype(np.int64)
+    return (common << (_DISTANCE_BITS + _HASH_BITS)) | (near << _HASH_BITS) | ties
+
+
+def list_keys(vq_q: NDArray[np.integer], vq: NDArray[np.integer], ties: Ints) -> Ints:
+    """Keys (q, n) by the number of anchors that two VQ codes share.
+
+    Args:
+        vq_q: (q, K) anchors of the queries.
+        vq: (n, K) anchors.
+        ties: (n,) from ``tie_breaks``.
+    """
+    anchors, place = np.unique(vq_q, return_inverse=True)
+    has = np.zeros((len(anchors) + 1, len(vq_q)), np.int16)  # the last row: in no query's list
+    has[place.reshape(vq_q.shape), np.arange(len(vq_q))[:, None]] = 1
+    row = np.searchsorted(anchors, vq)
+    row[anchors[np.minimum(row, len(anchors) - 1)] != vq] = len(anchors)
+    shared = np.zeros((len(vq), len(vq_q)), np.int16)
+    for rank in range(vq.shape[1]):
+        shared += has[row[:, rank]]
+    return (shared.T.astype(np.int64) << _HASH_BITS) | ties
+
+
+def _product(a: Floats, b: Floats) -> Floats:
+    """a b^T by torch: numpy's BLAS can fall back to a slow kernel (see docs/scale.md)."""
+    import torch
+
+    found: Floats = (torch.from_numpy(a) @ torch.from_numpy(b).T).numpy()
+    return found
+
+
+@dataclass
+class Nearest:
+    """The k candidates with the largest keys, of each query, over any number of tiles."""
+
+    keys: Ints
+    """(q, k), in no order; -1: not that many yet."""
+    items: Ints
+    """(q, k) item_idx; -1 likewise."""
+
+    @classmethod
+    def empty(cls, queries: int, k: int) -> Nearest:
+        """Before the first tile."""
+        return cls(np.full((queries, k), -1, np.int64), np.full((queries, k), -1, np.int64))
+
+    def add(self, start: int, keys: Ints, items: Ints) -> None:
+        """Candidates of a tile.
+
+        Args:
+            start: first query that ``keys`` is about.
+            keys: (q', n) keys; negative ones are no candidates.
+            items: (n,) item_idx.
+        """
+        rows, k = len(keys), self.keys.shape[1]
+        mine = slice(start, start + rows)
+        above = keys > self.keys[mine].min(axis=1)[:, None]
+        count = above.sum(axis=1)
+        width = min(k, keys.shape[1], int(count.max(initial=0)))
+        if width == 0:
+            return
+        # Few candidates of a later tile are nearer than the k nearest so far.
+        some = np.flatnonzero(count)
+        tile = np.argpartition(keys[some], keys.shape[1] - width, axis=1)[:, -width:]
+        both = np.hstack([self.keys[mine][some], np.take_along_axis(keys[some], tile, axis=1)])
+        numbers = np.hstack([self.items[mine][some], items[tile]])
+        best = np.argpartition(both, both.shape[1] - k, axis=1)[:, -k:]
+        self.keys[start + some] = np.take_along_axis(both, best, axis=1)
+        self.items[start + some] = np.take_along_axis(numbers, best, axis=1)
+        self.items[self.keys < 0] = -1
+
+
+def jaccard_by_chance(k: int, candidates: int) -> float:
+    """Expected Jaccard index of two random sets of k of so many candidates."""
+    k = min(k, candidates)
+    if k == 0:
+        return 0.0
+    total = comb(candidates, k)
+    return sum(
+        comb(k, both) * comb(candidates - k, k - both) / total * both / (2 * k - both)
+        for both in range(max(0, 2 * k - candidates), k + 1)
+    )
