@@ -72,7 +72,7 @@ def main() -> None:
             lambda: dense(rows, columns, weights, arguments.size),  # noqa: B023
             arguments.runs,
         )
-        same = kept[0] == kept[1]
+        same = bool(kept[0] == kept[1])
         report("match_codes", name, "scipy linear_sum_assignment, dense", ours, peer, same)
 
 

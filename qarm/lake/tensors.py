@@ -41,17 +41,11 @@ class Tensor:
     """Byte of its first number."""
 
     def rows(self, file: IO[bytes], first: int, last: int) -> NDArray[Any]:
-        """Rows ``first`` to ``last``, the latter not included.
-
-        Raises:
-            InputError: the file ends before them.
-        """
+        """Rows ``first`` to ``last``, the latter not included."""
         dtype = np.dtype(_DTYPES[self.dtype])
         width = int(np.prod(self.shape[1:], dtype=np.int64))
         file.seek(self.start + first * width * dtype.itemsize)
         content = file.read((last - first) * width * dtype.itemsize)
-        if len(content) != (last - first) * width * dtype.itemsize:
-            raise InputError(f"{self.uri}: the file ends within tensor {self.name}; copy it again")
         return np.frombuffer(content, dtype).reshape(last - first, *self.shape[1:])
 
 
@@ -59,7 +53,7 @@ def read_header(uri: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors of the file, and its metadata.
 
     Raises:
-        InputError: no safetensors file.
+        InputError: no safetensors file, or one that ends too early.
     """
     try:
         with files.open_file(uri) as file:
@@ -67,6 +61,7 @@ def read_header(uri: str) -> tuple[dict[str, Tensor], dict[str, str]]:
             if not 0 < size < 100 << 20:
                 raise ValueError(f"a header of {size} bytes")
             header = json.loads(file.read(size))
+            there = file.seek(0, 2) - 8 - size
         metadata = header.pop("__metadata__", {})
         tensors = {
             name: Tensor(
@@ -78,8 +73,11 @@ def read_header(uri: str) -> tuple[dict[str, Tensor], dict[str, str]]:
             )
             for name, about in header.items()
         }
+        ends = {name: about["data_offsets"][1] for name, about in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{uri} is no safetensors file: {error}") from error
+    if cut := [name for name, end in ends.items() if end > there]:
+        raise InputError(f"{uri}: the file ends within tensor {cut[0]}; copy it again")
     return tensors, metadata
 
 
