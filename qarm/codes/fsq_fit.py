@@ -128,7 +128,7 @@ def train_projection(rest: Floats, cells: NDArray[np.integer], bits: int, seed: 
         for step in range(STEPS):
             beta = BETA[0] * (BETA[1] / BETA[0]) ** (step / STEPS)
             optimiser.zero_grad()
-            _loss(*tensors, parameters, beta).backward()
+            _loss(tensors, parameters, beta).backward()
             optimiser.step()
     weights, origin = (p.detach().numpy() for p in parameters[:2])
     return Projection(
@@ -136,11 +136,13 @@ def train_projection(rest: Floats, cells: NDArray[np.integer], bits: int, seed: 
     )
 
 
-def _loss(x, partners, near, parameters, beta):  # type: ignore[no-untyped-def]
+def _loss(tensors, parameters, beta):  # type: ignore[no-untyped-def]
     """The sum that the module's docstring lists."""
     import torch
 
+    x, partners, near = tensors
     weights, origin, linear = parameters
+
     logits = (x - origin) @ weights
     s = torch.sigmoid(beta * logits)
 
