@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qarm.codes.codebook import Codebook
 from qarm.codes.drift import record, rows_to_hold_out
 from qarm.codes.fit_table import fit_residual_table
-from qarm.codes.fsq import rest_after
+from qarm.codes.fsq import Projection, rest_after
 from qarm.codes.fsq_fit import FsqFit, fit_fsq
 from qarm.codes.nearest import Floats
 from qarm.codes.pools import Pool, choose_anchors
@@ -49,7 +49,10 @@ def run(context: Context) -> StageResult:
     refit = begin(context, items[:kept], sample, version)
     start = None if refit is None else refit.start
     fitted = _fit(context, _without(usable, items[kept:]), sample, start)
-    last = _fit_last(context, sample, fitted) if config.rq_last == "fsq" else None
+    last = None
+    if config.rq_last == "fsq":
+        same = None if refit is None else refit.projection(version, config.rq_levels[-1])
+        last = _fit_last(context, sample, fitted, same)
     codebook = Codebook(
         levels=tuple(fitted.levels) if last is None else (*fitted.levels, last.table),
         projection=None if last is None else last.projection,
@@ -124,11 +127,13 @@ def _without(usable: DataFrame, held_out: NDArray[np.int64]) -> DataFrame:
     return usable.join(F.broadcast(aside), "item_idx", "left_anti")
 
 
-def _fit_last(context: Context, sample: Floats, fitted: ResidualFit) -> FsqFit:
+def _fit_last(
+    context: Context, sample: Floats, fitted: ResidualFit, same: Projection | None
+) -> FsqFit:
     """The last level by finite scalar quantisation of what the others have left."""
     config = context.config.codes
     rest = rest_after(sample, fitted.codes, fitted.levels)
-    last = fit_fsq(rest, fitted.codes, config.rq_levels[-1], seed=config.seed)
+    last = fit_fsq(rest, fitted.codes, config.rq_levels[-1], seed=config.seed, projection=same)
     context.say(
         f"level {len(config.rq_levels)} of {len(config.rq_levels)}: FSQ of {last.projection.bits} "
         f"bits, mean squared rest {last.error:.4f}"

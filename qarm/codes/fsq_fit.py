@@ -54,7 +54,14 @@ class FsqFit:
     """Mean squared length of what is left."""
 
 
-def fit_fsq(rest: Floats, prefix: NDArray[np.integer], codes: int, *, seed: int = 0) -> FsqFit:
+def fit_fsq(
+    rest: Floats,
+    prefix: NDArray[np.integer],
+    codes: int,
+    *,
+    seed: int = 0,
+    projection: Projection | None = None,
+) -> FsqFit:
     """Train the projection and make the table.
 
     Args:
@@ -62,6 +69,7 @@ def fit_fsq(rest: Floats, prefix: NDArray[np.integer], codes: int, *, seed: int 
         prefix: (n, L - 1) codes of those levels.
         codes: 2^b.
         seed: of the sample, the order of partners and the start of ITQ.
+        projection: one to keep, so that bits keep their meaning; then only the table is made.
 
     Raises:
         InputError: ``codes`` is no power of two, or no rows.
@@ -72,8 +80,9 @@ def fit_fsq(rest: Floats, prefix: NDArray[np.integer], codes: int, *, seed: int 
     rest = as_matrix(rest, "rests")
     if len(rest) == 0:
         raise InputError("FSQ: need at least one vector to fit on, got none")
-    cells = np.unique(prefix, axis=0, return_inverse=True)[1].reshape(-1)
-    projection = train_projection(rest, cells, bits, seed)
+    if projection is None:
+        cells = np.unique(prefix, axis=0, return_inverse=True)[1].reshape(-1)
+        projection = train_projection(rest, cells, bits, seed)
     found = projection.encode(rest)
     table = decode_table(rest, found, bits)
     left = ((rest - table[found]).astype(np.float64) ** 2).sum(axis=1)

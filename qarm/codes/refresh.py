@@ -11,9 +11,10 @@
 3. A cluster that shares no item with any free number keeps the number it started with.
 
 A level that grows keeps its numbers and gets more; one that shrinks keeps the codes below its new
-size; an added level is fitted afresh. A level of FSQ has no clusters to number: its bits stay as
-fitted, and its change is reported (bits that are trained anew rarely mean the same again). VQ
-anchors that stay in the pool keep their number; those that are gone are replaced in place.
+size; an added level is fitted afresh. A level of FSQ has no clusters to number: under the same
+encoder its projection is kept and only what its codes stand for is made anew; under another one it
+is trained anew, and bits rarely mean the same again. VQ anchors that stay in the pool keep their
+number; those that are gone are replaced in place.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qarm.codes.codebook import Codebook, lists_to_matrix
+from qarm.codes.fsq import Projection
 from qarm.codes.matching import (
     Numbers,
     changed,
@@ -73,6 +75,13 @@ class Refit:
     facts: dict[str, str]
     """What a run that is made again has to know."""
 
+    def projection(self, encoder: str, codes: int) -> Projection | None:
+        """That of the parent's last level, if it is of this encoder and makes as many codes."""
+        kept = self.codebook.projection
+        if kept is None or self.codebook.encoder_version != encoder or 1 << kept.bits != codes:
+            return None
+        return kept
+
     def finish(self, fitted: Codebook) -> tuple[Codebook, list[Metric], str]:
         """The codebook that was fitted with its clusters and anchors numbered as the parent's, and
         the parent named in ``fit``; figures of what has changed; a line for the log."""
@@ -92,7 +101,7 @@ class Refit:
         known = self.old[:, 0] >= 0
         x, old = self.x[known], self.old[known]
         new = book.rq(x, threads=threads)[0]
-        clusters = len(book.levels) - (getattr(book, "projection", None) is not None)
+        clusters = len(book.levels) - (book.projection is not None)
         numbers = match(old[:, :clusters], new[:, :clusters], book.sizes[:clusters])
         levels = (*renumber(book.levels[:clusters], numbers), *book.levels[clusters:])
         book = replace(book, levels=levels)
@@ -136,7 +145,7 @@ def begin(context: Context, items: Numbers, x: Floats, encoder: str) -> Refit | 
 
 
 def _levels_of_fsq(context: Context) -> int:
-    return int(getattr(context.config.codes, "rq_last", "kmeans") == "fsq")
+    return int(context.config.codes.rq_last == "fsq")
 
 
 def find_parent(context: Context) -> Parent | None:

@@ -7,6 +7,8 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from qarm.codes.codebook import Codebook
+from qarm.codes.fsq import rest_after
+from qarm.codes.fsq_fit import fit_fsq
 from qarm.codes.matching import (
     best_pairs,
     changed,
@@ -149,6 +151,30 @@ def test_levels_that_grow_shrink_come_and_go(sizes) -> None:
     assert len(shares) == min(2, len(sizes))
     cold = fit_residual(x, sizes, iterations=30, seed=7)
     assert sum(shares) < 0.8 * sum(changed(parent.codes, numbered(cold, parent.codes, sizes, x))[0])
+
+
+def test_bits_of_an_fsq_level_keep_their_meaning_under_the_same_encoder() -> None:
+    x = blobs(3000)
+    two = fit_residual(x, [12], iterations=30)
+    last = fit_fsq(rest_after(x, two.codes, two.levels), two.codes, 8)
+    book = Codebook(
+        levels=(*two.levels, last.table), projection=last.projection, encoder_version="e1"
+    )
+    less = x[300:]  # some items have left
+    old = book.rq(less)[0]
+    start = warm_start(less, old, [12], parent=two.levels)
+    fit = fit_residual(less, [12], iterations=30, start=start)
+    rest = rest_after(less, fit.codes, fit.levels)
+    refit = Refit(book, less, old, start, {})
+    assert refit.projection("e2", 8) is None
+    assert refit.projection("e1", 16) is None
+    shares = []
+    for kept in (refit.projection("e1", 8), None):
+        new = fit_fsq(rest, fit.codes, 8, seed=1, projection=kept)
+        fitted = Codebook(levels=(*fit.levels, new.table), projection=new.projection)
+        metrics = {m.metric: m.value for m in refit.finish(fitted)[1]}
+        shares.append(metrics["rq_changed_l2"])
+    assert shares[0] < 0.2 < 0.6 < shares[1]  # kept, and trained anew
 
 
 def test_anchors_that_stay_keep_their_number() -> None:
