@@ -1,4 +1,4 @@
-"""How good codes are, on arrays. ``catalog_quality`` computes the same figures by Spark.
+"""How good codes are, on arrays. ``qarm.quality`` computes the same figures by Spark.
 
 ``duplicate_rate`` = 1 - distinct codes / items; ``shared_rate`` = share of items whose code another
 item has. Both are printed, since the literature mixes them.

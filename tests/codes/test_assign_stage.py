@@ -56,8 +56,6 @@ def test_codes_of_the_catalogue_and_what_later_runs_touch(make_world) -> None:
         assert row["encoder_version"] == "e1"
         assert str(row["assigned_at"]) == "1970-01-01 00:00:00"
         assert row["rq_resolved"] is None
-    zero = next(m for m in first["metrics"] if m["metric"] == "zero_vectors")
-    assert zero["value"] == 1
 
     assert world.run("assign-codes")["status"] == "skipped"
     # The same vectors under a new table version: the stage runs, and commits nothing.
@@ -66,9 +64,6 @@ def test_codes_of_the_catalogue_and_what_later_runs_touch(make_world) -> None:
     assert again["status"] == "done"
     assert world.lake.version("semantic_ids") == version
     assert again["facts"]["unchanged"] == 61
-    for a, b in zip(again["metrics"], first["metrics"], strict=True):
-        assert a | {"value": 0} == b | {"value": 0}
-        assert a["value"] == pytest.approx(b["value"])  # sums in another order
 
     # One item leaves, one changes, two are new: their rows are touched, no others.
     del vectors["i3"]
@@ -198,7 +193,7 @@ def test_own_codebook(make_world, write_vectors, tmp_path, kinds) -> None:
         assert found[f"i{number}"]["rq"] == rq[number].tolist()
         assert found[f"i{number}"]["vq"] == vq[number].tolist()
     assert found["i0"]["codebook_id"].startswith("user-")
-    names = {m["metric"] for m in entry["metrics"]}
+    names = {m["metric"] for m in world.run("quality")["metrics"]}
     assert ("rq_entropy_l1" in names) == ("rq" in kinds)
     assert ("vq_entropy_first" in names) == ("vq" in kinds)
 

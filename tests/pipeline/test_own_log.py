@@ -113,7 +113,7 @@ def test_a_labelled_log_with_its_own_split_goes_through_all_stages(
     assert "ingest: up to date" in capsys.readouterr().err
     tree = json.loads((tmp_path / "lake" / "summary.json").read_text())
     stages = {stage["name"]: stage for stage in tree["stages"]}
-    assert len(stages) == 10
+    assert len(stages) == 11
     assert stages["ingest"]["dropped"]["unknown_item"] == 1
     assert stages["ingest"]["rows_in"] == USERS * 40 + 1
     assert "observed" in stages["build-samples"]["facts"]["negative_kinds"]
