@@ -24,7 +24,7 @@ lint: setup ## ruff and mypy
 	@$(STEP) "mypy" $(BIN)/mypy qarm
 
 test: lint ## lint, types and the test suite
-	@$(STEP) "pytest" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
+	@$(STEP) "pytest" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 evidence: setup ## the shipped configurations with three seeds each: means and deviations
 	@$(STEP) "evidence" $(BIN)/python -m qarm.evidence

@@ -20,6 +20,17 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in order of what they cost: the standalone cluster, files with a slow test, others.
+
+    A file is run by one process, so that a long one at the end would leave the other idle.
+    """
+    marks: dict[Path, set[str]] = {}
+    for item in items:
+        marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
+    items.sort(key=lambda i: ("cluster" not in marks[i.path], "slow" not in marks[i.path]))
+
+
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     """Local Spark with two slots, settings from spark-defaults.conf, UI off, few partitions."""
