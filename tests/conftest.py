@@ -16,8 +16,12 @@ from qarm.pipeline.context import Context
 ROOT = Path(__file__).resolve().parent.parent
 
 # Every JVM that a test starts lives for minutes and sees few rows: with the quick compiler alone
-# and one thread of garbage collection it needs half the processor time.
-os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+# and one thread of garbage collection it needs half the processor time. (The quick compiler has
+# room for 48 MB of code by default, which a suite fills, and larger frames: ALS needs more stack.)
+os.environ.setdefault(
+    "JDK_JAVA_OPTIONS",
+    "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC -Xss4m",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -279,7 +279,7 @@ def test_last_level_by_fsq(make_world) -> None:
     codebook = Codebook.from_rows(rows.toArrow())
     assert codebook.projection is not None
     assert codebook.sizes == levels
-    entry = world.run("assign-codes", rq_levels=levels, rq_last="fsq")
+    world.run("assign-codes", rq_levels=levels, rq_last="fsq")
     codes, left = codebook.rq(np.stack(list(vectors.values())))
     after = codes_of(world)
     for number, item in enumerate(vectors):
@@ -288,7 +288,7 @@ def test_last_level_by_fsq(make_world) -> None:
     # The same sample was fitted on: the error after each level is that of the whole catalogue.
     of_fit, of_all = (
         {m["metric"]: m["value"] for m in e["metrics"] if "rq_reconstruction_error" in m["metric"]}
-        for e in (fit, entry)
+        for e in (fit, world.run("quality"))
     )
     assert sorted(of_fit) == [f"rq_reconstruction_error_l{n}" for n in (1, 2, 3)]
     assert of_fit["rq_reconstruction_error_l3"] == pytest.approx(left.mean(), rel=1e-5)

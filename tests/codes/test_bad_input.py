@@ -155,7 +155,7 @@ def test_files_of_tensors_go_in(make_world, tmp_path) -> None:
     for number, item in enumerate(ids):
         assert found[str(item)]["rq"] == rq[number].tolist()
         assert found[str(item)]["vq"] == vq[number].tolist()
-    zero = next(m for m in entry["metrics"] if m["metric"] == "zero_vectors")
+    zero = next(m for m in world.run("quality")["metrics"] if m["metric"] == "zero_vectors")
     assert zero["value"] == 1
 
 
