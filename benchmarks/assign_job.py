@@ -5,15 +5,14 @@
 
 Ours is stage assign-codes itself, run by ``run_stage`` on a lake that has item_embeddings and
 codebooks and no semantic_ids: reading the codebook, checks, coding, the Delta write with its rules,
-row counts, manifest. One case leaves out the quality report (nothing is measured there by the
-peer), one has it. The peer reads Parquet with pyarrow, row group by row group, codes by addmm +
+row counts, manifest. The peer reads Parquet with pyarrow, row group by row group, codes by addmm +
 argmin (2 threads, tile 2048) and writes item_id, item_idx and codes. Both run in warm processes:
 the start of the JVM and of Python, imports and compilation are left out on both sides.
 
 ``equal``: at the first difference of a row the two centroids are equally near within 1e-6.
 
-``--growth``: 1, 2, 4 and 8 times the rows, 3 x 1024, without the quality report: seconds, bytes
-shuffled, largest resident memory of a Python worker, and the JVM's heap after a collection.
+``--growth``: 1, 2, 4 and 8 times the rows, 3 x 1024: seconds, bytes shuffled,
+largest resident memory of a Python worker, and the JVM's heap after a collection.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from unittest import mock
 
 import numpy as np
 import psutil
@@ -40,7 +38,6 @@ from assign_rq import equal_but_for_ties, peer_encode, unit_vectors
 from logs import session
 from timing import interleaved, report, say, timed
 
-from qarm.codes import assign_stage
 from qarm.codes.codebook import Codebook, lists_to_matrix, matrix_to_lists
 from qarm.codes.kmeans import kmeans
 from qarm.codes.nearest import nearest
@@ -122,12 +119,9 @@ class Ours:
             outputs = {ref.name: ref.as_dict()}
             manifest.publish(uri, manifest.Manifest(name, "made", "", "", {}, outputs, artifacts))
 
-    def run(self, *, quality: bool) -> None:
-        """The stage, with or without its quality report."""
-        with mock.patch.object(
-            assign_stage, "measure", assign_stage.measure if quality else lambda *_: []
-        ):
-            run_stage(stage("assign-codes"), self.config, session())
+    def run(self) -> None:
+        """The stage."""
+        run_stage(stage("assign-codes"), self.config, session())
 
     def codes(self) -> pa.Table:
         """item_idx and rq of what was written."""
@@ -160,7 +154,7 @@ def peer(folder: Path, out: Path, levels: list[torch.Tensor]) -> None:
 
 
 def compare(spark: SparkSession, folder: Path, runs: int, cases: Sequence[int]) -> None:
-    """The cases, without and with the quality report."""
+    """The cases."""
     for rows, sizes in [CASES[number] for number in cases]:
         name = f"{rows} items, rq {len(sizes)} x {sizes[0]}, d {DIMENSIONS}"
         say(f"{name}: making the case")
@@ -170,26 +164,21 @@ def compare(spark: SparkSession, folder: Path, runs: int, cases: Sequence[int]) 
         levels = [torch.from_numpy(level) for level in codebook.levels]
         torch.set_num_threads(2)
         shutil.rmtree(out, ignore_errors=True)
-        equal = True
-        for quality in (False, True):
-            case = name + (", with the quality report" if quality else "")
 
-            def run(quality: bool = quality) -> None:
-                ours.clear()  # noqa: B023  called at once
-                ours.run(quality=quality)  # noqa: B023
+        def run(ours: Ours = ours) -> None:
+            ours.clear()
+            ours.run()
 
-            if not quality:
-                run()  # warm
-            times, peers = interleaved(
-                case,
-                run,
-                lambda: peer(parquet, out, levels),  # noqa: B023
-                1 if quality else runs,
-            )
-            if not quality:
-                equal = same(ours.codes(), parquet, out, codebook)
-            what = "torch addmm + argmin, 2 threads, Parquet to Parquet"
-            report("assign_job", case, what, times, peers, equal)
+        run()  # warm
+        times, peers = interleaved(
+            name,
+            run,
+            lambda: peer(parquet, out, levels),  # noqa: B023  called at once
+            runs,
+        )
+        equal = same(ours.codes(), parquet, out, codebook)
+        what = "torch addmm + argmin, 2 threads, Parquet to Parquet"
+        report("assign_job", name, what, times, peers, equal)
 
 
 def same(ours: pa.Table, parquet: Path, out: Path, codebook: Codebook) -> bool:
@@ -260,7 +249,7 @@ def growth(spark: SparkSession, folder: Path, smallest: int, runs: int) -> None:
             for run in range(runs + 1):
                 ours.clear()
                 before = shuffled_bytes(spark)
-                took = timed(lambda: ours.run(quality=False))  # noqa: B023  called at once
+                took = timed(lambda: ours.run())  # noqa: B023  called at once
                 moved = shuffled_bytes(spark) - before
                 seconds += [took] if run else []  # the first one warms
                 say(f"{rows:,} items: {took:.1f} s, {moved >> 10} kB shuffled")
