@@ -78,7 +78,9 @@ def test_nights_with_late_events_takedowns_and_backfill_equal_a_recompute(
     late = Event(1, 3, 1440 + 5, 0, 1.0)
     missing = {e for e in log if e.user in (2, 3) and e.minute < 2000}  # filled in later
     first = [e for e in log if e != late and e not in missing]
-    assert min(night(first, 4)) > 5
+    users, scored, counted = night(first, 4)
+    assert min(users, scored) > 5
+    assert counted == 4
     assert night(first, 4) == (0, 0, 0)
     last_day = {e.user for e in first if 4 * 1440 <= e.minute < 5 * 1440 and e.weight > 0.6}
     users, _, counted = night(first, 5)
