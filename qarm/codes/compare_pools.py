@@ -15,8 +15,7 @@ from qarm.codes.nearest import Floats
 from qarm.codes.pools import Pool, Rule, choose_by
 from qarm.codes.quality import usage
 from qarm.codes.sampling import sample_by_hash
-from qarm.lake.tables import Lake
-from qarm.pipeline.context import Context
+from qarm.pipeline.context import open_context
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -36,15 +35,7 @@ def compare_pools(config: Config, spark: SparkSession) -> dict[str, Coverage]:
         InputError: no usable vectors, or fewer than a VQ code is long.
         MissingStageError: embed-catalog has not run.
     """
-    context = Context(
-        config=config,
-        spark=spark,
-        lake=Lake(spark, config.lake),
-        stage="fit-codebooks",
-        run_id="",
-        code_version="",
-        config_hash="",
-    )
+    context = open_context(config, spark, "anchor-pools")
     usable, counts, _ = usable_vectors(context)
     usable = usable.persist()
     rows = counts.get("fit", 0)

@@ -51,7 +51,7 @@ def run(context: Context) -> StageResult:
     fitted = _fit(context, _without(usable, items[kept:]), sample, start)
     last = None
     if config.rq_last == "fsq":
-        same = None if refit is None else refit.projection(version, config.rq_levels[-1])
+        same = None if refit is None else refit.projection(version, config.rq_levels)
         last = _fit_last(context, sample, fitted, same)
     codebook = Codebook(
         levels=tuple(fitted.levels) if last is None else (*fitted.levels, last.table),
@@ -59,7 +59,7 @@ def run(context: Context) -> StageResult:
         anchors=pool.vectors,
         anchor_items=pool.items,
         encoder_version=version,
-        fit=_parameters(config, pool, fitted),
+        fit=_parameters(config, pool, fitted, warm=start is not None),
     )
     changes: list[Metric] = []
     if refit is not None:
@@ -97,14 +97,14 @@ def run(context: Context) -> StageResult:
     )
 
 
-def _parameters(config: Codes, pool: Pool, fitted: ResidualFit) -> dict[str, Any]:
-    """What the codebook says of its fit."""
+def _parameters(config: Codes, pool: Pool, fitted: ResidualFit, *, warm: bool) -> dict[str, Any]:
+    """What the codebook says of its fit; ``warm``: it started from the parent codebook."""
     return {
         "rq_levels": config.rq_levels,
         "rq_last": config.rq_last,
         "rq_shrink": config.rq_shrink,
         "rq_iterations": config.rq_iterations,
-        "rq_start": config.rq_init,
+        "rq_start": "parent" if warm else config.rq_init,
         "rq_normalise": config.rq_normalise,
         "rq_balanced": config.rq_balanced,
         "fit_on": config.fit_on,

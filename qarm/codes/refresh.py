@@ -75,12 +75,16 @@ class Refit:
     facts: dict[str, str]
     """What a run that is made again has to know."""
 
-    def projection(self, encoder: str, codes: int) -> Projection | None:
-        """That of the parent's last level, if it is of this encoder and makes as many codes."""
-        kept = self.codebook.projection
-        if kept is None or self.codebook.encoder_version != encoder or 1 << kept.bits != codes:
-            return None
-        return kept
+    def projection(self, encoder: str, sizes: Sequence[int]) -> Projection | None:
+        """That of the parent's last level, if it is of this encoder, follows as many levels (else
+        what they leave is another vector) and makes as many codes."""
+        book = self.codebook
+        same = (
+            book.encoder_version == encoder
+            and len(book.levels) == len(sizes)
+            and book.sizes[-1] == sizes[-1]
+        )
+        return book.projection if same else None
 
     def finish(self, fitted: Codebook) -> tuple[Codebook, list[Metric], str]:
         """The codebook that was fitted with its clusters and anchors numbered as the parent's, and

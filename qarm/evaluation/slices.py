@@ -5,6 +5,7 @@ Slices overlap (cold is within lt5, that within tail); each row carries one bit 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,7 +59,14 @@ def membership(head: int) -> Column:
         "torso": (events >= TAIL) & (events < head),
         "head": events >= head,
     }
+    return as_bits(conditions[name] for name in SLICES)
+
+
+def as_bits(conditions: Iterable[Column]) -> Column:
+    """A whole number whose bit k is set where the k-th condition holds (null: it does not)."""
+    from pyspark.sql import functions as F
+
     bits = F.lit(0)
-    for position, name in enumerate(SLICES):
-        bits = bits + F.when(conditions[name], 1 << position).otherwise(0)
+    for position, condition in enumerate(conditions):
+        bits = bits + F.when(condition, 1 << position).otherwise(0)
     return bits.cast("int")

@@ -150,17 +150,18 @@ class Lake:
         """Create the table from its schema, with constraints and properties, unless it is there.
 
         Where it is there with other columns (the labels are configuration), it is replaced; older
-        versions stay readable.
+        versions stay readable. Constraints that an earlier release wrote otherwise are renewed.
         """
         from delta.tables import DeltaTable
 
         path = self.path(table.name)
         builder = DeltaTable.create(self.spark)
         if DeltaTable.isDeltaTable(self.spark, path):
-            there = [
-                (f.name, f.dataType) for f in self.spark.read.format("delta").load(path).schema
-            ]
-            if there == [(f.name, f.dataType) for f in _struct(table)]:
+            df = self.spark.read.format("delta").load(path)
+            if [(f.name, f.dataType) for f in df.schema] == [
+                (f.name, f.dataType) for f in _struct(table)
+            ]:
+                self._renew_constraints(table, df)
                 return
             builder = DeltaTable.replace(self.spark)
         builder = builder.location(path).comment(table.comment)
@@ -175,6 +176,18 @@ class Lake:
         for name, condition in table.constraints.items():
             builder = builder.property(f"delta.constraints.{name}", condition)
         builder.execute()
+
+    def _renew_constraints(self, table: Table, there: DataFrame) -> None:
+        """Give the table the constraints of its schema where it has others of the same names."""
+        properties = _snapshot(there).metadata().configuration()  # Scala's map
+        where = f"delta.`{self.path(table.name)}`"
+        for name, condition in table.constraints.items():
+            key = f"delta.constraints.{name.lower()}"
+            # ADD CONSTRAINT puts its own spaces between the words.
+            if properties.contains(key) and _solid(properties.apply(key)) == _solid(condition):
+                continue
+            self.spark.sql(f"ALTER TABLE {where} DROP CONSTRAINT IF EXISTS {name}")
+            self.spark.sql(f"ALTER TABLE {where} ADD CONSTRAINT {name} CHECK ({condition})")
 
     @contextmanager
     def _commit(self, table: Table, lineage: Mapping[str, Any]) -> Iterator[None]:
@@ -265,6 +278,10 @@ class Lake:
         version = self.read(ref)
         _refuse_hidden_changes(version, ref)
         return sorted(version.inputFiles())
+
+
+def _solid(sql: str) -> str:
+    return "".join(sql.split())
 
 
 def _snapshot(df: DataFrame) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from qarm.codes.sources import KNOWN, LATER, NEVER, with_seen
-from qarm.evaluation.slices import TAIL, head_threshold
+from qarm.evaluation.slices import TAIL, as_bits, head_threshold
 from qarm.ingest.parts import training_parts
 
 if TYPE_CHECKING:
@@ -57,10 +57,8 @@ def with_slices(context: Context, items: DataFrame) -> DataFrame:
         "torso": (events >= TAIL) & (events < head),
         "head": events >= head,
     }
-    bits = F.lit(0)
-    for position, name in enumerate(SLICES):
-        bits = bits + F.when(inside[name], 1 << position).otherwise(0)
-    return rows.withColumn(BITS, bits.cast("int")).drop("seen", "__events")
+    bits = as_bits(inside[name] for name in SLICES)
+    return rows.withColumn(BITS, bits).drop("seen", "__events")
 
 
 def member(name: str) -> Column:

@@ -166,10 +166,11 @@ def test_bits_of_an_fsq_level_keep_their_meaning_under_the_same_encoder() -> Non
     fit = fit_residual(less, [12], iterations=30, start=start)
     rest = rest_after(less, fit.codes, fit.levels)
     refit = Refit(book, less, old, start, {})
-    assert refit.projection("e2", 8) is None
-    assert refit.projection("e1", 16) is None
+    assert refit.projection("e2", [12, 8]) is None
+    assert refit.projection("e1", [12, 16]) is None
+    assert refit.projection("e1", [12, 12, 8]) is None
     shares = []
-    for kept in (refit.projection("e1", 8), None):
+    for kept in (refit.projection("e1", [12, 8]), None):
         new = fit_fsq(rest, fit.codes, 8, seed=1, projection=kept)
         fitted = Codebook(levels=(*fit.levels, new.table), projection=new.projection)
         metrics = {m.metric: m.value for m in refit.finish(fitted)[1]}
@@ -210,6 +211,7 @@ def test_stage(make_world) -> None:
         world.table("codebooks").where(f"codebook_id = '{entry['facts']['codebook_id']}'").toArrow()
     )
     assert book.fit["parent"] == first["facts"]["codebook_id"]
+    assert book.fit["rq_start"] == "parent"
     assert figures["rq_changed_l1"] < 0.3 < 1 - 1 / 13
     assert figures["rq_changed_l1"] <= figures["rq_changed_before_matching_l1"]
     items = sorted(set(old) & {int(i[1:]) for i in less})

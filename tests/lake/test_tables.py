@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from delta.tables import DeltaTable
 
 from qarm.errors import InputError, SchemaError
 from qarm.lake.tables import check_vectors, conform
-from schemas import TABLES, Table, id_vectors, ranking_samples, users
+from schemas import TABLES, Table, codebooks, id_vectors, ranking_samples, users
 from schemas.table import col
 
 LINEAGE = {"stage": "test", "run_id": "r1"}
@@ -65,6 +66,20 @@ def test_replaced_when_the_columns_change(lake, spark) -> None:
     assert lake.version("ranking_samples") == before
     lake.create(ranking_samples.table(["positive", "top"]))
     assert "label_top" in spark.read.format("delta").load(lake.path("ranking_samples")).columns
+
+
+def test_constraints_of_an_earlier_release_are_renewed(lake, spark) -> None:
+    earlier = replace(codebooks.TABLE, constraints={"kind_known": "kind IN ('rq', 'vq')"})
+    lake.create(earlier)
+    lake.create(codebooks.TABLE)
+    version = lake.version("codebooks")
+    properties = DeltaTable.forPath(spark, lake.path("codebooks")).detail().first()["properties"]
+    for name, condition in codebooks.TABLE.constraints.items():
+        assert "".join(properties[f"delta.constraints.{name}"].split()) == "".join(
+            condition.split()
+        )
+    lake.create(codebooks.TABLE)
+    assert lake.version("codebooks") == version
 
 
 def test_merge_touches_only_what_it_must(lake, spark) -> None:
