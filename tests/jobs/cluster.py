@@ -115,7 +115,7 @@ def standalone(folder: Path, workers: int = 2) -> Iterator[Cluster]:
 
 
 def submit(
-    cluster: Cluster, job: Path, *arguments: str, master: str | None = None, timeout: float = 600
+    cluster: Cluster, job: Path, *arguments: str, master: str | None = None, timeout: float = 1200
 ) -> str:
     """spark-submit with the wheel by --py-files; its standard output.
 
