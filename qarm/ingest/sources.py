@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from qarm.errors import InputError
+from qarm.ingest.csv_quotes import Marks, check_closed, swallows
 from qarm.lake import files
 
 if TYPE_CHECKING:
@@ -45,9 +48,9 @@ def open_files(
     """All rows of ``uris`` with their own columns and ``FILE``, and some with ``MALFORMED``.
 
     CSV is read as RFC 4180 says: a quote within quotes is doubled, and a quoted value may hold
-    separators and newlines. A row with too few or too many columns, or with a value that its
-    column's type cannot hold, has its text in ``MALFORMED`` and null everywhere else: its values
-    may have shifted.
+    separators and newlines. A row with too few or too many columns, with a value that its column's
+    type cannot hold, or that a quote which is never closed has swallowed further rows into, has its
+    text in ``MALFORMED`` and null everywhere else: its values may have shifted.
 
     Args:
         spark: the session.
@@ -59,7 +62,8 @@ def open_files(
             None: all. The others get the type that fits all their values in well-formed rows.
 
     Raises:
-        InputError: nothing there, unreadable, of unknown format, or of differing columns or types.
+        InputError: nothing there, unreadable, of unknown format, of differing columns or types, or
+            cut off inside a quoted value.
     """
     from pyspark.sql import functions as F
 
@@ -173,7 +177,7 @@ def _open(
             return spark.read.format("delta").load(uri)
         if kind == "jsonl":
             return spark.read.json(uri)
-        return _open_csv(spark, uri, csv_options, text_columns)
+        return _open_csv(spark, uri, field, csv_options, text_columns)
     except (PySparkException, Py4JJavaError) as error:
         lines = [line for line in str(error).splitlines() if not line.startswith("An error occ")]
         seen = lines[0].removeprefix(": ") if lines else type(error).__name__
@@ -190,6 +194,7 @@ def _open(
 def _open_csv(
     spark: SparkSession,
     uri: str,
+    field: str,
     options: Mapping[str, str],
     text_columns: Sequence[str] | None,
 ) -> DataFrame:
@@ -203,6 +208,7 @@ def _open_csv(
         "enforceSchema": "false",
         # Spark's own defaults are a backslash before quotes, and a row a line.
         "multiLine": "true",
+        "quote": '"',
         "escape": given.get("quote", '"'),
         # A quote that is never closed swallows the rows after it: a large file must not end there.
         "maxCharsPerColumn": str(_CELL_CHARACTERS),
@@ -229,9 +235,18 @@ def _open_csv(
                 f if f.name in text_columns else StructField(f.name, kinds.get(f.name, f.dataType))
                 for f in fields
             ]
-    good = column(MALFORMED).isNull()
-    return read(fields).select(
-        *[F.when(good, column(f.name)).alias(f.name) for f in fields], column(MALFORMED)
+    rows, marks = read(fields), Marks.of(reading)
+    malformed = column(MALFORMED)
+    values = [column(f.name) for f in fields if isinstance(f.dataType, StringType)]
+    if marks.spans_lines and values:
+        if isinstance(fields[-1].dataType, StringType):
+            check_closed(rows, column(fields[-1].name), marks, field)
+        swallowed = reduce(or_, (swallows(value, marks) for value in values))
+        whole = F.to_csv(F.struct(*[column(f.name) for f in fields]))
+        malformed = F.coalesce(malformed, F.when(swallowed, whole))
+    return rows.select(
+        *[F.when(malformed.isNull(), column(f.name)).alias(f.name) for f in fields],
+        malformed.alias(MALFORMED),
     )
 
 

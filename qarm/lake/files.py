@@ -76,12 +76,12 @@ def write_text(uri: str, text: str) -> None:
     write_bytes(uri, text.encode("utf-8"))
 
 
-def open_file(uri: str, mode: str = "rb") -> IO[Any]:
-    """Open for streaming."""
+def open_file(uri: str, mode: str = "rb", compression: str | None = None) -> IO[Any]:
+    """Open for streaming; compression "infer": decompress by the name's ending."""
     fs, path = _open_fs(uri)
     if "w" in mode:
         fs.makedirs(posixpath.dirname(path), exist_ok=True)
-    return fs.open(path, mode)
+    return fs.open(path, mode, compression=compression)
 
 
 def move(source: str, target: str) -> None:

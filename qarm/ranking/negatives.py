@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qarm.ranking.rates import MICROSECONDS, first_seen
+from qarm.ranking.rates import first_seen
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -43,7 +43,6 @@ def numbered_items(events: DataFrame, totals: DataFrame) -> DataFrame:
 def draw(
     positives: DataFrame,
     numbers: DataFrame,
-    totals: DataFrame,
     *,
     per_positive: int,
     seed: int,
@@ -57,9 +56,9 @@ def draw(
 
     Args:
         positives: all positives (user_idx, item_idx, event, ts in microseconds, wanted,
-            ``keep``). Those with ``wanted`` false get none, and are no negatives either.
-        numbers: ``numbered_items``.
-        totals: ``rates.totals_before``.
+            items_before, ``keep``). Those with ``wanted`` false get none, and are no negatives
+            either; the others get items whose number is below items_before.
+        numbers: (item_idx, item_number): ``numbered_items``, or that of ``order_only``.
         per_positive: negatives a positive.
         seed: seed of the draws.
         keep: columns of the positive that its negatives take over.
@@ -69,22 +68,20 @@ def draw(
     """
     from pyspark.sql import functions as F
 
+    target = list(dict.fromkeys(["item_idx", "event", "items_before", *keep]))
     basket = (
         positives.join(numbers, "item_idx")
         .groupBy("user_idx", "ts")
         .agg(
             F.collect_set("item_number").alias("basket"),
-            F.collect_list(F.when(F.col("wanted"), F.struct("item_idx", "event", *keep))).alias(
-                "targets"
-            ),
+            F.collect_list(F.when(F.col("wanted"), F.struct(*target))).alias("targets"),
         )
-        .withColumn("second", F.floor(F.col("ts") / MICROSECONDS))
-        .join(totals.select("second", "items_before"), "second")
+    )
+    targets = (
+        basket.select("user_idx", "ts", "basket", F.explode("targets").alias("target"))
+        .select("user_idx", "ts", "basket", "target.*")
         .where("items_before > 0")
     )
-    targets = basket.select(
-        "user_idx", "ts", "items_before", "basket", F.explode("targets").alias("target")
-    ).select("user_idx", "ts", "items_before", "basket", "target.*")
     key = [F.lit(seed), F.col("user_idx"), F.col("item_idx"), F.col("event"), F.col("ts")]
     draws = F.transform(
         F.sequence(F.lit(1), F.lit(DRAWS_PER_NEGATIVE * per_positive)),

@@ -13,6 +13,8 @@ drawn, n a positive, evenly from the items seen by then, so that of C earlier po
 seen an item expects n C / N negatives. Its rate is the same formula over these expected
 impressions, with g = 1 / (1 + n): popularity relative to the average item, on the scale of the
 samples' own positive share. A user's negatives come n for each positive, and so the rate is g.
+
+Logs without times have ``order_only`` in place of ``totals_before`` and of the items' counts.
 """
 
 from __future__ import annotations
@@ -106,6 +108,14 @@ def totals_before(events: DataFrame) -> DataFrame:
     )
 
 
+def with_totals(events: DataFrame, totals: DataFrame) -> DataFrame:
+    """``events`` with positives_before and items_before of ``totals_before``."""
+    from pyspark.sql import functions as F
+
+    second = F.floor(F.col("ts") / MICROSECONDS)
+    return events.withColumn("second", second).join(totals, "second").drop("second")
+
+
 def first_seen(events: DataFrame) -> DataFrame:
     """(item_idx, second): the second of each item's first event."""
     from pyspark.sql import functions as F
@@ -126,8 +136,8 @@ def with_rates(
     """Add user_count, user_rate, item_count and item_rate (see the module's text).
 
     Args:
-        samples: with ``counts_before`` for "user" and "item"; where negatives are drawn also
-            positives_before and items_before of ``totals_before``.
+        samples: with events and positives of "user" and "item"; where negatives are drawn also
+            positives_before and items_before.
         share: g, the training part's share of positives.
         prior: pseudo-events.
         negatives_per_positive: n where negatives are drawn; None: they were observed.

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Literal
 from qarm.config import Samples
 from qarm.errors import InputError
 from qarm.ingest.parts import with_part
-from qarm.ranking import history, negatives, rates
+from qarm.ranking import history, negatives, order_only, rates
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 SAMPLED_PARTS = ("train", "valid", "test")
 """Parts whose events become samples; the mine part is for mining alone."""
+
+TOTALS = ("positives_before", "items_before")
+"""What the whole log had seen by then; on events and samples where negatives are drawn."""
 
 _DAY = 86_400 * rates.MICROSECONDS
 _HASH_BUCKETS = 65_536
@@ -33,11 +36,11 @@ class Caps:
 
     Attributes:
         train_from: first instant (microseconds) of the train part that is kept; None: all.
-        eval_buckets: part -> users with a smaller hash bucket are kept; parts without a cap lack.
+        user_buckets: part -> users with a smaller hash bucket are kept; parts without a cap lack.
     """
 
     train_from: int | None
-    eval_buckets: dict[str, int]
+    user_buckets: dict[str, int]
 
 
 def prepare_events(
@@ -76,18 +79,19 @@ def choose_mode(wanted: str, events: DataFrame) -> Mode:
     return "observed" if has_negatives else "sampled"
 
 
-def find_caps(events: DataFrame, config: Samples) -> Caps:
+def find_caps(events: DataFrame, config: Samples, has_times: bool = True) -> Caps:
     """Where to cut so that no part has more positives than the configuration allows.
 
-    Train keeps its latest seconds, the other parts the users with the smallest hash: what shares a
-    second, or a user, is kept or cut together. Only sums a day, a second of one day, and a hash
-    bucket come to the driver. At least one second, and one bucket, is kept.
+    Train keeps its latest seconds, the other parts (and train, where there are no times) the users
+    with the smallest hash: what shares a second, or a user, is kept or cut together. Only sums a
+    day, a second of one day, and a hash bucket come to the driver. At least one second, and one
+    bucket, is kept.
     """
     from pyspark.sql import functions as F
 
     positives = events.where("positive")
     train_from = None
-    if config.train_positives:
+    if config.train_positives and has_times:
         train = positives.where("part = 'train'")
         days = _sizes(train, F.floor(F.col("ts") / _DAY))[::-1]
         kept, left = _fitting(days, config.train_positives)
@@ -98,13 +102,16 @@ def find_caps(events: DataFrame, config: Samples) -> Caps:
             more, _ = _fitting(seconds, left)
             more = max(more, 1 if kept == 0 else 0)
             train_from = seconds[more - 1][0] * rates.MICROSECONDS if more else (day + 1) * _DAY
-    eval_buckets = {}
-    for part in ("valid", "test") if config.eval_positives else ():
+    most = dict.fromkeys(("valid", "test"), config.eval_positives)
+    if not has_times:
+        most["train"] = config.train_positives
+    user_buckets = {}
+    for part in (part for part, wanted in most.items() if wanted):
         buckets = _sizes(positives.where(F.col("part") == part), user_bucket(config.seed))
-        kept, _ = _fitting(buckets, config.eval_positives)
+        kept, _ = _fitting(buckets, most[part])
         if kept < len(buckets):
-            eval_buckets[part] = buckets[max(kept, 1) - 1][0] + 1
-    return Caps(train_from, eval_buckets)
+            user_buckets[part] = buckets[max(kept, 1) - 1][0] + 1
+    return Caps(train_from, user_buckets)
 
 
 def user_bucket(seed: int) -> Column:
@@ -138,9 +145,10 @@ def mark(events: DataFrame, mode: Mode, caps: Caps, seed: int) -> DataFrame:
     if caps.train_from is not None:
         old = (F.col("part") == "train") & (F.col("ts") < caps.train_from)
         reason = F.when(old, "over_train_cap").otherwise(reason)
-    for part, limit in caps.eval_buckets.items():
+    for part, limit in caps.user_buckets.items():
         beyond = (F.col("part") == part) & (user_bucket(seed) >= limit)
-        reason = F.when(beyond, "over_eval_cap").otherwise(reason)
+        cap = "over_train_cap" if part == "train" else "over_eval_cap"
+        reason = F.when(beyond, cap).otherwise(reason)
     if mode == "sampled":
         reason = F.when(~F.col("positive"), "not_positive").otherwise(reason)
         # Nothing could stand against the first positives of the log.
@@ -162,40 +170,39 @@ def observed_samples(marked: DataFrame) -> DataFrame:
                 "positive_item_idx": F.lit(-1).cast("bigint"),
             }
         )
-        .drop("dropped", "positive", "items_before")
+        .drop("dropped", "positive")
     )
 
 
 def with_sampled_negatives(
     samples: DataFrame,
     events: DataFrame,
-    totals: DataFrame,
+    numbers: DataFrame,
     labels: Sequence[str],
     config: Samples,
 ) -> DataFrame:
     """``samples`` (all positive) and their negatives, with all labels 0.
 
     Args:
-        events: all events: what a negative must not be, and which items there are.
-        totals: ``rates.totals_before(events)``.
+        events: all events, with positives_before and items_before: what a negative must not be.
+        numbers: (item_idx, item_number), see ``negatives.draw``.
     """
     from pyspark.sql import functions as F
 
     key = ["user_idx", "item_idx", "event", "ts"]
-    wanted = samples.select(*key, "part", F.lit(True).alias("wanted"))
+    wanted = samples.select(*key, F.lit(True).alias("wanted"))
     positives = (
         events.where("positive")
-        .select(*key)
+        .select(*key, "part", *TOTALS)
         .join(wanted, key, "left")
         .withColumn("wanted", F.coalesce("wanted", F.lit(False)))
     )
     drawn = negatives.draw(
         positives,
-        negatives.numbered_items(events, totals),
-        totals,
+        numbers,
         per_positive=config.negatives_per_positive,
         seed=config.seed,
-        keep=("part",),
+        keep=("part", *TOTALS),
     )
     zero = F.lit(0.0).cast("float")
     filled = drawn.withColumns(
@@ -207,32 +214,34 @@ def with_sampled_negatives(
 def with_features(
     samples: DataFrame,
     events: DataFrame,
-    totals: DataFrame,
     *,
     train_parts: Sequence[str],
     share: float,
     mode: Mode,
+    has_times: bool,
     config: Samples,
 ) -> DataFrame:
     """Rates, counts, repeat mark, training events and history (see ``rates`` and ``history``).
 
     Args:
-        samples: (sample_id, user_idx, item_idx, ts, ...).
+        samples: (sample_id, user_idx, item_idx, ts, ...), with ``TOTALS`` where negatives are
+            drawn; these are not kept.
         events: ``prepare_events``, all parts.
-        totals: ``rates.totals_before(events)``.
         train_parts: parts that count as training in item_train_events.
         share: the training part's share of positives.
+        has_times: whether the times of different users can be compared (see ``order_only``).
     """
     from pyspark.sql import functions as F
 
     known = events.groupBy("item_idx").agg(
         F.count_if(F.col("part").isin(*train_parts)).alias("item_train_events")
     )
-    keys = {"item": ["item_idx"], "pair": ["user_idx", "item_idx"], "user": ["user_idx"]}
-    counted = rates.counts_before(events, samples, keys)
-    if mode == "sampled":
-        second = F.floor(F.col("ts") / rates.MICROSECONDS)
-        counted = counted.withColumn("second", second).join(totals, "second")
+    keys = {"pair": ["user_idx", "item_idx"], "user": ["user_idx"]}
+    if has_times:
+        counted = rates.counts_before(events, samples, {"item": ["item_idx"], **keys})
+    else:
+        counted = rates.counts_before(events, samples, keys)
+        counted = order_only.with_item_counts(counted, events, train_parts)
     rated = rates.with_rates(
         counted,
         share=share,
@@ -243,7 +252,7 @@ def with_features(
         rated.join(known, "item_idx")
         .withColumn("is_repeat", F.col("pair_positives") > 0)
         .select(
-            *samples.columns,
+            *(name for name in samples.columns if name not in TOTALS),
             *("is_repeat", "item_train_events"),
             *("user_count", "user_rate", "item_count", "item_rate"),
         )

@@ -9,7 +9,7 @@ from qarm.errors import InputError, RowsLostError
 from qarm.ingest.caching import Keeper
 from qarm.ingest.parts import check_own_splits, training_parts
 from qarm.pipeline.result import Ledger, StageResult
-from qarm.ranking import history, rates, samples
+from qarm.ranking import history, negatives, order_only, rates, samples
 from qarm.training.writer import FixedList, write_training_table
 from schemas import ranking_samples
 
@@ -39,23 +39,30 @@ def run(context: Context) -> StageResult:
         )
         mode = samples.choose_mode(config.negatives, events)
         context.say(f"{mode} negatives, labels {', '.join(labels)}")
-        totals = keep(rates.totals_before(events))
-        caps = samples.find_caps(events, config)
-        marked = _mark(events, totals, mode, caps, config.seed)
+        has_times = not context.facts("ingest").get("time_order_only", False)
+        caps = samples.find_caps(events, config, has_times)
+        if mode == "sampled" and has_times:
+            totals = keep(rates.totals_before(events))
+            numbers = negatives.numbered_items(events, totals)
+            events = keep(rates.with_totals(events, totals))
+        elif mode == "sampled":
+            numbers = order_only.numbered_items(events)
+            events = keep(order_only.with_totals(events, train_parts))
+        marked = samples.mark(events, mode, caps, config.seed)
         counts = marked.groupBy("dropped").count().collect()
         dropped = {row["dropped"]: row["count"] for row in counts}
         kept = dropped.pop(None, 0)
         share = _training_share(events, train_parts, mode, config.negatives_per_positive)
         rows = samples.observed_samples(marked)
         if mode == "sampled":
-            rows = samples.with_sampled_negatives(rows, events, totals, labels, config)
+            rows = samples.with_sampled_negatives(rows, events, numbers, labels, config)
         rows = samples.with_features(
             samples.with_sample_id(rows),
             events,
-            totals,
             train_parts=train_parts,
             share=share,
             mode=mode,
+            has_times=has_times,
             config=config,
         )
         ref = write_training_table(
@@ -94,18 +101,6 @@ def label_names(context: Context) -> list[str]:
         return list(published)
     log = context.config.log
     return [log.positive, *sorted(set(log.labels) - {log.positive})]
-
-
-def _mark(
-    events: DataFrame, totals: DataFrame, mode: samples.Mode, caps: samples.Caps, seed: int
-) -> DataFrame:
-    from pyspark.sql import functions as F
-
-    if mode == "sampled":
-        second = F.floor(F.col("ts") / rates.MICROSECONDS)
-        seen = totals.select("second", "items_before")
-        events = events.withColumn("second", second).join(seen, "second").drop("second")
-    return samples.mark(events, mode, caps, seed)
 
 
 def _training_share(

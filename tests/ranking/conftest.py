@@ -117,10 +117,11 @@ CODEBOOK = Codebook(
 )
 
 
-def publish_log(context: Context, log: list[Event]) -> None:
+def publish_log(context: Context, log: list[Event], **facts: object) -> None:
     """Write interactions and event_splits as stage ingest would."""
     frames = dict(zip(("interactions", "event_splits"), tables(context.spark, log), strict=True))
-    _publish(context, "ingest", frames, facts={"labels": ["positive", "top"], "has_mine": False})
+    facts = {"labels": ["positive", "top"], "has_mine": False, **facts}
+    _publish(context, "ingest", frames, facts=facts)
 
 
 def publish_codes(context: Context, items: int) -> None:

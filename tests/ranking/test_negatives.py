@@ -22,10 +22,10 @@ def drawn(spark, log):
         shuffled = events.repartition(partitions, F.rand(partitions))
         totals = rates.totals_before(shuffled)
         numbers = negatives.numbered_items(shuffled, totals)
+        known = rates.with_totals(shuffled, totals)
         frame = negatives.draw(
-            shuffled.where("positive").withColumn("wanted", F.col("item_idx") != 1),
+            known.where("positive").withColumn("wanted", F.col("item_idx") != 1),
             numbers,
-            totals,
             per_positive=PER_POSITIVE,
             seed=1,
             keep=("part",),
@@ -86,9 +86,8 @@ def test_draws_are_even(spark):
     events = samples.prepare_events(*tables(spark, log), ["positive"])
     totals = rates.totals_before(events)
     frame = negatives.draw(
-        events.where("positive").withColumn("wanted", F.lit(True)),
+        rates.with_totals(events, totals).where("positive").withColumn("wanted", F.lit(True)),
         negatives.numbered_items(events, totals),
-        totals,
         per_positive=2,
         seed=0,
     )
@@ -102,10 +101,11 @@ def test_seed_moves_the_draws(spark):
     events = samples.prepare_events(*tables(spark, random_log(seed=5)), ["positive"])
     totals = rates.totals_before(events)
     numbers = negatives.numbered_items(events, totals)
-    positives = events.where("positive").withColumn("wanted", F.lit(True))
+    known = rates.with_totals(events, totals)
+    positives = known.where("positive").withColumn("wanted", F.lit(True))
 
     def drawn(seed: int) -> set[tuple]:
-        rows = negatives.draw(positives, numbers, totals, per_positive=2, seed=seed)
+        rows = negatives.draw(positives, numbers, per_positive=2, seed=seed)
         return {tuple(row) for row in rows.collect()}
 
     assert drawn(0) != drawn(1)

@@ -30,11 +30,11 @@ class Built:
         return self.result.ledgers[0]
 
 
-def run(spark, root, log, **section) -> Built:
+def run(spark, root, log, time_order_only=False, **section) -> Built:
     section = {"history_length": 5, **section}
     sections = {"samples": section, "loader": {"shards": 2}}
     context = context_on(spark, root, "build-samples", **sections)
-    publish_log(context, log)
+    publish_log(context, log, time_order_only=time_order_only)
     result = samples_stage.run(context)
     result.ledgers[0].close("build-samples")
     table = context.lake.read(context.outputs["ranking_samples"])

@@ -1,0 +1,108 @@
+"""Logs with an order within each user alone: nothing compares positions of different users."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from qarm.config import Samples
+from qarm.ranking import order_only, samples
+from tests.ranking.conftest import START_SECOND, random_log, tables
+from tests.ranking.test_samples_stage import run
+
+
+@pytest.fixture(scope="module")
+def positions():
+    """Each user's last event is the test's, the one before the validation's."""
+    log = random_log(users=25, items=15, events=250, seconds=200, seed=3)
+    parts = {}
+    for user in {e.user for e in log}:
+        own = sorted((e for e in log if e.user == user), key=lambda e: (e.second, e.item))
+        names = ["train"] * (len(own) - 2) + ["valid", "test"]
+        parts.update(zip(own, names, strict=True))
+    return [replace(e, part=parts[e]) for e in log]
+
+
+def shifted(log, user: int, seconds: int):
+    """The same log, where one user's positions start later."""
+    return [replace(e, second=e.second + seconds) if e.user == user else e for e in log]
+
+
+def folds(spark, log) -> dict[int, int]:
+    users = spark.createDataFrame([(u,) for u in {e.user for e in log}], "user_idx bigint")
+    return {r[0]: r[1] for r in users.select("user_idx", order_only.fold()).collect()}
+
+
+def test_items_are_numbered_by_part_then_by_index(spark, positions):
+    events = samples.prepare_events(*tables(spark, positions), ["positive"])
+    places = {}
+    for e in positions:
+        place = order_only.PART_ORDER[e.part]
+        places[e.item] = min(places.get(e.item, place), place)
+    expected = sorted(places, key=lambda item: (places[item], item))
+    rows = order_only.numbered_items(events).collect()
+    assert {r["item_idx"]: r["item_number"] for r in rows} == {
+        item: number for number, item in enumerate(expected)
+    }
+
+
+def test_items_of_many_chunks_are_numbered_without_gaps(spark):
+    wide = spark.range(0, 1_000_000, 9_973).selectExpr("id AS item_idx", "'train' AS part")
+    numbers = order_only.numbered_items(wide).orderBy("item_idx").collect()
+    assert [r["item_number"] for r in numbers] == list(range(len(numbers)))
+    assert numbers[-1]["item_idx"] > 10 * 65_536
+
+
+@pytest.mark.parametrize("negatives", ["observed", "sampled"])
+def test_item_rates_are_out_of_fold(spark, tmp_path, positions, negatives):
+    built = run(spark, tmp_path, positions, True, negatives=negatives, negatives_per_positive=2)
+    fold = folds(spark, positions)
+    assert len(set(fold.values())) > 3
+    train = [e for e in positions if e.part == "train"]
+    share = 1 / 3 if negatives == "sampled" else sum(e.positive for e in train) / len(train)
+    kinds = set()
+    for row in built.rows:
+        others = [e for e in train if fold[e.user] != fold[row["user_idx"]]]
+        of_item = [e for e in others if e.item == row["item_idx"]]
+        hits = sum(e.positive for e in of_item)
+        impressions = len(of_item)
+        if negatives == "sampled":
+            upto = order_only.PART_ORDER[row["part"]]
+            pool = {e.item for e in positions if order_only.PART_ORDER[e.part] <= upto}
+            assert row["item_idx"] in pool
+            impressions = hits + 2 * sum(e.positive for e in others) / len(pool)
+        assert row["item_count"] == len(of_item)
+        expected = (hits + 10 * share) / (impressions + 10)
+        assert row["item_rate"] == pytest.approx(expected, abs=1e-6)
+        own = [e for e in positions if e.user == row["user_idx"]]
+        assert row["user_count"] == sum(START_SECOND + e.second < row["ts"] for e in own)
+        kinds.add(row["negative_kind"])
+    assert len(kinds) == 2
+    assert built.ledger.dropped.get("nothing_seen_before") is None
+
+
+def test_positions_of_one_user_do_not_matter_to_another(spark, tmp_path, positions):
+    """With times they would: the control is the same comparison on the log read as times."""
+    moved = positions[0].user
+
+    def of_others(name: str, log, order: bool) -> list[str]:
+        rows = run(spark, tmp_path / name, log, order, negatives="sampled").rows
+        return sorted(str(r) for r in rows if r["user_idx"] != moved)
+
+    later = shifted(positions, moved, 90_000)
+    assert of_others("a", positions, True) == of_others("b", later, True)
+    assert of_others("c", positions, False) != of_others("d", later, False)
+
+
+def test_the_train_cap_keeps_whole_users(spark, positions):
+    events = samples.prepare_events(*tables(spark, positions), ["positive"])
+    caps = samples.find_caps(events, Samples(train_positives=40), has_times=False)
+    assert caps.train_from is None
+    marked = samples.mark(events, "observed", caps, 0).where("part = 'train'").collect()
+    out = {r["user_idx"] for r in marked if r["dropped"] == "over_train_cap"}
+    kept = {r["user_idx"] for r in marked if r["dropped"] is None}
+    assert out
+    assert kept
+    assert not out & kept
+    assert sum(r["positive"] for r in marked if r["dropped"] is None) <= 40
