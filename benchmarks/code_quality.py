@@ -21,7 +21,7 @@ Part fsq: two k-means levels, then a third of k-means or of FSQ with as many cod
 of the training part alone, measured on all items. ``shared``: items whose code another item has.
 ``error``: squared distance from the vector to what its codes stand for, over its squared length.
 ``neighbours``: Jaccard overlap of an item's 20 nearest by vector and by what the codes stand for.
-``kmeans_shrunk`` is a control: the third k-means level under ``codes.rq_shrink = 2``.
+``kmeans_shrunk`` is a control: the third k-means level as ``codes.rq_shrink = "auto"`` makes it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from qarm.codes.fsq_fit import FsqFit, fit_fsq
 from qarm.codes.kmeans import kmeans
 from qarm.codes.nearest import encode, nearest, prepare
 from qarm.codes.quality import collisions, reconstruct, usage
-from qarm.codes.residual import fit_residual, shrunk
+from qarm.codes.residual import fit_residual, pseudo_points, shrunk
 from qarm.config.learning import Codes
 
 SIZES = (32, 64, 256)
@@ -54,7 +54,6 @@ VARIANTS = (
     Variant((1024, 512, 256), 64, standardised=True),
 )
 ITERATIONS = Codes().rq_iterations
-SHRINK = 2.0
 
 
 def read(lake: str) -> dict[str, np.ndarray] | None:
@@ -127,8 +126,8 @@ def against_rqvae(
 
     case = f"{len(sizes)} x {sizes[0]}, {len(known)} items, {len(held_out)} held out"
     ours = {}
-    for shrink in (0.0, SHRINK):
-        fitted = fit_residual(known, sizes, iterations=ITERATIONS, shrink=shrink)
+    for shrink, setting in (("auto", None), ("0", 0.0)):
+        fitted = fit_residual(known, sizes, iterations=ITERATIONS, shrink=setting)
         codes, left = encode(held_out, [prepare(level) for level in fitted.levels])
         ours[shrink] = float(left.mean())
         line(
@@ -177,7 +176,9 @@ def against_kmeans(
         prefix = encode(x, [prepare(level) for level in two.levels])[0]
         rest = rest_after(x, prefix, two.levels)
         third = kmeans(rest[known], size, iterations=ITERATIONS, seed=(0, 2)).centroids
-        soft = shrunk(third, nearest(rest[known], third)[0], SHRINK)
+        code, distances = nearest(rest[known], third)
+        counts = np.bincount(code, minlength=size)
+        soft = shrunk(third, counts, pseudo_points(third, counts, float(distances.mean())))
         fits: list[FsqFit] = []
         seconds = timed(lambda: fits.append(fit_fsq(rest[known], prefix[known], size)))  # noqa: B023
         last = {

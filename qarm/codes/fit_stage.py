@@ -103,6 +103,7 @@ def _parameters(config: Codes, pool: Pool, fitted: ResidualFit, *, warm: bool) -
         "rq_levels": config.rq_levels,
         "rq_last": config.rq_last,
         "rq_shrink": config.rq_shrink,
+        "rq_shrunk_by": fitted.shrunk_by,
         "rq_iterations": config.rq_iterations,
         "rq_start": "parent" if warm else config.rq_init,
         "rq_normalise": config.rq_normalise,
@@ -204,6 +205,7 @@ def _fit(
         "init": config.rq_init,
         "normalise": config.rq_normalise,
         "balance": config.rq_balanced,
+        "shrink": None if config.rq_shrink == "auto" else config.rq_shrink,
         "say": context.say,
     }
     if config.fit_on == "table":
@@ -212,7 +214,7 @@ def _fit(
             return fit_residual_table(usable, sizes, seeds=sample, **settings)
     context.say(f"residual k-means {sizes} on {len(sample)} vectors")
     threads = config.fit_threads or torch.get_num_threads()
-    return fit_residual(sample, sizes, threads=threads, shrink=config.rq_shrink, **settings)
+    return fit_residual(sample, sizes, threads=threads, **settings)
 
 
 def _append(context: Context, codebook: Codebook) -> None:

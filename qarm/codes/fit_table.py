@@ -13,7 +13,7 @@ iteration computes former levels again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from qarm.codes.balance import Penalties
 from qarm.codes.codebook import lists_to_matrix
 from qarm.codes.nearest import Centroids, Floats, Ints, as_matrix, nearest, prepare
-from qarm.codes.residual import ResidualFit, check_sizes, relative_weights
+from qarm.codes.residual import (
+    ResidualFit,
+    check_sizes,
+    relative_weights,
+    shrink_of,
+    shrunk,
+)
 from qarm.codes.seeding import Init, farthest, first_centres, relax
 from qarm.codes.sums import Sums, scale_for
 from qarm.errors import InputError
@@ -73,6 +79,7 @@ def fit_residual_table(
     init: Init = "k-means++",
     normalise: bool = False,
     balance: float = 0.0,
+    shrink: float | None = 0.0,
     say: Callable[[str], None] | None = None,
 ) -> ResidualFit:
     """``fit_residual`` on a table; see there for what is not named here.
@@ -116,6 +123,14 @@ def fit_residual_table(
                     break
                 centroids = moved
             level = _Level(centroids, Penalties(size, 0), mean_square, normalise=False)
+            pseudo = 0.0
+            if number and shrink != 0:
+                sums, inertia = _sum_table(rest, level, scale, slots)
+                pseudo = shrink_of(number, shrink, centroids, sums.sizes, inertia)
+            if pseudo:
+                centroids = shrunk(centroids, sums.sizes, pseudo)
+                level = replace(level, centroids=centroids)
+            fit.shrunk_by.append(pseudo)
             before, rest = rest, _run(rest, level, _subtract(d), _REST).persist()
             _, mean_square, largest = _measure(rest, d)
             before.unpersist()

@@ -7,7 +7,7 @@ levels were fitted: with residuals normalised, with balanced clusters, on a samp
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ class ResidualFit:
     """Rows fitted on."""
     mean_square: float
     """Mean squared length of their vectors."""
+    shrunk_by: list[float] = field(default_factory=list)
+    """``pseudo`` of ``shrunk``, by level; 0: plain means."""
 
     def describe(self, levels: int) -> str:
         """A line about the latest level of ``levels``."""
@@ -56,7 +58,7 @@ def fit_residual(
     init: Init = "k-means++",
     normalise: bool = False,
     balance: float = 0.0,
-    shrink: float = 0.0,
+    shrink: float | None = 0.0,
     threads: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> ResidualFit:
@@ -72,7 +74,8 @@ def fit_residual(
         init: how first centres are drawn.
         normalise: minimise the error relative to the residual, see ``relative_weights``.
         balance: penalty of large clusters, see ``balance``; 0: none.
-        shrink: see ``shrunk``; from the second level on, whose rests have a mean near zero.
+        shrink: ``pseudo`` of ``shrunk``, from the second level on, whose rests have a mean near
+            zero; None: ``pseudo_points`` of each level.
         threads: for assignments; the result does not depend on it.
         say: told a line after each level.
 
@@ -97,9 +100,12 @@ def fit_residual(
         )
         centroids, distances = clusters.centroids, clusters.distances
         codes[:, number] = clusters.codes
-        if shrink and number:
-            centroids = shrunk(centroids, clusters.codes, shrink)
+        sizes_of = np.bincount(clusters.codes, minlength=size)
+        pseudo = shrink_of(number, shrink, centroids, sizes_of, float(distances.mean(dtype="f8")))
+        if pseudo:
+            centroids = shrunk(centroids, sizes_of, pseudo)
             codes[:, number], distances = nearest(rest, centroids, threads=threads)
+        fit.shrunk_by.append(pseudo)
         rest = rest - centroids[codes[:, number]]
         fit.levels.append(centroids)
         fit.errors.append(float(distances.mean(dtype=np.float64)))
@@ -144,7 +150,20 @@ def _squares(x: Floats) -> NDArray[np.float64]:
     return np.einsum("ij,ij->i", x, x, dtype=np.float64)
 
 
-def shrunk(centroids: Floats, codes: Ints, pseudo: float) -> Floats:
+def shrink_of(
+    number: int,
+    shrink: float | None,
+    centroids: Floats,
+    counts: NDArray[np.integer],
+    inertia: float,
+) -> float:
+    """``pseudo`` of ``shrunk`` for level ``number``, see ``fit_residual``."""
+    if number == 0 or shrink == 0:
+        return 0.0
+    return pseudo_points(centroids, counts, inertia) if shrink is None else shrink
+
+
+def shrunk(centroids: Floats, counts: NDArray[np.integer], pseudo: float) -> Floats:
     """Centroids as means of their points and of ``pseudo`` more at zero.
 
     Where clusters are small, a mean follows the chance of its points: rests of items not fitted on
@@ -154,11 +173,37 @@ def shrunk(centroids: Floats, codes: Ints, pseudo: float) -> Floats:
 
     Args:
         centroids: (K, d) means of clusters.
-        codes: (n,) the cluster of each point.
+        counts: (K,) points of each.
         pseudo: points at zero that each cluster counts besides its own.
     """
-    counts = np.bincount(codes, minlength=len(centroids))
     return (centroids * (counts / (counts + pseudo))[:, None]).astype(np.float32)
+
+
+def pseudo_points(centroids: Floats, counts: NDArray[np.integer], inertia: float) -> float:
+    """The ``pseudo`` of ``shrunk`` that the clusters themselves tell, by moments.
+
+    Points lie around the true centre of their cluster with variance s2, true centres around zero
+    with variance t2, summed over dimensions. Then the posterior mean of a centre counts s2 / t2
+    points at zero. s2 is what is left after K means; the squared length of a mean of n points is
+    t2 + s2 / n on average, each cluster counting alike (empirical Bayes; Efron and Morris, 1973).
+
+    Args:
+        centroids: (K, d) means of clusters.
+        counts: (K,) points of each.
+        inertia: mean squared distance of a point to its centroid.
+
+    Returns:
+        Rounded to three digits, so that the last bits of a sum do not matter; 0 where there is
+        nothing to tell it from, at most 1e6.
+    """
+    used = counts > 0
+    rows, clusters = int(counts.sum()), int(used.sum())
+    if rows <= clusters or inertia <= 0:
+        return 0.0
+    within = inertia * rows / (rows - clusters)
+    lengths = float(_squares(centroids[used]).mean())
+    between = lengths - within * float((1 / counts[used]).mean())
+    return float(f"{within / max(between, 1e-6 * within):.3g}")
 
 
 def reconstruct(codes: NDArray[np.integer], levels: Sequence[Floats]) -> list[Floats]:

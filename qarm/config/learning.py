@@ -273,9 +273,11 @@ class Codes(Section):
     rq_last: Literal["kmeans", "fsq"] = "kmeans"
     """Last level: one more k-means, or bits of a trained projection (Res-KmeansFSQ), for which
     rq_levels ends in a power of two."""
-    rq_shrink: float = Field(0.0, ge=0)
+    rq_shrink: float | Literal["auto"] = "auto"
     """From the second level on, points at zero that each centroid counts besides its own: lower
-    error on items not fitted on where there are few a centroid (2 to 4 there); 0: plain means."""
+    error on items not fitted on where there are few a centroid. auto: as many as the clusters tell
+    (about 3 with 15 items a centroid, with little effect where there are thousands); 0: plain
+    means."""
     vq_anchors: int = Field(1024, ge=1)
     """Anchors in the VQ pool (cut to the items of the training part, said in the log)."""
     vq_pool: Literal["popular", "random", "k_centre"] = "popular"
@@ -335,8 +337,8 @@ class Codes(Section):
                     'rq_last = "fsq" makes 2^bits codes, so the last entry of rq_levels must be a '
                     f"power of two up to 65536, got {self.rq_levels}"
                 )
-        if self.rq_shrink and self.fit_on == "table":
-            raise ValueError('rq_shrink needs fit_on = "sample"')
+        if self.rq_shrink != "auto" and self.rq_shrink < 0:
+            raise ValueError(f'rq_shrink is a number >= 0 or "auto", got {self.rq_shrink}')
         if self.vq_k > self.vq_anchors:
             raise ValueError(f"vq_k ({self.vq_k}) exceeds vq_anchors ({self.vq_anchors})")
         return self

@@ -37,6 +37,8 @@ mean share of anchors that they have in common."""
 _ID_SCALE = 0.05
 _ATTENTION_WIDTH = 16
 _ATTENTION_HIDDEN = 32
+_PROJECTED_ROWS = 8192
+"""Code tables up to this size are brought to ``content_dimensions`` whole, before the look-up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +100,35 @@ class ItemEncoder(nn.Module):
             self.content = nn.Linear(len(self.uses) * spec.dimensions, config.content_dimensions)
             self.width += config.content_dimensions
 
-    def contents(self, items: Items) -> list[Tensor]:
-        """The uses of content, each (U, d), before the linear layer."""
+    def _content(self, items: Items) -> Tensor:
+        """(U, content_dimensions): the linear layer on all uses of content side by side.
+
+        Its share of a small table is applied to the table's rows before they are looked up: a mean
+        of images is the image of the mean, and rows are fewer and what is looked up is narrower.
+        """
         rows = {"vq": items.vq_rows, "rq": items.rq_rows}
-        return [
-            items.vector * self.vector_scale if name == "vector" else self.codes[name](rows[name])
-            for name in self.uses
-        ]
+        shares = self.content.weight.chunk(len(self.uses), dim=1)
+        total: Tensor = self.content.bias
+        for name, share in zip(self.uses, shares, strict=True):
+            if name == "vector":
+                total = total + F.linear(items.vector * self.vector_scale, share)
+                continue
+            table = self.codes[name]
+            assert isinstance(table, nn.EmbeddingBag)
+            if table.num_embeddings > _PROJECTED_ROWS:
+                total = total + F.linear(table(rows[name]), share)
+            else:
+                images = F.linear(table.weight, share)
+                looked_up = F.embedding_bag(rows[name], images, mode=table.mode, padding_idx=0)
+                total = total + looked_up
+        return total
 
     def forward(self, items: Items) -> tuple[Tensor, Tensor]:
         """(U, D) and (U, heads). Dropping an id drops its bias too, for the whole batch."""
         keep = self._keep(items.id_row)
         parts = [self.id(items.id_row) * keep]
         if self.uses:
-            parts.append(self.content(torch.cat(self.contents(items), dim=1)))
+            parts.append(self._content(items))
         return torch.cat(parts, dim=1), self.bias(items.id_row) * keep
 
     def _keep(self, id_row: Tensor) -> Tensor:

@@ -25,16 +25,20 @@ def points(n=900, d=7, seed=0):
     return (topics[rng.integers(30, size=n)] + 0.3 * rng.standard_normal((n, d))).astype(np.float32)
 
 
-def test_equals_the_arrays_core_from_the_same_start(spark, monkeypatch) -> None:
+@pytest.mark.parametrize("shrink", [0.0, None])
+def test_equals_the_arrays_core_from_the_same_start(spark, monkeypatch, shrink) -> None:
     monkeypatch.setattr(fit_table, "_FAR_ROWS", 2)  # so that one look is not enough
     x = points()
     start = [x[:40].copy(), x[:15] - x[20:35]]
     start[0][5:8] += 1e3  # far from everything: empty clusters, to be seeded again
     told: list[str] = []
     ours = fit_residual_table(
-        table(spark, x, 3), [40, 15], iterations=2, seeds=x[:60], start=start, say=told.append
-    )
-    arrays = fit_residual(x, [40, 15], iterations=2, start=start)
+        table(spark, x, 3), [40, 15], iterations=2, seeds=x[:60], start=start, shrink=shrink,
+        say=told.append,
+    )  # fmt: skip
+    arrays = fit_residual(x, [40, 15], iterations=2, start=start, shrink=shrink)
+    assert ours.shrunk_by == arrays.shrunk_by
+    assert (ours.shrunk_by[1] > 0) == (shrink is None)
     np.testing.assert_allclose(ours.errors, arrays.errors, rtol=1e-6)
     for mine, theirs in zip(ours.levels, arrays.levels, strict=True):
         np.testing.assert_array_equal(mine, theirs)  # sums are exact, so to the last bit

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qarm.codes.nearest import encode, prepare
-from qarm.codes.residual import fit_residual, reconstruct, shrunk
+from qarm.codes.residual import fit_residual, pseudo_points, reconstruct, shrunk
 from qarm.errors import InputError
 
 
@@ -40,7 +40,7 @@ def test_levels_are_seeded_one_by_one() -> None:
 
 def test_shrunk_centroids_are_means_with_points_at_zero() -> None:
     centroids = np.array([[2, 0], [0, 8], [50, 50]], np.float32)  # the last has no point
-    found = shrunk(centroids, np.array([0, 0, 1], np.int32), 2.0)
+    found = shrunk(centroids, np.array([2, 1, 0]), 2.0)
     np.testing.assert_allclose(found, [[1, 0], [0, 8 / 3], [0, 0]], rtol=1e-6)
 
 
@@ -59,6 +59,35 @@ def test_shrinking_lowers_the_error_of_points_not_fitted_on() -> None:
     codes, rest = encode(x[:400], [prepare(level) for level in shrinking.levels])
     np.testing.assert_array_equal(codes, shrinking.codes)
     assert shrinking.errors[-1] == pytest.approx(rest.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("own", [1.0, 4.0])
+def test_pseudo_points_are_the_ratio_of_variances(own) -> None:
+    """Within over between, from clusters drawn as the formula assumes, large and small ones."""
+    rng = np.random.default_rng(0)
+    counts = rng.integers(3, 60, 400)
+    centres = rng.standard_normal((400, 12))
+    codes = np.repeat(np.arange(400), counts)
+    x = (centres[codes] + own**0.5 * rng.standard_normal((len(codes), 12))).astype(np.float32)
+    means = np.stack([x[codes == c].mean(0) for c in range(400)])
+    inertia = float(((x - means[codes]) ** 2).sum(1).mean())
+    assert pseudo_points(means, counts, inertia) == pytest.approx(own, rel=0.1)
+    assert pseudo_points(means, counts, 0.0) == 0
+    assert pseudo_points(means[:3], np.array([1, 1, 0]), inertia) == 0
+
+
+def test_shrinking_by_what_the_clusters_tell() -> None:
+    """As good as the best of a grid that the points not fitted on would choose."""
+    x = points(n=1600, d=40)
+
+    def left(shrink) -> float:
+        fitted = fit_residual(x[:400], [60, 60, 60], iterations=15, shrink=shrink)
+        assert fitted.shrunk_by[0] == 0
+        return float(encode(x[400:], [prepare(level) for level in fitted.levels])[1].mean())
+
+    grid = [left(pseudo) for pseudo in (0.0, 1.0, 4.0, 16.0)]
+    assert left(None) < 1.01 * min(grid)
+    assert left(None) < 0.98 * grid[0]
 
 
 def test_as_many_centroids_as_points_leave_nothing() -> None:

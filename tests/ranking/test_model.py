@@ -80,22 +80,39 @@ def model_of(table, book, variant, *, id_dropout=0.0, layout="prefix", start=CON
     return RankerModel(config, spec, tensors, zeros, ones), lookup
 
 
+def contents(model, items):
+    """Each use of content (U, D), by a linear layer that lets only this one through."""
+    uses = len(model.items.uses)
+    found = []
+    for use in range(uses):
+        through = torch.nn.Linear(uses * D, D)
+        torch.nn.init.zeros_(through.bias)
+        torch.nn.init.zeros_(through.weight)
+        with torch.no_grad():
+            through.weight[:, use * D : (use + 1) * D] = torch.eye(D)
+        model.items.content = through
+        found.append(model.items(items)[0][:, -D:].detach())
+    return found
+
+
 @pytest.mark.parametrize("layout", ["prefix", "isolated"])
-def test_codes_start_at_the_reconstruction(table, book, layout):
+@pytest.mark.parametrize("projected", [0, 8192])
+def test_codes_start_at_the_reconstruction(monkeypatch, table, book, layout, projected):
+    monkeypatch.setattr("qarm.ranking.model._PROJECTED_ROWS", projected)
     model, lookup = model_of(table, book, "vq_rq", layout=layout)
-    vq, rq = model.items.contents(lookup.items(np.arange(ITEMS)))
+    vq, rq = contents(model, lookup.items(np.arange(ITEMS)))
     rebuilt = sum(level[table.rq[1:, i]] for i, level in enumerate(book.levels))
-    np.testing.assert_allclose(rq[1:].detach(), 4 * rebuilt, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(rq[1:], 4 * rebuilt, rtol=1e-5, atol=1e-5)
     near = book.anchors[table.vq[1:]].mean(axis=1)
-    np.testing.assert_allclose(vq[1:].detach(), 4 * near, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(vq[1:], 4 * near, rtol=1e-5, atol=1e-5)
     assert not rq[0].any()  # no code: no content
     assert not vq[0].any()
 
 
 def test_frozen_vector_is_scaled_and_has_no_table(table, book):
     model, lookup = model_of(table, book, "vector")
-    (content,) = model.items.contents(lookup.items(np.arange(ITEMS)))
-    np.testing.assert_allclose(content, 4 * table.vector)
+    (content,) = contents(model, lookup.items(np.arange(ITEMS)))
+    np.testing.assert_allclose(content, 4 * table.vector, rtol=1e-6)
     assert not list(model.items.codes.parameters())
 
 
@@ -258,3 +275,18 @@ def test_codebook_of_other_codes_is_refused(table, book):
         code_tables.check(table, None, {"vq"}, "content")
     with pytest.raises(ConfigError, match="has no anchors"):
         code_tables.check(table, Codebook(levels=book.levels), {"vq"}, "content")
+
+
+@pytest.mark.parametrize("variant", ["vq", "vq_rq"])
+def test_small_tables_are_projected_before_the_look_up(monkeypatch, table, book, variant):
+    """The same representation and the same gradients as looking up first."""
+    found = []
+    for rows in (0, 8192):
+        monkeypatch.setattr("qarm.ranking.model._PROJECTED_ROWS", rows)
+        model, lookup = model_of(table, book, variant)
+        made, _ = model.items(lookup.items(np.arange(ITEMS)))
+        (made**2).sum().backward()
+        found.append([made, *(p.grad for p in model.items.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 3
+    for first, projected in zip(*found, strict=True):
+        torch.testing.assert_close(first, projected, rtol=1e-4, atol=1e-5)
