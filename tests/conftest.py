@@ -15,13 +15,14 @@ from qarm.pipeline.context import Context
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Every JVM that a test starts lives for minutes and sees few rows: with the quick compiler alone
-# and one thread of garbage collection it needs half the processor time. (The quick compiler has
-# room for 48 MB of code by default, which a suite fills, and larger frames: ALS needs more stack.)
-os.environ.setdefault(
-    "JDK_JAVA_OPTIONS",
-    "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC -Xss4m",
-)
+# JVMs that tests start as processes of their own live for a minute: with the quick compiler alone
+# and one thread of garbage collection they need half the processor time. (The quick compiler has
+# room for 48 MB of code by default and larger frames: ALS needs more stack.) The shared session
+# lives long enough for the other compiler to pay.
+_JVM = "JDK_JAVA_OPTIONS"
+_LONG = "-XX:+UseSerialGC -Xss4m"
+_SHORT = f"{_LONG} -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
+os.environ.setdefault(_JVM, _SHORT)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,6 +42,8 @@ def spark() -> Iterator[SparkSession]:
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     from qarm.session import open_session
 
+    short = os.environ[_JVM]
+    os.environ[_JVM] = short.replace(_SHORT, _LONG)
     session = open_session(
         "qarm tests",
         master="local[2]",
@@ -49,13 +52,16 @@ def spark() -> Iterator[SparkSession]:
             "spark.driver.memory": "2g",
             "spark.sql.shuffle.partitions": "2",
             "spark.default.parallelism": "2",
-            "spark.databricks.delta.snapshotPartitions": "2",
+            "spark.databricks.delta.snapshotPartitions": "1",
             # Tables of a few rows: compiling a class for each plan takes a quarter of the time.
             # Jobs started as processes (tests/jobs and others) run as users run them.
             "spark.sql.codegen.wholeStage": "false",
             "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+            "spark.sql.adaptive.enabled": "false",
+            "spark.databricks.delta.writeChecksumFile.enabled": "false",
         },
     )
+    os.environ[_JVM] = short
     yield session
     session.stop()
 

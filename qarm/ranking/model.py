@@ -115,7 +115,7 @@ class ItemEncoder(nn.Module):
                 continue
             table = self.codes[name]
             assert isinstance(table, nn.EmbeddingBag)
-            if table.num_embeddings > _PROJECTED_ROWS:
+            if table.sparse or table.num_embeddings > _PROJECTED_ROWS:
                 total = total + F.linear(table(rows[name]), share)
             else:
                 images = F.linear(table.weight, share)

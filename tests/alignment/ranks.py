@@ -55,3 +55,8 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
     with recorded_losses() as losses:
         result = trainer.train(spec["train"])
     return {"losses": losses, "rows_per_rank": result["rows_per_rank"]}
+
+
+def train_each(specs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``train`` one after the other, in one start of the ranks."""
+    return [train(spec) for spec in specs]

@@ -65,24 +65,36 @@ def train_spec(folder: Path) -> TrainSpec:
     )
 
 
-@pytest.mark.horovod
-@pytest.mark.parametrize(("exact", "tolerance"), [(True, 1e-9), (False, 1e-5)])
-def test_two_ranks_train_as_one_with_twice_the_batch(
-    tmp_path: Path, exact: bool, tolerance: float
-) -> None:
-    """The whole trainer over an epoch: loss of each step, and every weight."""
-    seen = {}
+KINDS = {True: 1e-9, False: 1e-5}
+"""Exact arithmetic or not -> how near two trainings come."""
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory) -> dict[tuple[int, bool], tuple]:
+    """(ranks, exact) -> losses and weights of the whole trainer over an epoch."""
+    found = {}
     for world in (1, 2):
-        folder = tmp_path / str(world)
-        folder.mkdir()
-        spec = {"exact": exact, "train": train_spec(folder).as_dict()}
+        folder = tmp_path_factory.mktemp(f"world{world}")
+        specs = []
+        for exact in KINDS:
+            (folder / str(exact)).mkdir()
+            specs.append({"exact": exact, "train": train_spec(folder / str(exact)).as_dict()})
         work_dir = str(folder / "ranks")
-        result = launch("tests.alignment.ranks:train", spec, ranks=world, work_dir=work_dir)
-        assert sum(result["rows_per_rank"]) == PAIRS
-        found = checkpoint.latest(spec["train"]["fit"]["checkpoint_folder"])
-        assert found is not None
-        seen[world] = (result["losses"], load_file(f"{found.folder}/model.safetensors"))
-    (losses, weights), (other_losses, other_weights) = seen[1], seen[2]
+        results = launch("tests.alignment.ranks:train_each", specs, ranks=world, work_dir=work_dir)
+        for spec, result in zip(specs, results, strict=True):
+            assert sum(result["rows_per_rank"]) == PAIRS
+            last = checkpoint.latest(spec["train"]["fit"]["checkpoint_folder"])
+            assert last is not None
+            weights = load_file(f"{last.folder}/model.safetensors")
+            found[world, spec["exact"]] = (result["losses"], weights)
+    return found
+
+
+@pytest.mark.horovod
+@pytest.mark.parametrize(("exact", "tolerance"), KINDS.items())
+def test_two_ranks_train_as_one_with_twice_the_batch(seen, exact: bool, tolerance: float) -> None:
+    """Loss of each step, and every weight."""
+    (losses, weights), (other_losses, other_weights) = seen[1, exact], seen[2, exact]
     assert len(losses) > 20
     assert losses[-1] != losses[0]
     np.testing.assert_allclose(other_losses, losses, rtol=0, atol=tolerance)

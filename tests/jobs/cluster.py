@@ -132,7 +132,10 @@ def submit(
         "--conf", "spark.executor.memory=1200m",
         "--conf", "spark.sql.shuffle.partitions=2",
         "--conf", "spark.default.parallelism=2",
-        "--conf", "spark.databricks.delta.snapshotPartitions=2",
+        "--conf", "spark.databricks.delta.snapshotPartitions=1",
+        # Few rows: compiling a class for each plan would take half the time.
+        "--conf", "spark.sql.codegen.wholeStage=false",
+        "--conf", "spark.sql.codegen.factoryMode=NO_CODEGEN",
         str(job), *arguments,
     ]  # fmt: skip
     done = subprocess.run(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -12,25 +10,38 @@ from qarm.training import checkpoint
 from qarm.training.launch import launch
 from tests.ranking import ranks
 
+KINDS = {True: 1e-9, False: 1e-5}
+"""Exact arithmetic or not -> how near two trainings come."""
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory) -> dict[tuple[int, bool], tuple]:
+    """(ranks, exact) -> result and weights of the whole trainer over an epoch."""
+    found = {}
+    for world in (1, 2):
+        folder = tmp_path_factory.mktemp(f"world{world}")
+        specs = [
+            {"exact": exact, "train": ranks.write_world(folder / str(exact))} for exact in KINDS
+        ]
+        work_dir = str(folder / "ranks")
+        results = launch("tests.ranking.ranks:train_each", specs, ranks=world, work_dir=work_dir)
+        for spec, result in zip(specs, results, strict=True):
+            last = checkpoint.latest(f"{spec['train']['checkpoints']}/vq_rq-0-0")
+            assert last is not None
+            weights = load_file(f"{last.folder}/model.safetensors")
+            found[world, spec["exact"]] = (result, weights)
+    return found
+
 
 @pytest.mark.horovod
-@pytest.mark.parametrize(("exact", "tolerance"), [(True, 1e-9), (False, 1e-5)])
-def test_two_ranks_train_as_one_with_twice_the_batch(
-    tmp_path: Path, exact: bool, tolerance: float
-) -> None:
-    """The whole trainer over an epoch: loss of each step, and every weight."""
-    seen = {}
+@pytest.mark.parametrize(("exact", "tolerance"), KINDS.items())
+def test_two_ranks_train_as_one_with_twice_the_batch(seen, exact: bool, tolerance: float) -> None:
+    """Loss of each step, and every weight."""
     for world in (1, 2):
-        folder = tmp_path / str(world)
-        spec = {"exact": exact, "train": ranks.write_world(folder)}
-        work_dir = str(folder / "ranks")
-        result = launch("tests.ranking.ranks:train", spec, ranks=world, work_dir=work_dir)
+        result, _ = seen[world, exact]
         assert sum(result["rows_per_rank"]) == ranks.SAMPLES
         assert result["sparse_tables"] == 5  # ids and biases of items, users, RQ, VQ
-        found = checkpoint.latest(f"{spec['train']['checkpoints']}/vq_rq-0-0")
-        assert found is not None
-        seen[world] = (result, load_file(f"{found.folder}/model.safetensors"))
-    (one, weights), (two, other_weights) = seen[1], seen[2]
+    (one, weights), (two, other_weights) = seen[1, exact], seen[2, exact]
     assert len(one["losses"]) > 20
     assert one["losses"][-1] != one["losses"][0]
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=0, atol=tolerance)
