@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qarm.evaluation import new_pairs, ranking_metrics, retrieval, vectors
+from qarm.evaluation import ranking_metrics, retrieval, vectors
+from qarm.evaluation.kept_pairs import pairs_of
 from qarm.evaluation.recall import recall_metrics
 from qarm.evaluation.slices import SLICES, head_threshold
 from qarm.ingest.parts import training_parts, with_part
@@ -79,7 +80,7 @@ def _evaluate_vectors(context: Context) -> StageResult:
         context.say(f"new-pair recall is left out: {why}")
         return StageResult(ledgers=[], facts={"new_pairs": {"left_out": why}})
     config = context.config.evaluation
-    found = new_pairs.mine(context)
+    found = pairs_of(context)
     catalogue = _catalogue(context).persist()
     candidates = catalogue.count() - 1
     spaces = vectors.fit(catalogue)

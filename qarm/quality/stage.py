@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qarm.codes.codebook import Codebook
 from qarm.codes.sources import encoder_versions, load_codebook, plain_errors
 from qarm.errors import InputError
-from qarm.evaluation import new_pairs
+from qarm.evaluation import kept_pairs, new_pairs
 from qarm.lake import files
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from qarm.quality import catalog
@@ -36,6 +36,7 @@ class _Found:
     left_out: dict[str, str] = field(default_factory=dict)
     """Part of the report -> why."""
     facts: dict[str, Any] = field(default_factory=dict)
+    artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def run(context: Context) -> StageResult:
@@ -87,7 +88,7 @@ def run(context: Context) -> StageResult:
         ],
         metrics=found.metrics,
         facts=facts,
-        artifacts={"figures": _publish(context, facts, found.metrics)},
+        artifacts={"figures": _publish(context, facts, found.metrics), **found.artifacts},
     )
 
 
@@ -241,7 +242,9 @@ def _of_pairs(context: Context, ids: DataFrame, found: _Found) -> None:
         found.left_out["held-out pairs"] = f"no table {' and no table '.join(missing)}"
         return
     context.say("held-out pairs")
-    for source, pairs in new_pairs.mine(context).items():
+    mined = new_pairs.mine(context)
+    found.artifacts[kept_pairs.ARTIFACT] = kept_pairs.keep(context, mined)
+    for source, pairs in mined.items():
         found.facts[f"pairs_{source}"] = {"mined": pairs.mined, **pairs.dropped}
         metrics = pair_agreement(source, pairs, ids, context.config.evaluation.groups)
         if not metrics:
