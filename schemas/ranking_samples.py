@@ -27,7 +27,7 @@ def table(labels: Sequence[str] = ("positive",), rates: bool = True) -> Table:
             col("item_train_events", "bigint", "Events of the target in mine and train"),
             col("user_count", "float", "Events of the user before ts"),
             col("user_rate", "float", "Smoothed share of positives among them, as of ts"),
-            col("item_count", "float", "Events of the target before ts"),
+            col("item_count", "float", "Events of the target before ts (no times: out of fold)"),
             col("item_rate", "float", "Smoothed share of positives (or of all) among them"),
             col("history_length", "int", "Real entries in the history"),
             col(
