@@ -57,11 +57,12 @@ def spark() -> Iterator[SparkSession]:
             # Jobs started as processes (tests/jobs and others) run as users run them.
             "spark.sql.codegen.wholeStage": "false",
             "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-            "spark.sql.adaptive.enabled": "false",
             "spark.databricks.delta.writeChecksumFile.enabled": "false",
         },
     )
     os.environ[_JVM] = short
+    # Planning once more after each shuffle costs an eighth of the time, and these tables are small.
+    session.conf.set("spark.sql.adaptive.enabled", "false")
     yield session
     session.stop()
 

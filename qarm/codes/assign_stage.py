@@ -81,7 +81,7 @@ def run(context: Context) -> StageResult:
             moved = [ledger]
         _write(context, codebook, plan, coded, encoder)
         table = context.lake.read(context.outputs[TABLE.name])
-        counts = {r[0]: int(r[1]) for r in table.groupBy("codebook_id").count().collect()}
+        counts = _committed(table, codebook, whole=plan.table is None or plan.replaces_all)
         rows_out = counts.get(codebook.codebook_id, 0)
         metrics: list[Metric] = []
         if rows_out:
@@ -207,6 +207,14 @@ def _write(
         context.overwrite(TABLE, rows, **about)
     else:
         context.merge(TABLE, rows, update_when="true", leave=plan.leave, **about)
+
+
+def _committed(table: DataFrame, codebook: Codebook, *, whole: bool) -> dict[str, int]:
+    """Codebook -> rows of the committed table; ``whole``: this run has written all of it, and the
+    number that each file's writer counted, which Delta's log has, will do."""
+    if whole:
+        return {codebook.codebook_id: table.count()}
+    return {r[0]: int(r[1]) for r in table.groupBy("codebook_id").count().collect()}
 
 
 def _index_recall(codebook: Codebook, vectors: DataFrame, vq_k: int, probes: int) -> Metric:

@@ -133,6 +133,8 @@ def submit(
         "--conf", "spark.sql.shuffle.partitions=2",
         "--conf", "spark.default.parallelism=2",
         "--conf", "spark.databricks.delta.snapshotPartitions=1",
+        # Two executors of one slot: by default a task waits 3 s for the one that has its rows.
+        "--conf", "spark.locality.wait=0",
         # Few rows: compiling a class for each plan would take half the time.
         "--conf", "spark.sql.codegen.wholeStage=false",
         "--conf", "spark.sql.codegen.factoryMode=NO_CODEGEN",
