@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from qarm.config import Config
 from qarm.evaluation import kept_pairs
 from qarm.evaluation.new_pairs import mine
 from qarm.lake import files, manifest
@@ -15,7 +16,9 @@ from qarm.lake import files, manifest
 @pytest.fixture(scope="module")
 def pairs(tiny_tables):
     """Test pairs of the tiny log, mined once."""
-    return mine(replace(tiny_tables, inputs={}))
+    tree = {"lake": tiny_tables.config.lake, "pairs": {"swing": {"min_items_per_user": 2}}}
+    config = Config.model_validate(tree)
+    return mine(replace(tiny_tables, config=config, inputs={}))
 
 
 @pytest.fixture
