@@ -1,6 +1,6 @@
 """Each stage by its own file in jobs/, spark-submitted to local[*] and to a standalone cluster.
 
-    .venv/bin/python -m tests.jobs.each_job
+    .venv/bin/python -m tests.jobs.each_job [--on local cluster]
 
 The workers are two processes whose Python does not have qarm: it travels as a wheel. The suite runs
 all stages by jobs/run.py there (test_cluster.py); one submit a stage takes minutes more.
@@ -8,6 +8,7 @@ all stages by jobs/run.py there (test_cluster.py); one submit a stage takes minu
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 import time
@@ -19,14 +20,20 @@ from tests.jobs.tiny import tiny
 
 
 def main() -> None:
-    """Submit all stages twice; print rows in and out, and seconds with the start of the JVM."""
+    """Submit all stages; print rows in and out, and seconds with the start of the JVM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--on", nargs="+", choices=("local", "cluster"), default=["local", "cluster"]
+    )
+    where = parser.parse_args().on
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = tiny(folder)
         (folder / "cluster").mkdir()
         with standalone(folder / "cluster") as cluster:
-            for number, master in enumerate(("local[*]", cluster.master)):
-                lake = folder / f"lake{number}"
+            for place in where:
+                master = "local[*]" if place == "local" else cluster.master
+                lake = folder / place
                 for stage in STAGES:
                     job = ROOT / "jobs" / f"{stage.name.replace('-', '_')}.py"
                     started = time.monotonic()
