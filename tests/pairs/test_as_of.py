@@ -97,6 +97,10 @@ def test_events_strictly_before_the_instant_are_all_that_is_mined(lake_of, fill)
     assert mine(short, None)[0] == found
     one_later, _ = mine(context, then + timedelta(microseconds=1))
     assert one_later != found
+    whole, result = mine(context, None)
+    (ledger,) = (each for each in result.ledgers if each.name.startswith("positive events"))
+    assert ledger.dropped == {"removed_item": 0}
+    assert whole != one_later
 
 
 @pytest.mark.slow
