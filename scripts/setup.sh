@@ -18,7 +18,8 @@ inputs=$(
     "$python" --version
     pwd
     env | grep -E '^(HOROVOD_(GPU|NCCL|CUDA|ROCM|CPU)|CXX=)' | LC_ALL=C sort || true
-    cksum setup.py spark-defaults.conf scripts/setup.sh scripts/build_horovod.sh
+    cksum setup.py spark-defaults.conf scripts/setup.sh scripts/build_horovod.sh scripts/share_classes.py
+    java -version 2>&1
 )
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$inputs" ] && "$venv/bin/python" -c '' 2>/dev/null; then
     echo "==> environment in .venv: up to date"
@@ -82,5 +83,6 @@ step "environment in .venv ($("$python" --version))" make_venv
 step "packages at the pins of setup.py" install_packages
 step "Horovod" install_horovod
 step "Delta jars" fetch_jars
+step "classes of Spark and Delta" "$venv/bin/python" scripts/share_classes.py
 echo "$inputs" >"$stamp"
 echo "==> set up in $SECONDS s"

@@ -12,17 +12,18 @@ from pyspark.sql import SparkSession
 from qarm.config import Config
 from qarm.lake.tables import Lake
 from qarm.pipeline.context import Context
+from qarm.session import class_archive_options
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# JVMs that tests start as processes of their own live for a minute: with the quick compiler alone
-# and one thread of garbage collection they need half the processor time. (The quick compiler has
-# room for 48 MB of code by default and larger frames: ALS needs more stack.) The shared session
-# lives long enough for the other compiler to pay.
-_JVM = "JDK_JAVA_OPTIONS"
-_LONG = "-XX:+UseSerialGC -Xss4m"
-_SHORT = f"{_LONG} -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m"
-os.environ.setdefault(_JVM, _SHORT)
+# JVMs of tests live for minutes and plan hundreds of small queries once: with the quick compiler
+# alone, one thread of garbage collection and mapped classes they need half the processor time.
+# (It has room for 48 MB of code by default, and larger frames: ALS needs more stack.)
+os.environ.setdefault(
+    "JDK_JAVA_OPTIONS",
+    "-XX:+UseSerialGC -Xss4m -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m "
+    + class_archive_options(),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,14 +43,13 @@ def spark() -> Iterator[SparkSession]:
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     from qarm.session import open_session
 
-    short = os.environ[_JVM]
-    os.environ[_JVM] = short.replace(_SHORT, _LONG)
     session = open_session(
         "qarm tests",
         master="local[2]",
         settings={
             "spark.ui.enabled": "false",
             "spark.driver.memory": "2g",
+            "spark.driver.extraJavaOptions": "-Xmn700m",  # what a query leaves dies young
             "spark.sql.shuffle.partitions": "2",
             "spark.default.parallelism": "2",
             "spark.databricks.delta.snapshotPartitions": "1",
@@ -60,7 +60,6 @@ def spark() -> Iterator[SparkSession]:
             "spark.databricks.delta.writeChecksumFile.enabled": "false",
         },
     )
-    os.environ[_JVM] = short
     # Planning once more after each shuffle costs an eighth of the time, and these tables are small.
     session.conf.set("spark.sql.adaptive.enabled", "false")
     yield session

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from qarm.codes.sources import encoder_versions, load_codebook, plain_errors
 from qarm.errors import InputError
 from qarm.ingest.caching import Keeper
 from qarm.ingest.times import micros_of
+from qarm.lake.scan import map_files
 from qarm.pipeline.result import Ledger, Metric, StageResult
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ _CODED = (
     "item_id string, item_idx bigint, content_hash string, residual_error float, "
     "rq array<int>, vq array<int>"
 )
+_FILE_COLUMNS = ("item_id", "item_idx", "content_hash", "vector", "encoder_version")
 _RECALL_ROWS = 2000
 """Items that the recall of the approximate index is measured on."""
 
@@ -66,7 +69,13 @@ def run(context: Context) -> StageResult:
     moved: list[Ledger] = []
     artifacts = {}
     with plain_errors(), Keeper() as keep:
-        coded = assign_codes(plan.todo, broadcast, vq_k, probes)
+        if _may_read_files(context, plan, versions[encoder]):
+            coder = partial(_code, broadcast, vq_k, probes, encoder)
+            coded = map_files(
+                context.lake, context.ref("item_embeddings"), _FILE_COLUMNS, coder, _CODED
+            )
+        else:
+            coded = assign_codes(plan.todo, broadcast, vq_k, probes)
         if capacity and not plan.idle:
             published = _published(context, plan, codebook)
             coded, ledger = resolve(
@@ -148,37 +157,49 @@ def assign_codes(
     """Codes of ``vectors`` (item_id, item_idx, content_hash, vector): all but ``vector``, and
     residual_error, rq and vq. Arrow in, Arrow out; the codebook goes to each worker once and is
     made ready once a process. With ``probes``, vq is by the approximate index."""
-    return vectors.select("item_id", "item_idx", "content_hash", "vector").mapInArrow(
-        _coder(codebook, vq_k, probes), _CODED
-    )
+    coder = partial(_code, codebook, vq_k, probes, None)
+    return vectors.select("item_id", "item_idx", "content_hash", "vector").mapInArrow(coder, _CODED)
 
 
-def _coder(
-    broadcast: Broadcast[Codebook], vq_k: int, probes: int | None
-) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    def code(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
+def _may_read_files(context: Context, plan: Plan, rows: int) -> bool:
+    """Whether tasks read the files of item_embeddings themselves: all vectors are to be coded, and
+    the table is ours, so that its files have the columns of its schema."""
+    everything = plan.new + plan.changed == rows
+    ours = not context.is_external("item_embeddings")
+    return context.config.codes.read_files and everything and ours
 
-        codebook = broadcast.value
-        for batch in batches:
-            if batch.num_rows == 0:
-                continue
-            x = lists_to_matrix(batch["vector"], "item_embeddings").astype(np.float32, copy=False)
-            rq, left = codebook.rq(x)
-            vq = codebook.vq(x, vq_k, probes=probes)
-            yield pa.RecordBatch.from_arrays(
-                [
-                    batch["item_id"],
-                    batch["item_idx"],
-                    batch["content_hash"],
-                    pa.array(left),
-                    matrix_to_lists(rq),
-                    matrix_to_lists(vq),
-                ],
-                names=["item_id", "item_idx", "content_hash", "residual_error", "rq", "vq"],
-            )
 
-    return code
+def _code(
+    broadcast: Broadcast[Codebook],
+    vq_k: int,
+    probes: int | None,
+    encoder: str | None,
+    batches: Iterable[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    """Spark task: rows of ``_CODED``. With ``encoder``, of the rows of that encoder alone."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    codebook = broadcast.value
+    for batch in batches:
+        if encoder is not None:
+            batch = batch.filter(pc.equal(batch["encoder_version"], encoder))
+        if batch.num_rows == 0:
+            continue
+        x = lists_to_matrix(batch["vector"], "item_embeddings").astype(np.float32, copy=False)
+        rq, left = codebook.rq(x)
+        vq = codebook.vq(x, vq_k, probes=probes)
+        yield pa.RecordBatch.from_arrays(
+            [
+                batch["item_id"],
+                batch["item_idx"],
+                batch["content_hash"],
+                pa.array(left),
+                matrix_to_lists(rq),
+                matrix_to_lists(vq),
+            ],
+            names=["item_id", "item_idx", "content_hash", "residual_error", "rq", "vq"],
+        )
 
 
 def _write(

@@ -297,6 +297,10 @@ class Codes(Section):
     fit_threads: int = Field(0, ge=0)
     """Threads of a fit on the sample; 0: as many as torch takes (OMP_NUM_THREADS). The result does
     not depend on it; nor on Spark's tasks, each of which is one thread."""
+    read_files: bool = True
+    """Where all items are coded, tasks open the Parquet files of our item_embeddings themselves, as
+    a training's ranks do (workers need an fsspec driver for the lake's file system). false: Spark
+    reads and hands over."""
     keep_old_codes: bool = False
     """Codes of older codebooks stay in semantic_ids beside the new ones."""
     refresh: Literal["fresh", "matched"] = "fresh"

@@ -9,6 +9,7 @@ from qarm.lake.tables import Lake, TableRef
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+    from qarm.pipeline.context import Context
     from schemas import Table
 
 
@@ -21,3 +22,9 @@ def latest(lake: Lake, table: Table) -> DataFrame:
     """
     lake.create(table)
     return lake.read(TableRef(table.name, lake.path(table.name), lake.version(table.name)))
+
+
+def publish_again(context: Context, *tables: Table) -> None:
+    """Publish the latest versions of a stage's own partial tables: a run that changes nothing."""
+    for table in tables:
+        context.pin(table, context.lake.version(table.name))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from qarm.errors import InputError, SchemaError
 from qarm.lake import files
@@ -278,6 +279,24 @@ class Lake:
         version = self.read(ref)
         _refuse_hidden_changes(version, ref)
         return sorted(version.inputFiles())
+
+    def live_file_sizes(self, ref: TableRef) -> list[tuple[str, int]]:
+        """(URI, bytes) of the files of ``live_files``, sorted.
+
+        Raises:
+            InputError: as there.
+        """
+        version = self.read(ref)
+        _refuse_hidden_changes(version, ref)
+        from pyspark.sql import DataFrame
+
+        snapshot = _snapshot(version)
+        found = DataFrame(snapshot.allFiles().toDF(), self.spark).select("path", "size").collect()
+        sizes = {unquote(row["path"]): int(row["size"]) for row in found}
+        return sorted(
+            (path if "://" in path or path.startswith(("/", "file:")) else f"{ref.path}/{path}", n)
+            for path, n in sizes.items()
+        )
 
 
 def _solid(sql: str) -> str:

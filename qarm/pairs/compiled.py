@@ -5,11 +5,27 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
+from numba import config as numba_config
 from numba import njit
+from numba.core.caching import ZipCacheLocator
 
+settings: Any = numba_config  # its attributes are made when it is imported
 F = TypeVar("F", bound=Callable[..., object])
+
+
+class ByContent(ZipCacheLocator):
+    """Machine code of a module inside a zip, under the hash of the module's source.
+
+    numba's own place depends on the zip's path, and Spark puts what ``--py-files`` names into
+    another folder for each application: each would compile every kernel anew, and leave it behind.
+    """
+
+    def __init__(self, py_func: Any, py_file: str) -> None:
+        super().__init__(py_func, py_file)
+        base = settings.CACHE_DIR or os.path.dirname(self._cache_path)
+        self._cache_path = os.path.join(base, f"qarm-{self.get_source_stamp().hex()[:40]}")
 
 
 def compiled(function: F) -> F:
@@ -22,7 +38,10 @@ def compiled(function: F) -> F:
     the function is compiled once a worker. A cached kernel notices changes of its own file only:
     kernels call nothing outside their file.
     """
+    named = settings.CACHE_LOCATOR_CLASSES
     try:
+        if ".zip" in function.__code__.co_filename and not named:
+            settings.CACHE_LOCATOR_CLASSES = f"{__name__}.{ByContent.__name__}"
         cached = njit(cache=True)(function)
         place = cached.stats.cache_path or ""
         os.makedirs(place, exist_ok=True)
@@ -30,3 +49,5 @@ def compiled(function: F) -> F:
             return cast(F, cached)
     except (RuntimeError, OSError):
         return cast(F, njit(function))
+    finally:
+        settings.CACHE_LOCATOR_CLASSES = named

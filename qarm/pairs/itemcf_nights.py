@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qarm.config import fingerprint
 from qarm.ingest.caching import Keeper
-from qarm.lake.latest import latest
+from qarm.lake.latest import latest, publish_again
 from qarm.pairs.itemcf import mine_itemcf
 from qarm.pairs.itemcf_days import (
     count_days,
@@ -75,9 +75,10 @@ def _mine_itemcf_by_day(
     config = context.config.pairs.itemcf
     scoring = {"top_k", "min_support", "normalization", "half_life_days"}
     counted_with = _itemcf_counted_with(context, scoring)
+    before = _counted_days(context)
     days = plan_days(
         describe_days(events),
-        _counted_days(context),
+        before,
         counted_with,
         config.window_days,
         config.history_days,
@@ -85,20 +86,25 @@ def _mine_itemcf_by_day(
     context.say(
         f"ItemCF by day: {len(days.todo)} of {len(days.now)} days to count, {len(days.leave)} leave"
     )
-    pairs, weights = count_days(events, config, days.todo)
     touched = ", ".join(f"DATE'{day}'" for day in [*days.todo, *days.leave])
-    gone = f"t.day IN ({touched})" if touched else "false"
-    differs = "s.units <> t.units OR s.events <> t.events OR s.last_ts <> t.last_ts"
-    context.merge(itemcf_days.TABLE, pairs, update_when=differs, delete_missing_where=gone)
-    differs = "s.weight <> t.weight"
-    context.merge(itemcf_item_days.TABLE, weights, update_when=differs, delete_missing_where=gone)
-    counted = [(day, *facts, counted_with) for day, facts in days.now.items()]
-    context.overwrite(
-        itemcf_counted.TABLE,
-        context.spark.createDataFrame(
-            counted, "day date, events bigint, fingerprint string, counted_with string"
-        ),
-    )
+    if touched:
+        pairs, weights = count_days(events, config, days.todo)
+        gone = f"t.day IN ({touched})"
+        differs = "s.units <> t.units OR s.events <> t.events OR s.last_ts <> t.last_ts"
+        context.merge(itemcf_days.TABLE, pairs, update_when=differs, delete_missing_where=gone)
+        differs = "s.weight <> t.weight"
+        context.merge(
+            itemcf_item_days.TABLE, weights, update_when=differs, delete_missing_where=gone
+        )
+    else:
+        publish_again(context, itemcf_days.TABLE, itemcf_item_days.TABLE)
+    counted = {day: (*facts, counted_with) for day, facts in days.now.items()}
+    if counted != before:
+        rows = [(day, *facts) for day, facts in counted.items()]
+        columns = "day date, events bigint, fingerprint string, counted_with string"
+        context.overwrite(itemcf_counted.TABLE, context.spark.createDataFrame(rows, columns))
+    else:
+        publish_again(context, itemcf_counted.TABLE)
     scored, tally = score_days(
         context.table("itemcf_days"),
         context.table("itemcf_item_days"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qarm.lake.latest import latest
+from qarm.lake.latest import latest, publish_again
 from qarm.pairs.lists import RECORD, WORDS, read_binary
 from qarm.pairs.mined import Keep, Mined
 from qarm.pairs.swing import UserLists, list_users, score_lists
@@ -101,6 +101,10 @@ def score_touched(
     wanted = np.sort(touched.toArrow().column(0).to_numpy())  # at most one number an item
     leaving = keep(touched.union(gone).withColumnRenamed("item_idx", "trigger"))
     kept_pairs = scored.join(leaving, "trigger", "left_anti").count()
+    if leaving.isEmpty():
+        publish_again(context, swing_scored.TABLE, swing_items.TABLE)
+        pairs = context.table(swing_scored.TABLE.name)
+        return Touched(pairs, {"scored": 0}, kept_pairs, 0, users)
     mined = score_lists(users, config, wanted) if len(wanted) else None
     rows = Mined(rows=keep(mined.rows), names=mined.names) if mined else None
     new = rows.pairs if rows else scored.limit(0)

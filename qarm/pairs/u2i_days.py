@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from qarm.lake.latest import latest
+from qarm.lake.latest import latest, publish_again
 from qarm.pairs.mined import Keep, Mined
 from qarm.pairs.user2item import mine_user2item, user_pairs
 from schemas import u2i_counted, u2i_days
@@ -83,6 +83,7 @@ def find_changed(
     days, counted = latest(context.lake, u2i_days.TABLE), latest(context.lake, u2i_counted.TABLE)
     now = keep(describe_user_days(events, counted_with))
     first = keep(first_changes(now, counted))
+    users = first.count()
     day = F.to_date("ts")
     todo = events.join(first, "user_idx").withColumn("is_target", day >= F.col("first_day"))
     mined = mine_user2item(todo, context.table("id_vectors"), config.window, config.min_similarity)
@@ -92,13 +93,15 @@ def find_changed(
     gone = old.join(new, list(u2i_days.TABLE.key), "left_anti")
     kept = days.join(first, "user_idx", "left").where("first_day IS NULL OR day < first_day")
     kept_targets = int((kept.agg(F.sum("events")).first() or [0])[0] or 0)
-    users = first.count()
     unchanged = now.join(first, "user_idx", "left").where("first_day IS NULL OR day < first_day")
     unchanged_targets = int((unchanged.agg(F.sum("events")).first() or [0])[0] or 0)
-    values = ("similarity", "events", "weight", "last_ts")
-    differs = " OR ".join(f"s.{name} <> t.{name}" for name in values)
-    context.merge(u2i_days.TABLE, new, update_when=differs, leave=gone)
-    left = counted.join(now, ["user_idx", "day"], "left_anti")
-    differs = " OR ".join(f"s.{n} <> t.{n}" for n in ("events", "fingerprint", "counted_with"))
-    context.merge(u2i_counted.TABLE, now, update_when=differs, leave=left)
+    if users:
+        values = ("similarity", "events", "weight", "last_ts")
+        differs = " OR ".join(f"s.{name} <> t.{name}" for name in values)
+        context.merge(u2i_days.TABLE, new, update_when=differs, leave=gone)
+        left = counted.join(now, ["user_idx", "day"], "left_anti")
+        differs = " OR ".join(f"s.{n} <> t.{n}" for n in ("events", "fingerprint", "counted_with"))
+        context.merge(u2i_counted.TABLE, now, update_when=differs, leave=left)
+    else:
+        publish_again(context, u2i_days.TABLE, u2i_counted.TABLE)
     return Found(mined, kept_targets, unchanged_targets, users)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import functions as F
 
+from qarm.codes.assign_stage import _CODED, _FILE_COLUMNS, _code, assign_codes
 from qarm.codes.codebook import Codebook
 from qarm.errors import InputError
 from qarm.lake import manifest
+from qarm.lake.scan import map_files
+from schemas import item_embeddings
 from tests.codes.conftest import unit_vectors
 
 pytestmark = pytest.mark.spark
@@ -109,6 +115,26 @@ def test_codes_of_older_codebooks_leave_unless_asked_to_stay(make_world) -> None
     entry = world.run("assign-codes", rq_levels=[9, 8, 7])  # replaces all codes at once
     assert entry["ledgers"][0]["dropped"]["older_codebook"] == 60
     assert {len(r["rq"]) for r in codes_of(world).values()} == {3}
+
+
+def test_tasks_that_read_the_files_give_the_same_codes(make_world) -> None:
+    world = make_world()
+    world.vectors(items(60))
+    world.run("fit-codebooks")
+    ours = world.table("item_embeddings")
+    other = ours.withColumn("encoder_version", F.lit("e0"))
+    ref = world.lake.overwrite(item_embeddings.TABLE, ours.unionByName(other), {})
+    codebook = Codebook.from_rows(world.table("codebooks").toArrow())
+    broadcast = world.spark.sparkContext.broadcast(codebook)
+    coder = partial(_code, broadcast, 5, None, "e1")
+    read = map_files(world.lake, ref, _FILE_COLUMNS, coder, _CODED).collect()
+    handed_over = assign_codes(ours, broadcast, 5).collect()
+    assert len(read) == 60
+    assert sorted(read) == sorted(handed_over)
+    world.publish("embed-catalog", ref)
+    entry = world.run("assign-codes", read_files=False)
+    assert entry["dropped"] == {"encoder e0": 60}
+    assert sorted(codes_of(world)) == sorted(row["item_id"] for row in read)
 
 
 def test_codebook_of_another_encoder(make_world) -> None:
