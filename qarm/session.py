@@ -51,21 +51,24 @@ def class_archive_options() -> str:
     return f'-XX:SharedArchiveFile="{archive}" -Xshare:auto -Xlog:cds=off -Xlog:cds+dynamic=off'
 
 
-def local_sizes(master: str) -> dict[str, str]:
-    """Numbers of partitions for one machine, where ``spark-defaults.conf`` names none.
+def local_settings(master: str) -> dict[str, str]:
+    """Settings of a session on one machine, but for those that ``spark-defaults.conf`` has.
 
-    Spark's 200 and Delta's 50 are meant for clusters. A kept frame has as many partitions as it was
+    Spark's 200 and Delta's 50 partitions are meant for clusters. A kept frame has as many as it was
     planned with, and each is a task: on two cores, a log of 15,000 events took four times as long.
+    Workers have this Python, so that they can be forked by ``qarm.worker_daemon``.
     """
     found = re.fullmatch(r"local(?:\[(\*|\d+)(?:,\s*\d+)?\])?", master)
     named = found[1] if found else None
     cores = int(named) if named and named != "*" else os.cpu_count() or 1
-    sizes = {
+    settings = {
         "spark.sql.shuffle.partitions": str(4 * cores),
         "spark.databricks.delta.snapshotPartitions": str(min(cores, 50)),
     }
+    if os.environ.get("PYSPARK_PYTHON", sys.executable) == sys.executable:
+        settings["spark.python.daemon.module"] = "qarm.worker_daemon"
     given = {line.split()[0] for line in defaults_file().read_text().splitlines() if line.split()}
-    return {key: value for key, value in sizes.items() if key not in given}
+    return {key: value for key, value in settings.items() if key not in given}
 
 
 def open_session(
@@ -74,7 +77,7 @@ def open_session(
     """The running session, or a new one.
 
     Under ``spark-submit`` the session takes all its settings from there. Else one is started with
-    ``spark-defaults.conf``, then ``local_sizes``, then ``settings``, on ``master``.
+    ``spark-defaults.conf``, then ``local_settings``, then ``settings``, on ``master``.
     """
     from pyspark.sql import SparkSession
 
@@ -84,8 +87,8 @@ def open_session(
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not under spark-submit
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers take PATH's python3
         arguments = ["--properties-file", str(defaults_file()), "--master", master, "--name", name]
-        sizes = local_sizes(master) if master.startswith("local") else {}
-        for key, value in {**sizes, **(settings or {})}.items():
+        local = local_settings(master) if master.startswith("local") else {}
+        for key, value in {**local, **(settings or {})}.items():
             arguments += ["--conf", f"{key}={value}"]
         java = [os.environ.get("SPARK_SUBMIT_OPTS", ""), class_archive_options()]
         os.environ["SPARK_SUBMIT_OPTS"] = " ".join(filter(None, java))

@@ -1,14 +1,23 @@
-"""Settings of the session: sizes of one machine, which everything else overrides."""
+"""Settings of a session on one machine, which everything else overrides; its Python workers."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
+import pyarrow as pa
 import pytest
 
-from qarm.session import local_sizes
+from qarm.session import local_settings
 
 SHUFFLE, SNAPSHOT = "spark.sql.shuffle.partitions", "spark.databricks.delta.snapshotPartitions"
+DAEMON = {"spark.python.daemon.module": "qarm.worker_daemon"}
+
+
+@pytest.fixture(autouse=True)
+def this_python(monkeypatch) -> None:
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
 
 
 @pytest.mark.parametrize(
@@ -22,11 +31,35 @@ SHUFFLE, SNAPSHOT = "spark.sql.shuffle.partitions", "spark.databricks.delta.snap
     ],
 )
 def test_partitions_follow_the_cores(master: str, cores: int) -> None:
-    assert local_sizes(master) == {SHUFFLE: str(4 * cores), SNAPSHOT: str(min(cores, 50))}
+    sizes = {SHUFFLE: str(4 * cores), SNAPSHOT: str(min(cores, 50))}
+    assert local_settings(master) == {**sizes, **DAEMON}
 
 
 def test_a_settings_file_that_names_them_is_left_alone(tmp_path, monkeypatch) -> None:
     own = tmp_path / "spark.conf"
     own.write_text(f"{SHUFFLE}  31\n# {SNAPSHOT} 9\n")
     monkeypatch.setenv("QARM_SPARK_DEFAULTS", str(own))
-    assert local_sizes("local[2]") == {SNAPSHOT: "2"}
+    assert local_settings("local[2]") == {SNAPSHOT: "2", **DAEMON}
+
+
+def test_another_python_of_the_workers_has_its_own_daemon(monkeypatch) -> None:
+    monkeypatch.setenv("PYSPARK_PYTHON", "/usr/bin/elsewhere")
+    assert set(local_settings("local[2]")) == {SHUFFLE, SNAPSHOT}
+
+
+@pytest.mark.spark
+def test_workers_have_their_packages_and_do_not_read_archives_again(spark) -> None:
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import gc
+        import zipimport
+
+        for _ in batches:
+            pass
+        lazily = zipimport.zipimporter.invalidate_caches.__name__ == "_look_at_nothing"
+        columns = [[os.getppid()], [lazily], [gc.get_freeze_count()]]
+        yield pa.record_batch([pa.array(c) for c in columns], names=["parent", "lazily", "frozen"])
+
+    rows = spark.range(0, 4, 1, 4).mapInArrow(look, "parent long, lazily boolean, frozen long")
+    found = rows.collect()
+    assert len({row["parent"] for row in found}) == 1
+    assert all(row["lazily"] and row["frozen"] > 50_000 for row in found)

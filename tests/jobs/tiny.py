@@ -17,7 +17,7 @@ item = "StockCode"
 time = "InvoiceDate"
 event_name = "purchase"
 value = "Quantity"
-rows = "StockCode RLIKE '^[0-9]{5}'"
+rows = "StockCode RLIKE '^(20|21|84|85)[0-9]{3}$'"
 returns = "Quantity <= 0 OR InvoiceNo LIKE 'C%'"
 labels = { positive = "Quantity > 0" }
 [items]
