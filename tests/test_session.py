@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
 
-from qarm.session import local_settings
+from qarm.session import class_archive, class_archive_options, local_settings
 
 SHUFFLE, SNAPSHOT = "spark.sql.shuffle.partitions", "spark.databricks.delta.snapshotPartitions"
 DAEMON = {"spark.python.daemon.module": "qarm.worker_daemon"}
@@ -45,6 +47,19 @@ def test_a_settings_file_that_names_them_is_left_alone(tmp_path, monkeypatch) ->
 def test_another_python_of_the_workers_has_its_own_daemon(monkeypatch) -> None:
     monkeypatch.setenv("PYSPARK_PYTHON", "/usr/bin/elsewhere")
     assert set(local_settings("local[2]")) == {SHUFFLE, SNAPSHOT}
+
+
+def test_an_archive_that_does_not_fit_is_left_aside_in_silence(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "a b"))
+    assert class_archive_options() == ""
+    class_archive().parent.mkdir()
+    class_archive().write_bytes(b"no archive")
+    command = ["java", *shlex.split(class_archive_options()), "-version"]
+    environment = {key: value for key, value in os.environ.items() if key != "JDK_JAVA_OPTIONS"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert str(class_archive()) in command[1]
+    assert done.stdout == ""
+    assert "rchive" not in done.stderr
 
 
 @pytest.mark.spark
