@@ -59,8 +59,8 @@ def local_settings(master: str) -> dict[str, str]:
     Workers have this Python, so that they can be forked by ``qarm.worker_daemon``.
     """
     found = re.fullmatch(r"local(?:\[(\*|\d+)(?:,\s*\d+)?\])?", master)
-    named = found[1] if found else None
-    cores = int(named) if named and named != "*" else os.cpu_count() or 1
+    slots = (found[1] or "1") if found else "*"  # "local" alone is one
+    cores = os.cpu_count() or 1 if slots == "*" else int(slots)
     settings = {
         "spark.sql.shuffle.partitions": str(4 * cores),
         "spark.databricks.delta.snapshotPartitions": str(min(cores, 50)),

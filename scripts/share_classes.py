@@ -27,6 +27,7 @@ def main() -> None:
     archive.unlink(missing_ok=True)
     unfinished = archive.with_suffix(".part")
     quiet = "-Xlog:disable -Xlog:all=error:stderr -XX:TieredStopAtLevel=1"
+    quiet += " -XX:+IgnoreUnrecognizedVMOptions"  # a Java that cannot archive is no reason to stop
     os.environ["SPARK_SUBMIT_OPTS"] = f'{quiet} -XX:ArchiveClassesAtExit="{unfinished}"'
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     spark = open_session("qarm set-up", master="local[2]", settings={"spark.ui.enabled": "false"})

@@ -25,7 +25,7 @@ def this_python(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("master", "cores"),
     [
-        ("local", os.cpu_count()),
+        ("local", 1),
         ("local[*]", os.cpu_count()),
         ("local[3]", 3),
         ("local[*, 4]", os.cpu_count()),

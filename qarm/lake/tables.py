@@ -286,12 +286,12 @@ class Lake:
         Raises:
             InputError: as there.
         """
-        version = self.read(ref)
-        _refuse_hidden_changes(version, ref)
         from pyspark.sql import DataFrame
 
-        snapshot = _snapshot(version)
-        found = DataFrame(snapshot.allFiles().toDF(), self.spark).select("path", "size").collect()
+        version = self.read(ref)
+        _refuse_hidden_changes(version, ref)
+        files = DataFrame(_snapshot(version).allFiles().toDF(), self.spark)
+        found = files.select("path", "size").collect()  # one row a file
         sizes = {unquote(row["path"]): int(row["size"]) for row in found}
         return sorted(
             (path if "://" in path or path.startswith(("/", "file:")) else f"{ref.path}/{path}", n)
