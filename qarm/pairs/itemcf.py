@@ -251,7 +251,8 @@ def _prepare_sums(
     last: int,
 ) -> Call:
     """The kernel call of a block, with c in steps of 1/scale."""
-    from qarm.pairs.itemcf_kernel import Lists, score_itemcf
+    from qarm.pairs.itemcf_counts import count_lists, has_repeats
+    from qarm.pairs.itemcf_kernel import Lists, score_counts, score_itemcf
 
     items, degree = degrees.value
     own = degree[np.searchsorted(items, block.items)]
@@ -268,22 +269,22 @@ def _prepare_sums(
         np.empty(0) if math.isinf(half_life) else decay_of(block.ts, half_life, last),
         own,
         _inverse_root(own),
-        0,
     )
-    return partial(score_itemcf, lists._replace(alike=_alike(lists, rules)), rules)
+    alike = _alike(lists, rules)
+    if not alike:
+        return partial(score_itemcf, lists, rules)
+    repeats = has_repeats(lists.indptr, lists.code, len(lists.degree))
+    lengths = np.diff(lists.indptr).astype(np.float64)
+    if repeats and (rules.once_a_user or lengths @ lengths >= 2**31):
+        return partial(score_itemcf, lists, rules)
+    return partial(score_counts, count_lists(lists, alike, repeats), rules)
 
 
 def _alike(lists: Lists, rules: Rules) -> int:
-    """See ``Lists.alike``."""
-    from qarm.pairs.itemcf_kernel import MOST_COUNTED, has_repeats
-
+    """Steps that each co-occurrence counts, where all count the same and every user's list meets
+    itself whole; 0: they differ."""
     bounded = len(rules.recency) > 0 or rules.window_micros < np.iinfo(np.int64).max
     weight = lists.weight[0]
-    if bounded or len(lists.decay) or rules.top_k > MOST_COUNTED or (lists.weight != weight).any():
+    if bounded or len(lists.decay) or (lists.weight != weight).any():
         return 0
-    if has_repeats(lists.indptr, lists.code, len(lists.degree)):
-        # A user who has an item twice counts twice, and supports once.
-        lengths = np.diff(lists.indptr).astype(np.float64)
-        if rules.once_a_user or rules.min_support > 1 or lengths @ lengths >= 2**31:
-            return 0
     return math.floor(weight * weight * rules.scale + 0.5)

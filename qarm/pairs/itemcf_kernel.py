@@ -35,8 +35,9 @@ SCORED, BELOW_MIN_SUPPORT, BEYOND_TOP_K = range(3)
 #: ``Rules.window_micros`` without a limit in time.
 _FOREVER = 2**63 - 1
 _NEVER = -(2**63)
-#: Largest ``Rules.top_k`` with which pairs are counted before anything else of them is added up.
-MOST_COUNTED = 2**15 - 1
+#: Buckets of cosines from 2^-32 to 2^32, and the bits of the lowest one's floats, shifted.
+_BUCKETS = 512
+_LOWEST_BUCKET = (127 - 32) << 3
 #: Columns of a trigger's sums, side by side so that one partner costs one line of cache.
 TOTAL, SUPPORT, LAST_USER, LATEST = range(4)
 
@@ -68,9 +69,6 @@ class Lists(NamedTuple):
     """float64[codes], W of each item."""
     inverse_root: np.ndarray
     """float64[codes], 1 / sqrt(W)."""
-    alike: int
-    """Steps that each co-occurrence counts, where all count the same and every user's list meets
-    itself whole; 0: they differ."""
 
 
 class Rules(NamedTuple):
@@ -307,104 +305,6 @@ def _keep_top(score, code, k):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def has_repeats(indptr, code, codes):  # type: ignore[no-untyped-def]
-    """Whether some user's list has an item twice.
-
-    Args:
-        indptr: int64[users + 1]; code: int32[e]; codes: how many.
-    """
-    last = np.full(codes, -1, np.int64)
-    for user in range(len(indptr) - 1):
-        for e in range(indptr[user], indptr[user + 1]):
-            if last[code[e]] == user:
-                return True
-            last[code[e]] = user
-    return False
-
-
-@compiled
-def _count(t, lists, count, touched):  # type: ignore[no-untyped-def]
-    """Count what trigger ``t`` meets, itself too, in four bytes a code.
-
-    Returns:
-        how many codes were touched; -1: so many meet that it is quicker to look at all codes.
-    """
-    code, indptr = lists.code, lists.indptr
-    users = lists.trigger_user[lists.trigger_indptr[t] : lists.trigger_indptr[t + 1]]
-    meets = 0
-    for user in users:
-        meets += indptr[user + 1] - indptr[user]
-    if 2 * meets > len(count):
-        for user in users:
-            for other in range(indptr[user], indptr[user + 1]):
-                count[code[other]] += 1
-        return -1
-    seen = 0
-    for user in users:
-        for other in range(indptr[user], indptr[user + 1]):
-            c = code[other]
-            touched[seen] = c
-            seen += count[c] == 0
-            count[c] += 1
-    return seen
-
-
-@compiled
-def _score_counts(mine, touched, seen, lists, rules, count, partner, score):  # type: ignore[no-untyped-def]
-    """As ``_score_all``, of counts, which become 0; partners with enough support in ``partner``."""
-    partners, enough = 0, 0
-    numbers = rules.totals
-    root, cosine = lists.inverse_root[mine], rules.kind == 1
-    unit = 1.0 / rules.scale
-    least = max(rules.min_support, 1)
-    count[mine] = 0
-    for y in range(len(count) if seen < 0 else seen):
-        c = np.int64(y) if seen < 0 else np.int64(touched[y])
-        n = np.int64(count[c])
-        total = (n * lists.alike) * unit
-        count[c] = 0
-        if cosine:
-            value = total * (root * lists.inverse_root[c])
-        elif n > 0:
-            value = normalised(
-                rules.kind,
-                total,
-                lists.degree[mine],
-                lists.degree[c],
-                numbers[0],
-                numbers[1],
-                numbers[2],
-                numbers[3],
-            )
-        else:
-            value = 0.0
-        score[enough] = value
-        partner[enough] = c
-        partners += 1 if n > 0 else 0
-        enough += 1 if n >= least else 0
-    return partners, enough
-
-
-@compiled
-def _add_up(t, lists, kept, slot, found, acc):  # type: ignore[no-untyped-def]
-    """The sums of the partners ``kept``, in the rows of ``acc``; ``slot`` is -1 everywhere."""
-    code, indptr, ts = lists.code, lists.indptr, lists.ts
-    for y in range(len(kept)):
-        slot[kept[y]] = y
-        _clear(acc, y)
-    for x in range(lists.trigger_indptr[t], lists.trigger_indptr[t + 1]):
-        own, user = ts[lists.trigger_entry[x]], lists.trigger_user[x]
-        hits = 0
-        for other in range(indptr[user], indptr[user + 1]):  # without a branch: few are kept
-            found[hits] = other
-            hits += slot[code[other]] >= 0
-        for other in found[:hits]:
-            _add(acc, slot[code[other]], user, lists.alike, max(own, ts[other]))
-    for c in kept:
-        slot[c] = -1
-
-
-@compiled
 def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyped-def]
     """c(i,j) = sum over events of i and j of one user, ``gap`` apart, of r^(gap-1) w_i w_j d,
     d the decay of the later event; with ``once_a_user`` the sum over users of the largest term.
@@ -424,15 +324,9 @@ def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyp
         support (distinct users), c in steps of 1/scale, ts.
     """
     codes = len(lists.degree)
-    # Where all co-occurrences count the same, a first pass only counts, in little memory, and a
-    # second one adds up what the pairs that are kept need.
-    alike = lists.alike > 0
-    acc = np.empty((min(rules.top_k, codes) if alike else codes, 4), np.int64)
-    for c in range(len(acc)):
+    acc = np.empty((codes, 4), np.int64)
+    for c in range(codes):
         _clear(acc, c)
-    count = np.zeros(codes if alike else 0, np.int32)
-    slot = np.full(codes if alike else 0, -1, np.int16)
-    found = np.empty(np.diff(lists.indptr).max() + 1 if alike else 0, np.int64)
     best = np.empty(codes if rules.once_a_user else 0, np.int64)
     touched = np.empty(codes + 1, np.int64)  # one more: written before it is known to be new
     partner = np.empty(codes + 1, np.int64)
@@ -448,36 +342,196 @@ def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyp
     t = first
     while t < len(lists.trigger) and filled + min(codes, rules.top_k) <= capacity:
         mine = lists.trigger[t]
-        if alike:
-            seen = _count(t, lists, count, touched)
-            partners, enough = _score_counts(
-                mine, touched, seen, lists, rules, count, partner, score
-            )
-        else:
-            seen = _meet(t, lists, rules, acc, best, touched)
-            partners, enough = _score_all(mine, touched[:seen], lists, rules, acc, score)
-            partner[:enough] = touched[:enough]
+        seen = _meet(t, lists, rules, acc, best, touched)
+        partners, enough = _score_all(mine, touched[:seen], lists, rules, acc, score)
+        partner[:enough] = touched[:enough]
         kept = min(enough, rules.top_k)
         if enough > kept:
             _keep_top(score[:enough], partner[:enough], kept)
-        if alike:
-            _add_up(t, lists, partner[:kept], slot, found, acc)
         for y in range(kept):
             c = partner[y]
-            row = y if alike else c
             out_trigger[filled] = mine
             out_target[filled] = c
             out_score[filled] = score[y]
-            out_support[filled] = acc[row, SUPPORT]
-            out_total[filled] = acc[row, TOTAL]
-            out_ts[filled] = acc[row, LATEST]
+            out_support[filled] = acc[c, SUPPORT]
+            out_total[filled] = acc[c, TOTAL]
+            out_ts[filled] = acc[c, LATEST]
             filled += 1
         tally[SCORED] += partners
         tally[BELOW_MIN_SUPPORT] += partners - enough
         tally[BEYOND_TOP_K] += enough - kept
-        if not alike:
-            for y in range(seen):
-                _clear(acc, touched[y])
+        for y in range(seen):
+            _clear(acc, touched[y])
+        t += 1
+    return (
+        t,
+        out_trigger[:filled],
+        out_target[:filled],
+        out_score[:filled],
+        out_support[:filled],
+        out_total[:filled],
+        out_ts[:filled],
+    )
+
+
+@compiled
+def _count(t, lists, acc, users_of, touched):  # type: ignore[no-untyped-def]
+    """Count what trigger ``t`` meets, itself too; how many places were touched."""
+    place, ts, indptr, trigger_user = lists.place, lists.ts, lists.indptr, lists.trigger_user
+    first, last = lists.trigger_indptr[t], lists.trigger_indptr[t + 1]
+    meets = 0
+    for x in range(first, last):
+        meets += indptr[trigger_user[x] + 1] - indptr[trigger_user[x]]
+    everywhere = 2 * meets > len(acc)
+    seen = 0
+    for x in range(first, last):
+        own, user = ts[lists.trigger_entry[x]], trigger_user[x]
+        low, high = indptr[user], indptr[user + 1]
+        for other in range(low, high if lists.repeats else low):
+            p = place[other]
+            users_of[p, 0] += users_of[p, 1] != user + 1
+            users_of[p, 1] = user + 1
+        if everywhere:
+            for other in range(low, high):
+                p = place[other]
+                acc[p, 0] += 1
+                acc[p, 1] = max(acc[p, 1], max(own, ts[other]))
+        else:
+            for other in range(low, high):
+                p = place[other]
+                touched[seen] = p
+                seen += acc[p, 0] == 0
+                acc[p, 0] += 1
+                acc[p, 1] = max(acc[p, 1], max(own, ts[other]))
+    if everywhere:  # many meet: cheaper to look for them at the end
+        for p in range(len(acc)):
+            touched[seen] = p
+            seen += acc[p, 0] > 0
+    return seen
+
+
+@compiled
+def _likely(mine, touched, lists, rules, acc, support, found, rough):  # type: ignore[no-untyped-def]
+    """The places in ``touched`` that may be among the best, to the front of ``found``.
+
+    Those with enough support; of cosines also only those that fewer than ``top_k`` exceed, as far
+    as a sort into buckets tells, eight of them to each doubling. ``rough`` is room for the
+    cosines, up to a factor that all of them share.
+
+    Returns:
+        how many there are, and how many partners have enough support.
+    """
+    least = max(rules.min_support, 1)
+    buckets = np.zeros(_BUCKETS, np.int32)
+    bits = rough.view(np.int32)
+    enough = 0
+    for p in touched:
+        found[enough] = p
+        rough[enough] = np.float32(acc[p, 0]) * lists.likeness[p]
+        counts = p != mine and support[p] >= least
+        # A float's exponent and three bits more; what is very small shares the lowest bucket.
+        buckets[max((bits[enough] >> 20) - _LOWEST_BUCKET, 0)] += counts
+        enough += counts
+    if rules.kind != 1 or enough <= 4 * rules.top_k:
+        return enough, enough
+    bucket, above = _BUCKETS, 0
+    while bucket > 0 and above < rules.top_k:
+        bucket -= 1
+        above += buckets[bucket]
+    edge = np.empty(1, np.int32)
+    edge[0] = (bucket + _LOWEST_BUCKET) << 20 if bucket else 0
+    bound = edge.view(np.float32)[0] * np.float32(1 - 1e-6)  # rounding hides nothing
+    likely = 0
+    for y in range(enough):
+        found[likely] = found[y]
+        likely += rough[y] >= bound
+    return likely, enough
+
+
+@compiled
+def _score_counts(mine, found, lists, rules, acc, partner, score):  # type: ignore[no-untyped-def]
+    """Code and score of each of the places ``found``."""
+    numbers = rules.totals
+    root, unit = lists.inverse_root[mine], 1.0 / rules.scale
+    for y in range(len(found)):
+        p = found[y]
+        total = (acc[p, 0] * lists.alike) * unit
+        partner[y] = lists.code[p]
+        if rules.kind == 1:
+            score[y] = total * (root * lists.inverse_root[p])
+        else:
+            score[y] = normalised(
+                rules.kind,
+                total,
+                lists.degree[mine],
+                lists.degree[p],
+                numbers[0],
+                numbers[1],
+                numbers[2],
+                numbers[3],
+            )
+
+
+@compiled
+def score_counts(lists, rules, first, capacity, tally):  # type: ignore[no-untyped-def]
+    """``score_itemcf`` where every co-occurrence counts the same.
+
+    An item has how often it was met and when last, and the items that most lists have come first,
+    so that most of what a trigger meets lies in the nearest cache.
+
+    Args:
+        lists: see ``itemcf_counts.Counted``.
+        rules, first, capacity, tally: see ``score_itemcf``; neither a window nor decay.
+
+    Returns:
+        see ``score_itemcf``.
+    """
+    codes = len(lists.degree)
+    acc = np.zeros((codes, 2), np.int64)  # how often, and the latest ts, of each place
+    acc[:, 1] = _NEVER
+    # Distinct users of each place, and the last of them plus 1.
+    users_of = np.zeros((codes if lists.repeats else 0, 2), np.int64)
+    support = users_of[:, 0] if lists.repeats else acc[:, 0]
+    touched = np.empty(codes + 1, np.uint32)  # one more: written before it is known to be new
+    found = np.empty(codes + 1, np.uint32)
+    rough = np.empty(codes + 1, np.float32)
+    partner = np.empty(codes, np.int64)
+    score = np.empty(codes, np.float64)
+
+    out_trigger = np.empty(capacity, np.int64)
+    out_target = np.empty(capacity, np.int64)
+    out_score = np.empty(capacity, np.float64)
+    out_support = np.empty(capacity, np.int64)
+    out_total = np.empty(capacity, np.int64)
+    out_ts = np.empty(capacity, np.int64)
+    filled = 0
+    t = first
+    while t < len(lists.trigger) and filled + min(codes, rules.top_k) <= capacity:
+        mine = lists.place_of[lists.trigger[t]]
+        seen = _count(t, lists, acc, users_of, touched)
+        likely, enough = _likely(mine, touched[:seen], lists, rules, acc, support, found, rough)
+        _score_counts(mine, found[:likely], lists, rules, acc, partner, score)
+        kept = min(enough, rules.top_k)
+        if enough > kept:
+            _select(score[:likely], partner[:likely], kept)
+        for y in range(kept):
+            p = lists.place_of[partner[y]]
+            out_trigger[filled] = lists.trigger[t]
+            out_target[filled] = partner[y]
+            out_score[filled] = score[y]
+            out_support[filled] = support[p]
+            out_total[filled] = acc[p, 0] * lists.alike
+            out_ts[filled] = acc[p, 1]
+            filled += 1
+        tally[SCORED] += seen - 1  # all but the trigger itself
+        tally[BELOW_MIN_SUPPORT] += seen - 1 - enough
+        tally[BEYOND_TOP_K] += enough - kept
+        for p in touched[:seen]:
+            acc[p, 0] = 0
+            acc[p, 1] = _NEVER
+            if lists.repeats:
+                users_of[p, 0] = 0
+                users_of[p, 1] = 0
         t += 1
     return (
         t,

@@ -236,7 +236,7 @@ def test_itemcf_equals_its_definition_for_any_blocks(
     min_support=st.integers(1, 3),
     top_k=st.sampled_from([1, 5, 2**16]),
 )
-def test_counting_first_gives_the_same_to_the_last_bit(
+def test_counting_gives_the_same_to_the_last_bit(
     seed, users, items, blocks, weight, distinct, normalization, min_support, top_k
 ):
     log = [e._replace(weight=weight) for e in random_log(seed, users=users, items=items, events=90)]
@@ -261,7 +261,7 @@ def test_counting_first_gives_the_same_to_the_last_bit(
         patch.setattr(itemcf, "_alike", lambda *_: 0)
         assert mine_itemcf(log, config, blocks) == (counted[0], pytest.approx(counted[1]))
     if distinct:
-        assert all(seen) == (top_k < 2**15)
+        assert all(seen)
     everything = reference.itemcf(log, config.model_copy(update={"min_support": 1}))
     supported = {k: p for k, p in everything.items() if p.support >= min_support}
     same_top(counted[0], supported, top_k)
