@@ -8,7 +8,8 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ from qarm.lake.files import local_path
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+_BATCH_BYTES = "spark.sql.execution.arrow.maxBytesPerBatch"
+#: Largest batch whose bytes need not be counted.
+_NARROW_BATCH_BYTES = 1 << 28
 
 
 def defaults_file() -> Path:
@@ -113,6 +118,27 @@ def _ship_wheels(spark: SparkSession) -> None:
             )
             shutil.copyfile(path, copy)
             context.addPyFile(copy)
+
+
+@contextmanager
+def narrow_rows(spark: SparkSession, row_bytes: int) -> Iterator[None]:
+    """Jobs of the block send rows of at most ``row_bytes`` to Python, in batches by number alone.
+
+    Spark adds up the bytes of a batch after each row, to end it at 64 MB, which takes as long as
+    the rows themselves where these are a few numbers. Where a batch of
+    ``spark.sql.execution.arrow.maxRecordsPerBatch`` such rows could have more than 256 MB, nothing
+    changes.
+    """
+    rows = int(spark.conf.get("spark.sql.execution.arrow.maxRecordsPerBatch") or 0)
+    before = spark.conf.get(_BATCH_BYTES)
+    if rows <= 0 or rows * row_bytes > _NARROW_BATCH_BYTES:
+        yield
+        return
+    spark.conf.set(_BATCH_BYTES, str(2**31 - 1))
+    try:
+        yield
+    finally:
+        spark.conf.set(_BATCH_BYTES, str(before))
 
 
 def is_local(spark: SparkSession) -> bool:

@@ -18,6 +18,10 @@ TABLE = Table(
         col("last_ts", "timestamp", "Latest event behind the pair; null: unknown", nullable=True),
     ),
     key=("trigger", "target", "source", "split_id", "window_end", "miner_version"),
+    # A run's files hold all triggers and targets; their statistics would only cost time.
+    properties={
+        "delta.dataSkippingStatsColumns": "source,split_id,window_end,miner_version,last_ts"
+    },
     constraints={
         "no_self_pair": "trigger <> target",
         "source_known": "source IN ('u2i', 'swing', 'itemcf', 'user')",

@@ -165,7 +165,8 @@ def pack_lists(events: DataFrame, packer: Packer) -> DataFrame:
 
     spark = events.sparkSession
     cores = spark.sparkContext.defaultParallelism
-    partitions = max(cores, -(-events.count() // _REDUCED_EVENTS))
+    # As many for each core: a last one would wait for nobody.
+    partitions = cores * max(1, -(-events.count() // (cores * _REDUCED_EVENTS)))
     keys = partition_keys(spark, partitions)
     return (
         events.select(
@@ -179,6 +180,11 @@ def pack_lists(events: DataFrame, packer: Packer) -> DataFrame:
         .repartition(partitions, "key")
         .mapInArrow(partial(stream_lists, packer=packer), LISTS_SCHEMA)
     )
+
+
+def row_bytes(most: int) -> int:
+    """Bytes of a row of ``LISTS_SCHEMA`` with ``most`` entries."""
+    return 64 + most * RECORD.itemsize
 
 
 def stream_parts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -53,7 +54,8 @@ def tally_items(
         width=width,
         once_a_user=once_a_user,
     )
-    return (
+    decays = once_a_user or not math.isinf(half_life_micros)
+    items = (
         lists.select("entries")
         .mapInArrow(tally, ITEMS_SCHEMA)
         .groupBy("item_idx")
@@ -62,10 +64,11 @@ def tally_items(
             F.sum("events").alias("events"),
             F.sum("near").alias("near"),
             exact_sum("weight").alias("weight"),
-            exact_sum("decayed").alias("decayed"),
+            *([exact_sum("decayed").alias("decayed")] if decays else []),
             F.max("heaviest").alias("heaviest"),
         )
     )
+    return items if decays else items.withColumn("decayed", F.col("weight"))
 
 
 def stream_item_tally(
