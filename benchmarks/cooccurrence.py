@@ -49,8 +49,9 @@ def ours(spark: SparkSession, log: Path, out: Path) -> None:
     """Parquet -> Delta."""
     with Keeper() as kept:
         mined = mine_itemcf(spark.read.parquet(str(log)), CONFIG, kept)
-        writer = mined.pairs.write.format("delta").mode("overwrite")
-        writer.option("delta.dataSkippingNumIndexedCols", "0").save(str(out))  # as item_pairs has it
+        # No statistics of triggers, targets and scores, as item_pairs has none.
+        writer = mined.pairs.write.option("delta.dataSkippingNumIndexedCols", "0")
+        writer.format("delta").mode("overwrite").save(str(out))
 
 
 def self_join(spark: SparkSession, log: Path, out: Path) -> None:
