@@ -49,7 +49,7 @@ def ours(spark: SparkSession, log: Path, out: Path) -> None:
     """Parquet -> Delta."""
     with Keeper() as kept:
         mined = mine_itemcf(spark.read.parquet(str(log)), CONFIG, kept)
-        # No statistics of triggers, targets and scores, as item_pairs has none.
+        # No statistics, as item_pairs has none of these columns but last_ts.
         writer = mined.pairs.write.option("delta.dataSkippingNumIndexedCols", "0")
         writer.format("delta").mode("overwrite").save(str(out))
 

@@ -19,9 +19,10 @@ from qarm.lake.files import local_path
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_BATCH_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 _BATCH_BYTES = "spark.sql.execution.arrow.maxBytesPerBatch"
-#: Largest batch whose bytes need not be counted.
-_NARROW_BATCH_BYTES = 1 << 28
+_BATCH_MB = 64
+_FEW_ROWS = 1000
 
 
 def defaults_file() -> Path:
@@ -122,23 +123,32 @@ def _ship_wheels(spark: SparkSession) -> None:
 
 @contextmanager
 def narrow_rows(spark: SparkSession, row_bytes: int) -> Iterator[None]:
-    """Jobs of the block send rows of at most ``row_bytes`` to Python, in batches by number alone.
+    """Frames that are kept and jobs that run in the block send rows to Python by number alone.
 
     Spark adds up the bytes of a batch after each row, to end it at 64 MB, which takes as long as
-    the rows themselves where these are a few numbers. Where a batch of
-    ``spark.sql.execution.arrow.maxRecordsPerBatch`` such rows could have more than 256 MB, nothing
-    changes.
+    the rows themselves where these are a few numbers. In the block a batch has as many rows of
+    ``row_bytes`` as make up those 64 MB, at most as many as elsewhere; with fewer than 1,000 nothing
+    changes. All that the block's jobs send must be as narrow, or few rows.
     """
-    rows = int(spark.conf.get("spark.sql.execution.arrow.maxRecordsPerBatch") or 0)
-    before = spark.conf.get(_BATCH_BYTES)
-    if rows <= 0 or rows * row_bytes > _NARROW_BATCH_BYTES:
+    rows = min(_BATCH_MB * 2**20 // row_bytes, _number(spark, _BATCH_ROWS))
+    if rows < _FEW_ROWS:
         yield
         return
-    spark.conf.set(_BATCH_BYTES, str(2**31 - 1))
+    wanted = {_BATCH_ROWS: rows, _BATCH_BYTES: 2**31 - 1}
+    before = {name: spark.conf.get(name) for name in wanted}
+    for name, number in wanted.items():
+        spark.conf.set(name, str(number))
     try:
         yield
     finally:
-        spark.conf.set(_BATCH_BYTES, str(before))
+        for name, value in before.items():
+            spark.conf.set(name, str(value))
+
+
+def _number(spark: SparkSession, name: str) -> int:
+    """A setting that is a number; one that means no limit is very large."""
+    value = int(spark.conf.get(name) or 0)
+    return value if value > 0 else 2**31 - 1
 
 
 def is_local(spark: SparkSession) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pytest
 
-from qarm.session import class_archive, class_archive_options, local_settings
+from qarm.session import class_archive, class_archive_options, local_settings, narrow_rows
 
 SHUFFLE, SNAPSHOT = "spark.sql.shuffle.partitions", "spark.databricks.delta.snapshotPartitions"
 DAEMON = {"spark.python.daemon.module": "qarm.worker_daemon"}
@@ -78,3 +78,37 @@ def test_workers_have_their_packages_and_do_not_read_archives_again(spark) -> No
     found = rows.collect()
     assert len({row["parent"] for row in found}) == 1
     assert all(row["lazily"] and row["frozen"] > 50_000 for row in found)
+
+
+def _largest_batch(spark, rows: int) -> int:
+    """Rows of the largest Arrow batch that Python gets of ``rows`` rows of 1,000 bytes."""
+
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        largest = max(batch.num_rows for batch in batches)
+        yield pa.record_batch([pa.array([largest])], names=["rows"])
+
+    wide = spark.range(0, rows, 1, 1).selectExpr("repeat('x', 1000) AS x")
+    return int(wide.mapInArrow(look, "rows long").first()["rows"])
+
+
+@pytest.mark.spark
+def test_narrow_rows_go_to_python_by_number_and_settings_come_back(spark) -> None:
+    limits = [
+        f"spark.sql.execution.arrow.{name}" for name in ("maxRecordsPerBatch", "maxBytesPerBatch")
+    ]
+    before = [spark.conf.get(name) for name in limits]
+    spark.conf.set(limits[1], "100000")  # bytes: about a hundred of these rows
+    try:
+        assert _largest_batch(spark, 5000) < 200
+        with narrow_rows(spark, 1000):
+            assert _largest_batch(spark, 5000) == 5000
+        with narrow_rows(spark, 2**25 // 1000):  # 2,000 rows of 32 kB would be 64 MB
+            assert _largest_batch(spark, 5000) == 2000
+        with narrow_rows(spark, 2**20):  # too wide: as without
+            assert _largest_batch(spark, 5000) < 200
+        assert spark.conf.get(limits[1]) == "100000"
+    finally:
+        spark.conf.set(limits[1], before[1])
+    with pytest.raises(ZeroDivisionError), narrow_rows(spark, 1000):
+        _ = 1 / 0
+    assert [spark.conf.get(name) for name in limits] == before

@@ -69,13 +69,15 @@ def mine_itemcf(
     from pyspark.sql import functions as F
 
     events = of_latest_days(events, config.history_days)
-    lists = keep(pack_lists(events, LatestEvents(config.max_events_per_user)))
+    # No part of a list on its way has more than the cap of a user either.
+    narrow = narrow_rows(events.sparkSession, row_bytes(config.max_events_per_user))
     half_life = config.half_life_days * _DAY_MICROS or math.inf
     last = _last_ts(events) if config.half_life_days else 0
     width = 2 * (config.window_events or config.max_events_per_user) + 1
     once = config.counts == "users"
-    items = keep(tally_items(lists, half_life, last, width=width, once_a_user=once))
-    with narrow_rows(events.sparkSession, row_bytes(config.max_events_per_user)):
+    with narrow:
+        lists = keep(pack_lists(events, LatestEvents(config.max_events_per_user)))
+        items = keep(tally_items(lists, half_life, last, width=width, once_a_user=once))
         skew, n = _skew(lists, items)
     # A window that nobody's list exceeds is none: all events of a user meet.
     reach = min(config.window_events or config.max_events_per_user, int(n["longest"]))
@@ -276,8 +278,7 @@ def _prepare_sums(
     if not alike:
         return partial(score_itemcf, lists, rules)
     repeats = has_repeats(lists.indptr, lists.code, len(lists.degree))
-    lengths = np.diff(lists.indptr).astype(np.float64)
-    if repeats and (rules.once_a_user or lengths @ lengths >= 2**31):
+    if repeats and rules.once_a_user:
         return partial(score_itemcf, lists, rules)
     return partial(score_counts, count_lists(lists, alike, repeats), rules)
 

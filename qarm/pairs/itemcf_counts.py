@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Counted(NamedTuple):
-    """A block's lists and triggers, items by their place: 0 for the one that most lists have.
+    """A block's lists and triggers, items by their place: 0 for the one with the most entries.
 
     What is only an index is unsigned, which spares kernels the look at negative ones.
     """

@@ -429,10 +429,12 @@ def _likely(mine, touched, lists, rules, acc, support, found, rough):  # type: i
         found[enough] = p
         rough[enough] = np.float32(acc[p, 0]) * lists.likeness[p]
         counts = p != mine and support[p] >= least
-        # A float's exponent and three bits more; what is very small shares the lowest bucket.
-        buckets[max((bits[enough] >> 20) - _LOWEST_BUCKET, 0)] += counts
+        # A float's exponent and three bits more; the very small and the very large share the ends.
+        bucket = (bits[enough] >> 20) - _LOWEST_BUCKET
+        buckets[min(max(bucket, 0), _BUCKETS - 1)] += counts
         enough += counts
-    if rules.kind != 1 or enough <= 4 * rules.top_k:
+    # A trigger without weight has the score 0 with all.
+    if rules.kind != 1 or enough <= 4 * rules.top_k or lists.inverse_root[mine] == 0.0:
         return enough, enough
     bucket, above = _BUCKETS, 0
     while bucket > 0 and above < rules.top_k:
@@ -476,7 +478,7 @@ def _score_counts(mine, found, lists, rules, acc, partner, score):  # type: igno
 def score_counts(lists, rules, first, capacity, tally):  # type: ignore[no-untyped-def]
     """``score_itemcf`` where every co-occurrence counts the same.
 
-    An item has how often it was met and when last, and the items that most lists have come first,
+    An item has how often it was met and when last, and the items with the most entries come first,
     so that most of what a trigger meets lies in the nearest cache.
 
     Args:
@@ -513,7 +515,7 @@ def score_counts(lists, rules, first, capacity, tally):  # type: ignore[no-untyp
         _score_counts(mine, found[:likely], lists, rules, acc, partner, score)
         kept = min(enough, rules.top_k)
         if enough > kept:
-            _select(score[:likely], partner[:likely], kept)
+            _keep_top(score[:likely], partner[:likely], kept)
         for y in range(kept):
             p = lists.place_of[partner[y]]
             out_trigger[filled] = lists.trigger[t]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from qarm.pairs.blocks import Block, Call, Routing, count_blocks, score_in_blocks
-from qarm.pairs.lists import RECORD, DistinctItems, pack_lists, read_binary, row_bytes
+from qarm.pairs.lists import RECORD, DistinctItems, pack_lists, read_binary
 from qarm.pairs.mass import (
     ALL_PAIRS,
     MOST_EVENTS,
@@ -21,7 +21,6 @@ from qarm.pairs.mass import (
 from qarm.pairs.mined import PAIR_COLUMNS, Keep, Mined, recompute
 from qarm.pairs.tally import tally_items
 from qarm.pairs.topk import top_k
-from qarm.session import narrow_rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,9 +85,8 @@ def list_users(events: DataFrame, config: Swing, seed: int, keep: Keep) -> UserL
     plain = events.select("user_idx", "item_idx", "ts", F.lit(0).alias("seq"), "weight")
     lists = keep(pack_lists(plain, packer).withColumn("user_hash", hashed))
     items = keep(tally_items(lists, math.inf, 0))
-    with narrow_rows(events.sparkSession, row_bytes(config.max_items_per_user)):
-        hot = _thresholds(lists, items, config.max_users_per_item)
-        skew, entries = _skew(lists, items, config, hot)
+    hot = _thresholds(lists, items, config.max_users_per_item)
+    skew, entries = _skew(lists, items, config, hot)
     blocks = count_blocks(lists, entries, config.max_items_per_user)
     return UserLists(lists, *hot, blocks, skew)
 
