@@ -127,8 +127,8 @@ def narrow_rows(spark: SparkSession, row_bytes: int) -> Iterator[None]:
 
     Spark adds up the bytes of a batch after each row, to end it at 64 MB, which takes as long as
     the rows themselves where these are a few numbers. In the block a batch has as many rows of
-    ``row_bytes`` as make up those 64 MB, at most as many as elsewhere; with fewer than 1,000 nothing
-    changes. All that the block's jobs send must be as narrow, or few rows.
+    ``row_bytes`` as make up those 64 MB, at most as many as elsewhere; with fewer than 1,000
+    nothing changes. All that the block's jobs send must be as narrow, or few rows.
     """
     rows = min(_BATCH_MB * 2**20 // row_bytes, _number(spark, _BATCH_ROWS))
     if rows < _FEW_ROWS:

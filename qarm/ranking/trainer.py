@@ -36,6 +36,8 @@ from qarm.training.state import separate
 logger = logging.getLogger(__name__)
 
 _HISTORY = ("history_item_idx", "history_ts")
+_CYCLE_MS = 5
+"""See ``collectives.init``: gradients are summed once a step, which takes 50 ms and more."""
 
 
 def train(spec: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +99,7 @@ class _Work:
         self.spec = spec
         self.config = Ranker.model_validate(spec["ranker"])
         self.labels: list[str] = spec["labels"]
+        collectives.init(cycle_ms=_CYCLE_MS)
         self.rank, self.world = collectives.rank(), collectives.size()
         self.temporary: str | None = None
         table = self._item_table()

@@ -29,9 +29,6 @@ _NOT_BUILT = (
 )
 # What horovodrun prints of the process that ended first.
 _ENDED = re.compile(r"Process name: (\d+)\s+Exit code: (\d+)")
-# How often ranks on CPUs ask each other for work. Horovod's 1 ms takes a tenth of the cores where
-# the model is computed; a step has few collectives and takes a hundred times as long.
-_CPU_CYCLE_MS = "5"
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 2e-5, 1e-3
 _horovod: Any = None
 _started = False
@@ -42,10 +39,15 @@ class RankLostError(TrainingError):
     """A collective failed, for another rank stopped or stalled; its error is the cause."""
 
 
-def init() -> None:
+def init(cycle_ms: int | None = None) -> None:
     """Join the world that the launcher made; without a launcher, a world of one.
 
     Called on the first use of any function here; calling it again does nothing.
+
+    Args:
+        cycle_ms: how often ranks without a GPU ask each other for work, where HOROVOD_CYCLE_TIME
+            does not say. Horovod's 1 ms takes a tenth of the cores on which a model is computed;
+            where a step is long and has one collective, rarer is better.
 
     Raises:
         TrainingError: several ranks were launched and Horovod is not installed.
@@ -58,8 +60,8 @@ def init() -> None:
             import horovod.torch as horovod
         except ImportError as error:
             raise TrainingError(_NOT_BUILT.format(error=error)) from error
-        if not _has_gpu():
-            os.environ.setdefault("HOROVOD_CYCLE_TIME", _CPU_CYCLE_MS)
+        if cycle_ms is not None and not _has_gpu():
+            os.environ.setdefault("HOROVOD_CYCLE_TIME", str(cycle_ms))
         horovod.init()
         _horovod = horovod
     _started = True

@@ -195,8 +195,10 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
 
 def check_collectives(spec: dict[str, Any]) -> dict[str, Any]:
     """Every collective at once; what came out on rank 0."""
+    collectives.init(cycle_ms=3)
     rank, size = collectives.rank(), collectives.size()
     out: dict[str, Any] = {"size": size, "local_rank": collectives.local_rank()}
+    out["cycle_ms"] = os.environ.get("HOROVOD_CYCLE_TIME")
     out["sum"] = collectives.allreduce_sum(torch.tensor([rank + 1.0])).tolist()
     out["mean"] = collectives.allreduce_mean(torch.tensor([rank + 1.0])).tolist()
     out["gathered"] = collectives.gather(torch.full((rank,), rank)).tolist()

@@ -50,6 +50,7 @@ def test_collectives(both):
     assert seen == {
         "size": 2,
         "local_rank": 0,
+        "cycle_ms": "3",
         "sum": [3.0],
         "mean": [1.5],
         "gathered": [1],
