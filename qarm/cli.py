@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -232,6 +233,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+#: How Spark says that the JVM's memory is too small, among long traces.
+_OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|TaskResultLost|Java heap space")
+
+
 def guarded(action: Callable[[], None]) -> int:
     """Run ``action``; print errors that a user can act on without a traceback; the exit code."""
     try:
@@ -242,6 +247,16 @@ def guarded(action: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print("qarm: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        print(
+            "qarm: Spark had too little memory. On one machine give it more in the configuration "
+            '(section [spark]: "spark.driver.memory" = "8g"), under spark-submit by '
+            f"--driver-memory and --executor-memory. It said: {str(error).splitlines()[0]}",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 
