@@ -234,7 +234,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 #: How Spark says that the JVM's memory is too small, among long traces.
-_OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|TaskResultLost|Java heap space")
+_OUT_OF_MEMORY = re.compile(r".*(?:OutOfMemoryError|TaskResultLost|Java heap space).*")
 
 
 def guarded(action: Callable[[], None]) -> int:
@@ -248,12 +248,13 @@ def guarded(action: Callable[[], None]) -> int:
         print("qarm: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     except Exception as error:
-        if not _OUT_OF_MEMORY.search(str(error)):
+        said = _OUT_OF_MEMORY.search(str(error))  # py4j's first line names no cause
+        if said is None:
             raise
         print(
-            "qarm: Spark had too little memory. On one machine give it more in the configuration "
-            '(section [spark]: "spark.driver.memory" = "8g"), under spark-submit by '
-            f"--driver-memory and --executor-memory. It said: {str(error).splitlines()[0]}",
+            "qarm: Spark had too little memory, or lost an executor. On one machine give it more in "
+            'the configuration (section [spark]: "spark.driver.memory" = "8g"), under spark-submit '
+            f"by --driver-memory and --executor-memory. It said: {said[0].strip()[:400]}",
             file=sys.stderr,
         )
         return 1

@@ -69,7 +69,9 @@ def test_lineage_of_an_empty_lake_is_exit_code_7(tmp_path, capsys) -> None:
 
 def test_too_little_memory_is_said_in_a_sentence_and_other_faults_keep_their_trace(capsys) -> None:
     def lost() -> None:
-        raise RuntimeError("Task 0 failed: TaskResultLost (result lost from block manager)\n at x")
+        raise RuntimeError(
+            "An error\nCaused by: TaskResultLost (result lost from block manager)\n at x"
+        )
 
     assert cli.guarded(lost) == 1
     err = capsys.readouterr().err

@@ -34,7 +34,7 @@ _CODED = (
 )
 _FILE_COLUMNS = ("item_id", "item_idx", "content_hash", "vector", "encoder_version")
 _ROW_BYTES = 512
-"""Most that a row of item_embeddings has beside its vector: ids and hashes."""
+"""What a row of item_embeddings has beside its vector, ids and hashes, and room to spare."""
 _RECALL_ROWS = 2000
 """Items that the recall of the approximate index is measured on."""
 
