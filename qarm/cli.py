@@ -234,7 +234,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 #: How Spark says that the JVM's memory is too small, among long traces.
-_OUT_OF_MEMORY = re.compile(r".*(?:OutOfMemoryError|TaskResultLost|Java heap space).*")
+_OUT_OF_MEMORY = re.compile(r"(?:OutOfMemoryError|TaskResultLost|Java heap space).*")
 
 
 def guarded(action: Callable[[], None]) -> int:
@@ -252,9 +252,9 @@ def guarded(action: Callable[[], None]) -> int:
         if said is None:
             raise
         print(
-            "qarm: Spark had too little memory, or lost an executor. On one machine give it more in "
-            'the configuration (section [spark]: "spark.driver.memory" = "8g"), under spark-submit '
-            f"by --driver-memory and --executor-memory. It said: {said[0].strip()[:400]}",
+            "qarm: Spark had too little memory, or lost an executor. On one machine give it more "
+            'in the configuration (section [spark]: "spark.driver.memory" = "8g"), under spark-submit '
+            f"by --driver-memory and --executor-memory. It said: {said[0][:200]}",
             file=sys.stderr,
         )
         return 1
