@@ -253,8 +253,8 @@ def guarded(action: Callable[[], None]) -> int:
             raise
         print(
             "qarm: Spark had too little memory, or lost an executor. On one machine give it more "
-            'in the configuration (section [spark]: "spark.driver.memory" = "8g"), under spark-submit '
-            f"by --driver-memory and --executor-memory. It said: {said[0][:200]}",
+            'in the configuration (section [spark]: "spark.driver.memory" = "8g"), under '
+            f"spark-submit by --driver-memory and --executor-memory. It said: {said[0][:200]}",
             file=sys.stderr,
         )
         return 1
