@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from qarm.session import class_archive, class_archive_options, local_settings, narrow_rows
+from qarm.worker_daemon import _acknowledge_at_once
 
 SHUFFLE, SNAPSHOT = "spark.sql.shuffle.partitions", "spark.databricks.delta.snapshotPartitions"
 MEMORY = "spark.driver.memory"
@@ -81,6 +83,37 @@ def test_workers_have_their_packages_and_do_not_read_archives_again(spark) -> No
     found = rows.collect()
     assert len({row["parent"] for row in found}) == 1
     assert all(row["lazily"] and row["frozen"] > 50_000 for row in found)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="an option of Linux")
+def test_what_a_task_gets_is_acknowledged_at_once() -> None:
+    def serve(sock: socket.socket, authenticated: bool) -> int:
+        assert authenticated
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 1
+        return 7
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()),
+        server.accept()[0] as worker,
+    ):
+        worker.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        assert _acknowledge_at_once(serve, worker, True) == 7
+    one, other = socket.socketpair()  # Spark may use such sockets, which have no such option
+    with one, other:
+        assert _acknowledge_at_once(lambda sock, authenticated: 8, one, False) == 8
+
+
+@pytest.mark.spark
+def test_workers_of_a_session_acknowledge_at_once(spark) -> None:
+    def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from pyspark import daemon
+
+        names = [getattr(getattr(daemon.worker, "func", None), "__name__", "") for _ in batches]
+        yield pa.record_batch([pa.array(names[:1])], names=["name"])
+
+    rows = spark.range(0, 1, 1, 1).mapInArrow(look, "name string").collect()
+    assert [row["name"] for row in rows] == ["_acknowledge_at_once"]
 
 
 def _largest_batch(spark, rows: int) -> int:
