@@ -16,9 +16,9 @@ from qarm.session import class_archive_options
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# JVMs of tests live for minutes and plan hundreds of small queries once: with the quick compiler
-# alone, one thread of garbage collection and mapped classes they need half the processor time.
-# (It has room for 48 MB of code by default, and larger frames: ALS needs more stack.)
+# JVMs that tests start live for a minute or two and plan small queries once: with the quick
+# compiler alone, one thread of garbage collection and mapped classes they need half the processor
+# time. (It has room for 48 MB of code by default, and larger frames: ALS needs more stack.)
 os.environ.setdefault(
     "JDK_JAVA_OPTIONS",
     "-XX:+UseSerialGC -Xss4m -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m "
@@ -49,7 +49,9 @@ def spark() -> Iterator[SparkSession]:
         settings={
             "spark.ui.enabled": "false",
             "spark.driver.memory": "2g",
-            "spark.driver.extraJavaOptions": "-Xmn700m",  # what a query leaves dies young
+            # What a query leaves dies young. After four minutes of planning the second compiler
+            # has earned its time, and this session lives for fifteen.
+            "spark.driver.extraJavaOptions": "-Xmn700m -XX:TieredStopAtLevel=4",
             "spark.sql.shuffle.partitions": "2",
             "spark.default.parallelism": "2",
             "spark.databricks.delta.snapshotPartitions": "1",

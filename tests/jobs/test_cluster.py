@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qarm.cli import main
 from qarm.lake import manifest
 from qarm.lake.tables import Lake
 from tests.jobs.cluster import ROOT, Cluster, standalone, submit
@@ -41,19 +42,19 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lakes(config: Path, cluster: Cluster) -> tuple[Path, Path]:
-    """The same run in local mode, up to what is compared, and on the cluster.
+def lakes(spark, config: Path, cluster: Cluster) -> tuple[Path, Path]:
+    """The same run in local mode, as far as it is compared, and by spark-submit on the cluster.
 
     The cluster's run takes local mode's ID vectors, so that what follows has pinned inputs.
     """
     local, remote = config.parent / "local", config.parent / "remote"
-    job = ROOT / "jobs" / "run.py"
-    arguments = ("--config", str(config), "--lake", str(local), "--to", "build-samples")
-    submit(cluster, job, *arguments, master="local[2]")
+    arguments = ["--config", str(config), "--lake", str(local)]
+    assert main(["run", *arguments, "--to", "assign-codes"]) == 0
+    assert main(["build-samples", *arguments]) == 0
     vectors = manifest.pinned(str(local), "id_vectors")
     assert vectors is not None
     submit(
-        cluster, job, "--config", str(config), "--lake", str(remote),
+        cluster, ROOT / "jobs" / "run.py", "--config", str(config), "--lake", str(remote),
         "--set", f"external.tables.id_vectors={json.dumps(vectors.path)}",
     )  # fmt: skip
     return local, remote
