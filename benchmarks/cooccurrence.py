@@ -1,6 +1,7 @@
 """ItemCF over users' whole histories, cosine, top 50: ours against implicit and a self-join.
 
     .venv/bin/python benchmarks/cooccurrence.py [--runs 5] [--folder DIR] [--skip-join]
+        [--activity zipf lognormal]
 
 Ours is timed from Parquet on disk to Delta committed, in a warm session on local[2]; implicit, with
 two threads, from the same Parquet to Parquet: read, build the matrix, fit, write. The naive
@@ -41,7 +42,7 @@ CONFIG = ItemCF(
 #: users, items, rows, activity of users
 LARGE = ((300_000, 200_000, 5_700_000, "zipf"), (300_000, 200_000, 5_700_000, "lognormal"))
 #: Runs until the JVM has compiled what it runs most.
-_WARM_UP = 3
+_WARM_UP = 6
 SMALL = (100_000, 20_000, 1_800_000, "zipf")
 
 
@@ -122,10 +123,10 @@ def delta_rows(spark: SparkSession, path: Path) -> pa.Table:
     )
 
 
-def against_implicit(folder: Path, runs: int) -> None:
-    """Both large logs, interleaved."""
+def against_implicit(folder: Path, runs: int, wanted: list[str]) -> None:
+    """The large logs of the activities ``wanted``, interleaved."""
     spark = session()
-    for users, items, rows, activity in LARGE:
+    for users, items, rows, activity in (log for log in LARGE if log[3] in wanted):
         log = stored_log(folder, users, items, rows, activity)
         mine, theirs = folder / "ours", folder / "implicit.parquet"
         name = f"{users} users x {items} items, {rows} rows, {activity} users, top {TOP_K}"
@@ -168,6 +169,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "qarm-bench")
     parser.add_argument("--skip-join", action="store_true", help="leave out the slow self-join")
+    activities = [activity for *_, activity in LARGE]
+    parser.add_argument("--activity", nargs="+", choices=activities, default=activities)
     parser.add_argument("--side", choices=("ours", "self_join"), help=argparse.SUPPRESS)
     parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -176,7 +179,7 @@ def main() -> None:
         side = ours if arguments.side == "ours" else self_join
         side(session(), arguments.log, arguments.folder / f"small-{arguments.side}")
         return
-    against_implicit(arguments.folder, arguments.runs)
+    against_implicit(arguments.folder, arguments.runs, arguments.activity)
     if not arguments.skip_join:
         against_self_join(arguments.folder)
 

@@ -71,11 +71,11 @@ def deal_pieces(pieces: Sequence[Piece], slots: int) -> list[list[Piece]]:
     total = sum(piece.size for piece in pieces)
     count = min(len(pieces), max(slots, -(-total // _TASK_BYTES)))
     tasks: list[list[Piece]] = [[] for _ in range(count)]
-    load = [(0, number) for number in range(count)]
+    load = [(0, 0, number) for number in range(count)]
     for piece in sorted(pieces, key=lambda p: (-p.size, p)):
-        held, number = heapq.heappop(load)
+        held, pieces_held, number = heapq.heappop(load)
         tasks[number].append(piece)
-        heapq.heappush(load, (held + piece.size, number))
+        heapq.heappush(load, (held + piece.size, pieces_held + 1, number))
     return tasks
 
 

@@ -270,15 +270,13 @@ class Lake:
         return reader.load(ref.path)
 
     def live_files(self, ref: TableRef) -> list[str]:
-        """URIs of the Parquet files of the pinned version, sorted.
+        """URIs of the Parquet files of the pinned version, sorted; plain paths where it is local.
 
         Raises:
             InputError: that version has deletion vectors or column mapping, so that its files
                 alone do not give the table; says how to fix it.
         """
-        version = self.read(ref)
-        _refuse_hidden_changes(version, ref)
-        return sorted(version.inputFiles())
+        return [uri for uri, _ in self.live_file_sizes(ref)]
 
     def live_file_sizes(self, ref: TableRef) -> list[tuple[str, int]]:
         """(URI, bytes) of the files of ``live_files``, sorted.
@@ -287,11 +285,13 @@ class Lake:
             InputError: as there.
         """
         from pyspark.sql import DataFrame
+        from pyspark.sql import functions as F
 
-        version = self.read(ref)
-        _refuse_hidden_changes(version, ref)
-        files = DataFrame(_snapshot(version).allFiles().toDF(), self.spark)
-        found = files.select("path", "size").collect()  # one row a file
+        snapshot = _snapshot(self.read(ref))
+        files = DataFrame(snapshot.allFiles().toDF(), self.spark)
+        hidden = F.col("deletionVector").isNotNull().alias("hidden")
+        found = files.select("path", "size", hidden).collect()  # one row a file
+        _refuse_hidden_changes(snapshot, ref, sum(row["hidden"] for row in found))
         sizes = {unquote(row["path"]): int(row["size"]) for row in found}
         return sorted(
             (path if "://" in path or path.startswith(("/", "file:")) else f"{ref.path}/{path}", n)
@@ -309,13 +309,12 @@ def _snapshot(df: DataFrame) -> Any:
     return leaf.relation().location().getSnapshot()
 
 
-def _refuse_hidden_changes(version: DataFrame, ref: TableRef) -> None:
+def _refuse_hidden_changes(snapshot: Any, ref: TableRef, vectors: int) -> None:
     """Raise InputError where rows or names of a version differ from those in its files.
 
-    Looks at the snapshot itself: a property may have been changed since, and deletion vectors that
-    were written before it was set to false still hold.
+    Looks at the snapshot itself: a property may have been changed since, and deletion vectors
+    (``vectors`` files have one) that were written before it was set to false still hold.
     """
-    snapshot = _snapshot(version)
     where = f"{ref.path} at version {ref.version}"
     properties = snapshot.metadata().configuration()  # Scala's map
 
@@ -330,7 +329,6 @@ def _refuse_hidden_changes(version: DataFrame, ref: TableRef) -> None:
             f"delta.`{ref.path}` SET TBLPROPERTIES ('delta.columnMapping.mode' = 'none'), or copy "
             "it to a new table"
         )
-    vectors = snapshot.allFiles().where("deletionVector IS NOT NULL").count()
     if vectors or value("delta.enableDeletionVectors", "false") != "false":
         raise InputError(
             f"{where}: deletion vectors are on or left behind ({vectors} files have one), so that "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qarm.errors import InputError
@@ -18,6 +18,7 @@ from qarm.lake.tables import Lake, TableRef
     sizes=st.lists(st.integers(0, 900 << 20), max_size=12),
     slots=st.integers(1, 9),
 )
+@example(sizes=[0, 0], slots=2)
 def test_pieces_are_dealt_once_and_evenly(sizes: list[int], slots: int) -> None:
     pieces = pieces_of([(f"f{n}", size) for n, size in enumerate(sizes)])
     tasks = deal_pieces(pieces, slots)
