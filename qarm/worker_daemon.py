@@ -32,7 +32,7 @@ def _look_at_nothing(importer: zipimport.zipimporter) -> None:
 def _acknowledge_at_once(
     serve: Callable[[socket.socket, bool], int], sock: socket.socket, authenticated: bool
 ) -> int:
-    """``serve`` one task of ``sock``; the kernel forgets the option as soon as it answers."""
+    """``serve`` one task of ``sock``. Set for each: an answer on the socket undoes the option."""
     if _QUICKACK is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
     return serve(sock, authenticated)
