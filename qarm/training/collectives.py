@@ -298,15 +298,23 @@ def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[fl
     if size() == 1:  # nothing travels, so nothing is copied together
         alone, dense = [parameter for group in dense for parameter in group], []
     buffers = [torch.cat([_gradient(p).reshape(-1) for p in group]) for group in dense]
+    rows = [_touched_rows(parameter) for parameter in sparse]
     if size() > 1:
+        # All are on their way before one is waited for: a round of the ranks' talk is milliseconds.
         with _collective("gradient reduction"):
-            wires = [totals, *(_on_wire(buffer) for buffer in buffers)]
-            handles = [
+            sums = [
                 _horovod.allreduce_async_(wire, op=_horovod.Sum, name=f"qarm.gradients.{i}")
-                for i, wire in enumerate(wires)
+                for i, wire in enumerate([totals, *(_on_wire(buffer) for buffer in buffers)])
             ]
-            totals, *reduced = (_finish(handle) for handle in handles)
+            gathers = [
+                _horovod.allgather_async(_on_wire(part), name=f"qarm.rows.{i}.{k}")
+                for i, pair in enumerate(rows)
+                for k, part in enumerate(pair)
+            ]
+            totals, *reduced = (_finish(handle) for handle in sums)
+            gathered = [_finish(handle) for handle in gathers]
         buffers = [r.to(b.device) for r, b in zip(reduced, buffers, strict=True)]
+        rows = list(zip(gathered[::2], gathered[1::2], strict=True))
     total_loss, total_weight = totals.tolist()
     scale = 1.0 / total_weight if total_weight else 0.0
     for group, buffer in zip(dense, buffers, strict=True):
@@ -316,8 +324,8 @@ def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[fl
             parameter.grad = piece.view_as(parameter)
     for parameter in alone:
         parameter.grad = _gradient(parameter).mul_(scale)
-    for parameter in sparse:
-        parameter.grad = _sum_sparse(parameter, scale)
+    for parameter, (numbers, values) in zip(sparse, rows, strict=True):
+        parameter.grad = _sum_rows(parameter, numbers, values.mul_(scale))
     return total_loss * scale, total_weight
 
 
@@ -352,20 +360,28 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
     return parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
 
 
-def _sum_sparse(parameter: nn.Parameter, scale: float) -> Tensor:
-    """Gradient rows of all ranks, summed by row and scaled: a coalesced sparse tensor."""
+def _touched_rows(parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
+    """Rows of this rank's gradient that are not zero, each once: their numbers, and the rows."""
     import torch
 
     gradient = parameter.grad
     if gradient is None:
         rows = torch.zeros(0, dtype=torch.int64, device=parameter.device)
-        values = parameter.new_zeros((0, *parameter.shape[1:]))
-    else:
-        gradient = (gradient if gradient.is_sparse else gradient.to_sparse(1)).coalesce()
-        rows, values = gradient.indices()[0], gradient.values()
-    rows, values = gather(rows), gather(values)
+        return rows, parameter.new_zeros((0, *parameter.shape[1:])).detach()
+    gradient = (gradient if gradient.is_sparse else gradient.to_sparse(1)).coalesce()
+    return gradient.indices()[0], gradient.values()
+
+
+def _sum_rows(parameter: nn.Parameter, rows: Tensor, values: Tensor) -> Tensor:
+    """Gradient whose rows are the sums of the values of equal number: a coalesced sparse tensor."""
+    import torch
+
     return torch.sparse_coo_tensor(
-        rows[None], values * scale, parameter.shape, check_invariants=False
+        rows.to(parameter.device)[None],
+        values.to(parameter),
+        parameter.shape,
+        check_invariants=False,
+        is_coalesced=size() == 1,
     ).coalesce()
 
 

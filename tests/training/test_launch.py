@@ -343,4 +343,5 @@ def test_children_share_the_cores_and_find_the_package(monkeypatch):
     assert str(Path(__file__).parents[2]) in environment["PYTHONPATH"].split(os.pathsep)
     assert environment["HOROVOD_STALL_CHECK_TIME_SECONDS"] == "7"
     assert int(environment["MALLOC_MMAP_THRESHOLD_"]) > 2**30
+    assert "hugetlb" in environment["GLIBC_TUNABLES"]
     assert "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS" in environment
