@@ -11,8 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.compiled import FINITE, REORDERED, kernel, over_rows
+from qarm.codes.fixed_point import Rows
 from qarm.codes.microkernel import WIDTH, filter_level, pack
-from qarm.codes.nearest import _MOST, ROWS, Centroids, Floats, Ints, _margin, as_matrix, prepare
+from qarm.codes.nearest import (
+    _MOST,
+    NO_SCALES,
+    ROWS,
+    TOO_MANY,
+    Centroids,
+    Floats,
+    Ints,
+    _margin,
+    as_matrix,
+    prepare,
+)
 from qarm.errors import InputError
 
 SPARE = 8
@@ -28,8 +40,9 @@ def nearest_k(
 ) -> Ints:
     """Ids of the K nearest anchors of each row, nearest first, ties to the lower id.
 
-    Exact: candidates come from float32 products, their order from float64 distances; a row whose
-    rank K is nearer to the candidates' edge than float32 can tell is decided by brute force.
+    Exact: candidates come from products in fixed point, their order from float64 distances; a row
+    whose rank K is nearer to the candidates' edge than these can tell is done again with float32,
+    and one for which that is not enough by brute force.
 
     Args:
         x: (n, d) vectors.
@@ -73,23 +86,67 @@ def order(x: Floats, anchors: Centroids, found: Ints, k: int) -> Ints:
     """The K nearest of the candidates ``found`` (n, width >= k), by float64 distance, then id."""
     ids = np.empty((len(x), k), np.int32)
     scores = np.full(found.shape, _MOST, np.float32)  # no anchor but these is looked at
-    _rank(x, len(x), anchors.vectors, scores, found, ids, 0.0, 0.0)
+    _rank(x, anchors.vectors, scores, found, ids, np.zeros(len(x), np.float32))
     return ids
 
 
 def _nearest_k(x: Floats, anchors: Centroids, ids: Ints) -> None:
-    width = min(ids.shape[1] + SPARE, len(anchors.vectors))
-    size = min(ROWS, -(-len(x) // WIDTH) * WIDTH)
-    panels = np.empty((size // WIDTH, x.shape[1], WIDTH), np.float32)
-    scores = np.empty((size, width), np.float32)
-    found = np.empty((size, width), np.int32)
-    slope, offset = _margin(anchors)
+    finder = _Finder(anchors, ids.shape[1], min(ROWS, -(-len(x) // WIDTH) * WIDTH))
     for start in range(0, len(x), ROWS):
-        r = min(ROWS, len(x) - start)
-        rows = x[start : start + r]
-        pack(rows, r, panels)
-        filter_level(panels, r, anchors.padded, anchors.padded_norms, anchors.tile, scores, found)
-        _rank(rows, r, anchors.vectors, scores, found, ids[start : start + r], slope, offset)
+        rows = x[start : start + ROWS]
+        finder.find(rows, ids[start : start + len(rows)])
+
+
+class _Finder:
+    """The K nearest anchors of at most ``size`` rows at a time."""
+
+    def __init__(self, anchors: Centroids, k: int, size: int) -> None:
+        self.anchors = anchors
+        width = min(k + SPARE, len(anchors.vectors))
+        self.scores = np.empty((size, width), np.float32)
+        self.found = np.empty((size, width), np.int32)
+        self.panels = np.empty((size // WIDTH, anchors.dimensions, WIDTH), np.float32)
+        self.fixed = anchors.fixed
+        self.rows = None if anchors.fixed is None else Rows.room(size, anchors.dimensions)
+
+    def find(self, x: Floats, ids: Ints) -> None:
+        """Write the ids of each row; in fixed point first, as ``nearest`` does."""
+        r, anchors = len(x), self.anchors
+        if self.fixed is None or self.rows is None:
+            self._by_floats(x, ids)
+            return
+        self.rows.pack(x, r, self.fixed)
+        filter_level(
+            self.rows.panels, self.rows.scales, r, self.fixed.pairs, anchors.padded_norms,
+            self.fixed.tile, self.scores, self.found,
+        )  # fmt: skip
+        doubtful = self._rank(x, ids, self.rows.margins[:r])
+        if len(doubtful) > TOO_MANY * r:
+            self.fixed = None
+        if len(doubtful):
+            again = np.empty((len(doubtful), ids.shape[1]), np.int32)
+            self._by_floats(x[doubtful], again)
+            ids[doubtful] = again
+
+    def _by_floats(self, x: Floats, ids: Ints) -> None:
+        r, anchors = len(x), self.anchors
+        pack(x, r, self.panels)
+        filter_level(
+            self.panels, NO_SCALES, r, anchors.padded, anchors.padded_norms, anchors.tile,
+            self.scores, self.found,
+        )  # fmt: skip
+        slope, offset = _margin(anchors)
+        lengths = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
+        margins = ((slope * lengths + offset) * (1 + 1e-6)).astype(np.float32)
+        every = np.arange(len(anchors.vectors), dtype=np.int32)[None]
+        for row in self._rank(x, ids, margins):  # brute force: all anchors are candidates
+            ids[row] = order(x[row : row + 1], anchors, every, ids.shape[1])[0]
+
+    def _rank(self, x: Floats, ids: Ints, margins: Floats) -> NDArray[np.int64]:
+        """Order the candidates; the rows of which one that is none could be nearer."""
+        r, all_found = len(x), self.found.shape[1] == len(self.anchors.vectors)
+        clear = _rank(x, self.anchors.vectors, self.scores[:r], self.found[:r], ids, margins)
+        return np.flatnonzero(~clear & ~all_found)
 
 
 @kernel(REORDERED)
@@ -102,37 +159,38 @@ def _distance(x, c):  # type: ignore[no-untyped-def]
 
 
 @kernel(FINITE)
-def _rank(x, r, anchors, scores, found, ids, slope, offset):  # type: ignore[no-untyped-def]
-    """Order candidates by (float64 distance, id); decide a row again if its edge is not clear."""
+def _rank(x, anchors, scores, found, ids, margins):  # type: ignore[no-untyped-def]
+    """Order candidates by (float64 distance, id); whether a row's edge is clear.
+
+    No anchor outside the candidates scores below scores[width - 1]; the K-th found has the true
+    score (distance - ||x||^2) / 2.
+    """
     width, k = scores.shape[1], ids.shape[1]
-    n = len(anchors)
     distances = np.empty(k, np.float64)
-    for i in range(r):
+    clear = np.empty(len(x), np.bool_)
+    for i in range(len(x)):
         square = np.float64(0)
         for m in range(x.shape[1]):
             square += np.float64(x[i, m]) * np.float64(x[i, m])
-        for attempt in range(2):
-            kept = 0
-            for c in range(width if attempt == 0 else n):
-                code = found[i, c] if attempt == 0 else c
-                distance = _distance(x[i], anchors[code])
-                if kept == k:
-                    last = distances[k - 1]
-                    if distance > last or (distance == last and code > ids[i, k - 1]):
-                        continue
-                place = kept if kept < k else k - 1
-                while place > 0 and (
-                    distances[place - 1] > distance
-                    or (distances[place - 1] == distance and ids[i, place - 1] > code)
-                ):
-                    distances[place] = distances[place - 1]
-                    ids[i, place] = ids[i, place - 1]
-                    place -= 1
-                distances[place] = distance
-                ids[i, place] = code
-                kept = min(kept + 1, k)
-            # No anchor outside the candidates scores below scores[width - 1]; the K-th found has
-            # the true score (distance - ||x||^2) / 2.
-            edge = np.float64(scores[i, width - 1]) - (distances[k - 1] - square) / 2
-            if width == n or edge > slope * np.sqrt(square) + offset:
-                break
+        kept = 0
+        for c in range(width):
+            code = found[i, c]
+            distance = _distance(x[i], anchors[code])
+            if kept == k:
+                last = distances[k - 1]
+                if distance > last or (distance == last and code > ids[i, k - 1]):
+                    continue
+            place = kept if kept < k else k - 1
+            while place > 0 and (
+                distances[place - 1] > distance
+                or (distances[place - 1] == distance and ids[i, place - 1] > code)
+            ):
+                distances[place] = distances[place - 1]
+                ids[i, place] = ids[i, place - 1]
+                place -= 1
+            distances[place] = distance
+            ids[i, place] = code
+            kept = min(kept + 1, k)
+        edge = np.float64(scores[i, width - 1]) - (distances[k - 1] - square) / 2
+        clear[i] = edge > np.float64(margins[i])
+    return clear

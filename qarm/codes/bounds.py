@@ -20,7 +20,7 @@ import numpy as np
 
 from qarm.codes.compiled import FINITE, REORDERED, kernel, over_rows
 from qarm.codes.microkernel import MR, WIDTH, fold_level, pack
-from qarm.codes.nearest import _MOST, Floats, Ints, nearest
+from qarm.codes.nearest import _MOST, NO_SCALES, Floats, Ints, nearest
 from qarm.errors import InputError
 
 BLOCK = 2048
@@ -138,8 +138,9 @@ class MovingCentroids:
                         rows, panels = chosen[:count], some
                         _pack_rows(x, rows, some)
                     fold_level(
-                        panels, len(rows), vectors, halves, len(halves), least, next_least, where
-                    )
+                        panels, NO_SCALES, len(rows), vectors, halves, len(halves), least,
+                        next_least, where,
+                    )  # fmt: skip
                     _merge(
                         rows, group, begin, least, next_least, where, self._group_of, square,
                         error, places, best, second, upper, bounds,

@@ -1,13 +1,15 @@
 """Nearest centroid, exact: the kernel under Lloyd's algorithm and under residual codes.
 
-Of ||x - c||^2 = ||x||^2 - 2 (x.c - ||c||^2 / 2) only x.c costs anything. It is computed in float32
-by a compiled kernel (``microkernel``) that at once folds each block of products, still in
-registers, into three numbers a row: the smallest score ||c||^2 / 2 - x.c, the second smallest, and
-the code of the smallest.
+Of ||x - c||^2 = ||x||^2 - 2 (x.c - ||c||^2 / 2) only x.c costs anything. It is computed by a
+compiled kernel (``microkernel``) that at once folds each block of products, still in registers,
+into three numbers a row: the smallest score ||c||^2 / 2 - x.c, the second smallest, and the code of
+the smallest.
 
-Where the two smallest scores are closer than float32 can tell (Higham's bound, see ``_margin``),
-the row is decided again by brute force in float64. So every code is the float64 argmin, ties to the
-lower code, whatever the batch, the tile, the number of threads or the processor.
+That is done in 16-bit fixed point where the processor has instructions for it (``fixed_point``); a
+row whose two smallest scores are closer than this can tell is done again in float32, and where they
+are closer than float32 can tell (Higham's bound, see ``_margin``), by brute force in float64. So
+every code is the float64 argmin, ties to the lower code, whatever the batch, the tile, the number
+of threads or the processor.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.compiled import FINITE, REORDERED, kernel, over_rows
-from qarm.codes.microkernel import MOST, MR, WIDTH, fold_level, pack
+from qarm.codes.fixed_point import FixedPoint, Rows, fixed_point
+from qarm.codes.microkernel import MOST, MR, WIDTH, fold_level, pack, tile_of
 from qarm.errors import InputError
 
 Floats = NDArray[np.float32]
@@ -29,8 +32,10 @@ _MOST = MOST
 
 ROWS = 512
 """Rows that a tile of centroids meets before the next one."""
-TILE_BYTES = 1 << 17
-"""Centroids of a tile: half of the smallest second-level cache in use, the rows being there too."""
+NO_SCALES = np.empty(0, np.float32)
+"""Of panels that are float32."""
+TOO_MANY = 0.5
+"""Share of doubtful rows from which on fixed point costs more than it saves."""
 
 
 def as_matrix(x: NDArray[np.floating], what: str) -> Floats:
@@ -72,6 +77,8 @@ class Centroids:
     """(K'', d) ``vectors``, filled up by zeros to a multiple of the kernel's block."""
     padded_norms: Floats = field(repr=False)
     """(K'',) half norms; those of the filling are so large that it is never chosen."""
+    fixed: FixedPoint | None = field(default=None, repr=False)
+    """``padded`` in fixed point, where that is faster."""
 
     @property
     def dimensions(self) -> int:
@@ -81,7 +88,7 @@ class Centroids:
     @property
     def tile(self) -> int:
         """Centroids of a tile, a multiple of the kernel's block."""
-        return max(1, TILE_BYTES // (4 * self.dimensions * MR)) * MR
+        return tile_of(self.dimensions)
 
 
 def prepare(
@@ -105,7 +112,8 @@ def prepare(
     norms = np.full(len(padded), MOST, np.float32)
     norms[:k] = squares / 2
     longest = float(np.sqrt(squares.max()))
-    return Centroids(padded[:k], codes, norms[:k], longest, padded, norms)
+    fixed = fixed_point(padded, longest)
+    return Centroids(padded[:k], codes, norms[:k], longest, padded, norms, fixed)
 
 
 def nearest(
@@ -165,20 +173,57 @@ def encode(
 def _encode(x: Floats, levels: Sequence[Centroids], codes: Ints, left: Floats) -> None:
     size = min(ROWS, -(-len(x) // WIDTH) * WIDTH)
     rest = np.empty((size, x.shape[1]), np.float32)
-    panels = np.empty((size // WIDTH, x.shape[1], WIDTH), np.float32)
-    best, second = np.empty(size, np.float32), np.empty(size, np.float32)
-    arg = np.empty(size, np.int32)
+    deciders = [_Decider(level, size) for level in levels]
     for start in range(0, len(x), ROWS):
         r = min(ROWS, len(x) - start)
         rest[:r] = x[start : start + r]
-        for number, level in enumerate(levels):
-            pack(rest, r, panels)
-            fold_level(panels, r, level.padded, level.padded_norms, level.tile, best, second, arg)
-            slope, offset = _margin(level)
-            _decide(rest, r, level.vectors, best, second, arg, slope, offset)
-            codes[start : start + r, number] = level.codes[arg[:r]]
+        for number, (level, decider) in enumerate(zip(levels, deciders, strict=True)):
+            arg = decider.decide(rest[:r])
+            codes[start : start + r, number] = level.codes[arg]
             _subtract(rest, r, level.vectors, arg)
         _square(rest, r, left[start : start + r])
+
+
+class _Decider:
+    """The nearest of one level's centroids, for at most ``size`` rows at a time."""
+
+    def __init__(self, level: Centroids, size: int) -> None:
+        self.level = level
+        self.margin = _margin(level)
+        self.panels = np.empty((size // WIDTH, level.dimensions, WIDTH), np.float32)
+        self.best, self.second = np.empty((2, size), np.float32)
+        self.arg = np.empty(size, np.int32)
+        self.fixed = level.fixed
+        self.rows = None if level.fixed is None else Rows.room(size, level.dimensions)
+
+    def decide(self, x: Floats) -> Ints:
+        """Place of the nearest centroid of each row; overwritten by the next call."""
+        if self.fixed is None or self.rows is None:
+            return self._by_floats(x)
+        r, rows, fixed = len(x), self.rows, self.fixed
+        rows.pack(x, r, fixed)
+        fold_level(
+            rows.panels, rows.scales, r, fixed.pairs, self.level.padded_norms, fixed.tile,
+            self.best, self.second, self.arg,
+        )  # fmt: skip
+        doubtful = np.flatnonzero(self.second[:r] - self.best[:r] <= rows.margins[:r])
+        if len(doubtful) > TOO_MANY * r:  # these vectors are too alike: do not try again
+            self.fixed = None
+        if len(doubtful):
+            arg = self.arg[:r].copy()
+            arg[doubtful] = self._by_floats(x[doubtful])
+            return arg
+        return self.arg[:r]
+
+    def _by_floats(self, x: Floats) -> Ints:
+        r, level = len(x), self.level
+        pack(x, r, self.panels)
+        fold_level(
+            self.panels, NO_SCALES, r, level.padded, level.padded_norms, level.tile,
+            self.best, self.second, self.arg,
+        )  # fmt: skip
+        _decide(x, r, level.vectors, self.best, self.second, self.arg, *self.margin)
+        return self.arg[:r]
 
 
 def _margin(level: Centroids) -> tuple[float, float]:
