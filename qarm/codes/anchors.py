@@ -107,7 +107,7 @@ class _Finder:
         self.found = np.empty((size, width), np.int32)
         self.panels = np.empty((size // WIDTH, anchors.dimensions, WIDTH), np.float32)
         self.fixed = anchors.fixed
-        self.rows = None if anchors.fixed is None else Rows.room(size, anchors.dimensions)
+        self.rows = None if anchors.fixed is None else Rows.empty(size, anchors.dimensions)
 
     def find(self, x: Floats, ids: Ints) -> None:
         """Write the ids of each row; in fixed point first, as ``nearest`` does."""
@@ -120,7 +120,7 @@ class _Finder:
             self.rows.panels, self.rows.scales, r, self.fixed.pairs, anchors.padded_norms,
             self.fixed.tile, self.scores, self.found,
         )  # fmt: skip
-        doubtful = self._rank(x, ids, self.rows.margins[:r])
+        doubtful = self._doubtful(x, ids, self.rows.margins[:r])
         if len(doubtful) > TOO_MANY * r:
             self.fixed = None
         if len(doubtful):
@@ -139,14 +139,16 @@ class _Finder:
         lengths = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
         margins = ((slope * lengths + offset) * (1 + 1e-6)).astype(np.float32)
         every = np.arange(len(anchors.vectors), dtype=np.int32)[None]
-        for row in self._rank(x, ids, margins):  # brute force: all anchors are candidates
+        for row in self._doubtful(x, ids, margins):  # brute force: all anchors are candidates
             ids[row] = order(x[row : row + 1], anchors, every, ids.shape[1])[0]
 
-    def _rank(self, x: Floats, ids: Ints, margins: Floats) -> NDArray[np.int64]:
-        """Order the candidates; the rows of which one that is none could be nearer."""
-        r, all_found = len(x), self.found.shape[1] == len(self.anchors.vectors)
+    def _doubtful(self, x: Floats, ids: Ints, margins: Floats) -> NDArray[np.int64]:
+        """Write the ids of the candidates in order; the rows whose ids are not certain."""
+        r = len(x)
         clear = _rank(x, self.anchors.vectors, self.scores[:r], self.found[:r], ids, margins)
-        return np.flatnonzero(~clear & ~all_found)
+        if self.found.shape[1] == len(self.anchors.vectors):  # every anchor is a candidate
+            clear[:] = True
+        return np.flatnonzero(~clear)
 
 
 @kernel(REORDERED)

@@ -8,7 +8,7 @@ threshold into its list of candidates (``filter_level``, VQ codes). The block's 
 processor: 12 x 2 registers where there are 32 of them (AVX-512, NEON), else 6 x 2. On an AVX-512
 machine this is about twice the speed of a product by MKL on AMD, which there stops at AVX2.
 
-Panels and centroids are float32, or, where ``PAIRS`` says that the processor multiplies them
+Panels and centroids are float32, or, where ``HAS_PAIRS`` says that the processor multiplies them
 (AVX-512 VNNI), pairs of 16-bit integers in an int32, two dimensions a step: twice as many products
 an instruction, summed without rounding (``qarm.codes.fixed_point``). Which it is follows from the
 arrays' type; numba compiles each.
@@ -24,6 +24,7 @@ import platform
 from typing import Any
 
 import llvmlite.binding as llvm
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -50,7 +51,19 @@ LANES, MR = _block()
 """Floats a vector register; centroids a block."""
 WIDTH = 2 * LANES
 """Rows of a panel."""
-PAIRS = LANES == 16 and bool(llvm.get_host_cpu_features().get("avx512vnni"))
+
+
+def _has_pairs() -> bool:
+    """Whether numba may use AVX-512 VNNI; its settings can take it away."""
+    set_to: Any = numba.config
+    if LANES != 16 or not set_to.ENABLE_AVX:
+        return False
+    if set_to.CPU_NAME is None and set_to.CPU_FEATURES is None:
+        return bool(llvm.get_host_cpu_features().get("avx512vnni"))
+    return "+avx512vnni" in (set_to.CPU_FEATURES or "")
+
+
+HAS_PAIRS = _has_pairs()
 """Whether the processor has products of pairs of 16-bit integers."""
 TILE_BYTES = 1 << 17
 """Centroids of a tile: half of the smallest second-level cache in use, the rows being there too."""
@@ -61,7 +74,7 @@ def tile_of(numbers: int) -> int:
     return max(1, TILE_BYTES // (4 * numbers * MR)) * MR
 
 
-if PAIRS:
+if HAS_PAIRS:
     llvm.initialize_native_asmparser()
 _FAST = ("nnan", "ninf", "nsz", "contract")
 _FLOAT, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
@@ -76,11 +89,11 @@ def _emit(
 
     Args:
         builder: numba's.
-        panel: float*, (d, WIDTH), or i32*, (d / 2, WIDTH): pairs.
+        panel: float*, (d, WIDTH), or i32*, (ceil(d / 2), WIDTH): pairs.
         scales: float*, (WIDTH,): of pairs, what their products are multiplied with.
-        centroids: float*, (MR, d), or i32*, (d / 2, MR).
+        centroids: float*, (MR, d), or i32*, (ceil(d / 2), MR).
         half_norms: float*, (MR,).
-        steps: i64, at least 1: d or d / 2.
+        steps: i64, at least 1: d or ceil(d / 2).
     """
     kind = panel.type.pointee
     vector = ir.VectorType(kind, LANES)
@@ -127,8 +140,9 @@ def _emit(
 def _add_pairs(builder: Any, total: Any, centroids: Any, j: int, x: Any) -> Any:
     """total + both products of number j from ``centroids`` on with the pairs x, in each lane.
 
-    As text, for of LLVM's own instruction for it the optimiser first loads all numbers of a step,
-    and then has not enough registers for the sums.
+    Written as assembly: given LLVM's own intrinsic, the optimiser loads all numbers of a step first
+    and then lacks registers for the sums. It has a side effect for LLVM, which does not see that it
+    reads memory and must not move it before what writes there.
     """
     signature = ir.FunctionType(_CODES, [_CODES, centroids.type, _CODES])
     code = f"vpdpwssd {4 * j}($2){{1to16}}, $1, $0"
@@ -285,8 +299,9 @@ def fold_level(panels, scales, r, centroids, half_norms, tile, best, second, arg
         panels: (P, d, WIDTH) rows, see ``pack``; or pairs, see ``fixed_point.pack_pairs``.
         scales: (P WIDTH,) of pairs; of floats nothing is read.
         r: rows.
-        centroids: (K, d), or pairs, in which MR centroids stand side by side: (K / MR, d / 2, MR),
-            here as (K, d / 2). K is a multiple of MR; those that fill it up have half norm MOST.
+        centroids: (K, d), or pairs, in which MR centroids stand side by side:
+            (K / MR, ceil(d / 2), MR), here as (K, ceil(d / 2)). K is a multiple of MR; those that
+            fill it up have half norm MOST.
         half_norms: (K,) ||c||^2 / 2.
         tile: centroids that pass all rows together, so that they stay in the cache.
         best: (P WIDTH,) out.

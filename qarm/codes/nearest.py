@@ -194,7 +194,7 @@ class _Decider:
         self.best, self.second = np.empty((2, size), np.float32)
         self.arg = np.empty(size, np.int32)
         self.fixed = level.fixed
-        self.rows = None if level.fixed is None else Rows.room(size, level.dimensions)
+        self.rows = None if level.fixed is None else Rows.empty(size, level.dimensions)
 
     def decide(self, x: Floats) -> Ints:
         """Place of the nearest centroid of each row; overwritten by the next call."""
@@ -206,7 +206,8 @@ class _Decider:
             rows.panels, rows.scales, r, fixed.pairs, self.level.padded_norms, fixed.tile,
             self.best, self.second, self.arg,
         )  # fmt: skip
-        doubtful = np.flatnonzero(self.second[:r] - self.best[:r] <= rows.margins[:r])
+        clear = self.second[:r] - self.best[:r] > rows.margins[:r]
+        doubtful = np.flatnonzero(~clear)
         if len(doubtful) > TOO_MANY * r:  # these vectors are too alike: do not try again
             self.fixed = None
         if len(doubtful):
@@ -231,12 +232,13 @@ def _margin(level: Centroids) -> tuple[float, float]:
 
     A dot product of d terms in floating point is off by at most d u ||x|| ||c|| / (1 - d u), in any
     order of summation (Higham, Accuracy and Stability of Numerical Algorithms, 3.1); rounding the
-    half norm and the difference adds u ||c||^2 / 2 and u |score|. Twice, for two scores.
+    half norm and the difference adds u ||c||^2 / 2 and u |score|. Twice, for two scores. Where
+    float32 underflows, errors are no longer relative: the last term.
     """
     u = 2.0**-24
     d = level.dimensions
     a = 2 * u * (d / (1 - d * u) + 1) * level.longest
-    b = 2 * u * level.longest**2
+    b = 2 * u * level.longest**2 + 2.0**-126
     return a, b
 
 

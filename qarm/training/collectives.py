@@ -367,7 +367,7 @@ def _touched_rows(parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
     gradient = parameter.grad
     if gradient is None:
         rows = torch.zeros(0, dtype=torch.int64, device=parameter.device)
-        return rows, parameter.new_zeros((0, *parameter.shape[1:])).detach()
+        return rows, parameter.new_zeros((0, *parameter.shape[1:]))
     gradient = (gradient if gradient.is_sparse else gradient.to_sparse(1)).coalesce()
     return gradient.indices()[0], gradient.values()
 

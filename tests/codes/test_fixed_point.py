@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qarm.codes import microkernel
 from qarm.codes.anchors import nearest_k, prepare_anchors
 from qarm.codes.fixed_point import FEWEST, Rows, fixed_point
-from qarm.codes.microkernel import PAIRS, WIDTH, fold_level
+from qarm.codes.microkernel import HAS_PAIRS, WIDTH, fold_level
 from qarm.codes.nearest import ROWS, _Decider, encode, prepare
 
-pytestmark = pytest.mark.skipif(not PAIRS, reason="the processor has no such products")
+pytestmark = pytest.mark.skipif(not HAS_PAIRS, reason="the processor has no such products")
 K = FEWEST + 5
 
 
 def folded(x, level):
     """Smallest score and its code of each row, and the margins."""
     size = -(-len(x) // WIDTH) * WIDTH
-    rows = Rows.room(size, level.dimensions)
+    rows = Rows.empty(size, level.dimensions)
     rows.pack(x, len(x), level.fixed)
     best, second = np.empty((2, size), np.float32)
     arg = np.empty(size, np.int32)
@@ -89,7 +91,7 @@ def test_zeros_and_lengths_that_float32_can_hardly_hold(d) -> None:
     centroids = rng.standard_normal((K, d)).astype(np.float32)
     x = rng.standard_normal((50, d)).astype(np.float32) * np.float32(1e-18)
     x[::3] = 0
-    for scale in (np.float32(1), np.float32(1e-15), np.float32(1e15)):
+    for scale in (np.float32(1), np.float32(1e-14), np.float32(1e14)):
         level = prepare(scale * centroids)
         without = dataclasses.replace(level, fixed=None)
         for rows in (x, x / scale):
@@ -123,6 +125,24 @@ def test_codes_are_those_without_it(n, d) -> None:
     np.testing.assert_array_equal(nearest_k(x, anchors, 25), nearest_k(x, plain, 25))
 
 
-def test_what_gains_nothing_has_none() -> None:
+def test_what_gains_nothing_or_does_not_fit_has_none() -> None:
     assert prepare(np.ones((FEWEST // 2, 3), np.float32)).fixed is None
     assert fixed_point(np.zeros((504, 3), np.float32), 0.0) is None
+    assert fixed_point(np.full((504, 1), 1e16, np.float32), 1e16) is None
+
+
+def test_rows_that_do_not_fit_are_never_certain() -> None:
+    level = prepare(np.random.default_rng(2).standard_normal((K, 5)).astype(np.float32))
+    x = np.array([[1e-16] * 5, [1e16] * 5, [0] * 5], np.float32)
+    _, _, margins = folded(x, level)
+    assert (margins[:2] > 1e38).all()
+    assert margins[2] < 1e-5  # what float32 rounds of a half norm
+
+
+def test_numba_can_be_told_not_to_use_the_instructions(monkeypatch) -> None:
+    monkeypatch.setattr(numba.config, "CPU_NAME", "generic")
+    assert not microkernel._has_pairs()
+    monkeypatch.setattr(numba.config, "CPU_FEATURES", "+avx512f,+avx512vnni")
+    assert microkernel._has_pairs()
+    monkeypatch.setattr(numba.config, "ENABLE_AVX", 0)
+    assert not microkernel._has_pairs()
