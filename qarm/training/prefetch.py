@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -10,6 +12,18 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 _Message = tuple[str, "T | BaseException | None"]
+_NICE = 10
+
+
+def _step_back() -> None:
+    """Let this thread, which reads ahead, and those that it starts give way to who computes.
+
+    Where a rank has one core, a burst of decoding else delays its step, and all other ranks wait
+    for it. Linux alone knows priorities of threads.
+    """
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(_NICE, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 class Prefetch(Generic[T]):
@@ -27,6 +41,7 @@ class Prefetch(Generic[T]):
         self._thread.start()
 
     def _run(self, source: Generator[T, None, None]) -> None:
+        _step_back()
         try:
             with closing(source):
                 for item in source:
