@@ -138,8 +138,8 @@ class _Finder:
         slope, offset = _margin(anchors)
         lengths = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
         margins = ((slope * lengths + offset) * (1 + 1e-6)).astype(np.float32)
-        every = np.arange(len(anchors.vectors), dtype=np.int32)[None]
         for row in self._doubtful(x, ids, margins):  # brute force: all anchors are candidates
+            every = np.arange(len(anchors.vectors), dtype=np.int32)[None]
             ids[row] = order(x[row : row + 1], anchors, every, ids.shape[1])[0]
 
     def _doubtful(self, x: Floats, ids: Ints, margins: Floats) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from contextlib import closing
 
 import pytest
 
+from qarm.training import prefetch
 from qarm.training.prefetch import Prefetch
 
 
@@ -29,9 +30,10 @@ def priorities():
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows priorities of threads")
 def test_threads_that_read_ahead_give_way_to_the_one_that_computes() -> None:
     own = next(priorities())
+    if own[0] >= prefetch._NICE:
+        pytest.skip("these tests have a low priority themselves")
     with closing(Prefetch(priorities(), 1)) as ahead:
         (found,) = ahead
-    assert own[0] < 19, "this machine leaves no room below"
     assert min(found) > own[0]
     assert next(priorities()) == own
 
