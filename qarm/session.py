@@ -9,8 +9,9 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from qarm.errors import ConfigError
@@ -23,6 +24,8 @@ _BATCH_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
 _BATCH_BYTES = "spark.sql.execution.arrow.maxBytesPerBatch"
 _BATCH_MB = 64
 _FEW_ROWS = 1000
+#: Applications whose workers were started.
+_STARTED: set[str] = set()
 
 
 def defaults_file() -> Path:
@@ -114,6 +117,24 @@ def open_session(
     session.sparkContext.setLogLevel("ERROR")
     _ship_wheels(session)
     return session
+
+
+def start_workers(spark: SparkSession) -> None:
+    """Start the Python workers of a session on one machine, once, and do not wait for them.
+
+    They import for two seconds before their first task, which this has done beside what the
+    session does in the JVM first.
+    """
+    if spark.sparkContext.applicationId not in _STARTED and is_local(spark):
+        _STARTED.add(spark.sparkContext.applicationId)
+        # Waited for at the end of the program: a task that is cut off prints a trace.
+        Thread(target=_run_one_task, args=(spark,)).start()
+
+
+def _run_one_task(spark: SparkSession) -> None:
+    with suppress(Exception):  # whoever needs a worker will see what is wrong
+        spark.sparkContext.setJobDescription("start of Python workers")
+        spark.range(0, 1, 1, 1).mapInArrow(lambda rows: rows, "id bigint").collect()
 
 
 def _ship_wheels(spark: SparkSession) -> None:

@@ -6,8 +6,8 @@ puts on the path, which before Python 3.12 reads all their directories again; an
 The first two are 0.15 s of processor time a task. The pause is TCP's: the JVM sends what a task
 needs in small pieces, of which the second waits until the first is acknowledged (Nagle), and Linux
 acknowledges what it need not answer after 40 ms only. Here the packages that most tasks use are
-imported once, their objects are out of the collector's sight, archives are taken not to change, and
-pieces are acknowledged at once.
+imported once and numba is made ready to load kernels, their objects are out of the collector's
+sight, archives are taken not to change, and pieces are acknowledged at once.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ def main() -> None:
     import numpy  # noqa: F401
     import pandas  # noqa: F401
     import pyarrow  # noqa: F401
+    from numba.core.registry import cpu_target
     from pyspark import daemon
 
+    cpu_target.target_context.refresh()  # 0.6 s that each worker's first kernel would take
     # Spark asks for a new look before each task, in case files have come; those have new paths.
     setattr(zipimport.zipimporter, "invalidate_caches", _look_at_nothing)  # noqa: B010
     setattr(daemon, "worker", partial(_acknowledge_at_once, daemon.worker))  # noqa: B010

@@ -7,11 +7,15 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
+from qarm import session
 from qarm.session import class_archive, class_archive_options, local_settings, narrow_rows
 from qarm.worker_daemon import _acknowledge_at_once
 
@@ -83,6 +87,42 @@ def test_workers_have_their_packages_and_do_not_read_archives_again(spark) -> No
     found = rows.collect()
     assert len({row["parent"] for row in found}) == 1
     assert all(row["lazily"] and row["frozen"] > 50_000 for row in found)
+
+
+@pytest.mark.spark
+def test_workers_are_started_once_and_beside_the_caller(spark, monkeypatch) -> None:
+    monkeypatch.setattr(session, "_STARTED", set())
+    monkeypatch.setattr(session, "suppress", lambda *_: nullcontext())  # or a failure is silent
+    ran: list[str] = []
+    may_go = threading.Event()
+
+    def task(given) -> None:
+        may_go.wait(60)
+        session_task(given)
+        ran.append(given.sparkContext.getLocalProperty("spark.job.description"))
+
+    session_task = session._run_one_task
+    monkeypatch.setattr(session, "_run_one_task", task)
+    before = set(threading.enumerate())
+    session.start_workers(spark)
+    session.start_workers(spark)
+    started = [thread for thread in threading.enumerate() if thread not in before]
+    assert len(started) == 1
+    assert not started[0].daemon  # so that the end of the program waits for it
+    assert not ran
+    may_go.set()
+    started[0].join()
+    assert ran == ["start of Python workers"]
+    assert spark.sparkContext.getLocalProperty("spark.job.description") != ran[0]
+
+
+def test_workers_of_a_cluster_are_not_started_before_their_time(monkeypatch) -> None:
+    cluster = SimpleNamespace(
+        sparkContext=SimpleNamespace(applicationId="one", master="spark://there:7077")
+    )
+    monkeypatch.setattr(session, "_run_one_task", lambda spark: pytest.fail("started"))
+    session.start_workers(cluster)
+    assert "one" not in session._STARTED
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="an option of Linux")

@@ -19,6 +19,7 @@ from qarm.pipeline import summary
 from qarm.pipeline.code_version import code_version
 from qarm.pipeline.context import Context
 from qarm.pipeline.stages import STAGES, Stage
+from qarm.session import start_workers
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -61,6 +62,7 @@ def run_stage(
         _check_published(stage, config, lake.root, before.result.get("metrics", []))
         return {**before.result, "status": "skipped"}
     progress.say(f"{stage.name}: {stage.summary}")
+    start_workers(spark)
     started = time.monotonic()
     with PeakMemory() as memory:
         result = stage.load()(context)
