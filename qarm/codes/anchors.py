@@ -11,18 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.compiled import FINITE, REORDERED, kernel, over_rows
-from qarm.codes.fixed_point import Rows
-from qarm.codes.microkernel import WIDTH, filter_level, pack
+from qarm.codes.microkernel import MOST, WIDTH, filter_level
 from qarm.codes.nearest import (
-    _MOST,
-    NO_SCALES,
     ROWS,
-    TOO_MANY,
     Centroids,
     Floats,
     Ints,
-    _margin,
+    Numbers,
+    Search,
     as_matrix,
+    margin,
     prepare,
 )
 from qarm.errors import InputError
@@ -85,70 +83,46 @@ def prepare_anchors(anchors: NDArray[np.floating]) -> Centroids:
 def order(x: Floats, anchors: Centroids, found: Ints, k: int) -> Ints:
     """The K nearest of the candidates ``found`` (n, width >= k), by float64 distance, then id."""
     ids = np.empty((len(x), k), np.int32)
-    scores = np.full(found.shape, _MOST, np.float32)  # no anchor but these is looked at
+    scores = np.full(found.shape, MOST, np.float32)  # no anchor but these is looked at
     _rank(x, anchors.vectors, scores, found, ids, np.zeros(len(x), np.float32))
     return ids
 
 
 def _nearest_k(x: Floats, anchors: Centroids, ids: Ints) -> None:
-    finder = _Finder(anchors, ids.shape[1], min(ROWS, -(-len(x) // WIDTH) * WIDTH))
+    search = _NearestAnchors(anchors, ids.shape[1], min(ROWS, -(-len(x) // WIDTH) * WIDTH))
     for start in range(0, len(x), ROWS):
         rows = x[start : start + ROWS]
-        finder.find(rows, ids[start : start + len(rows)])
+        search.find(rows, ids[start : start + len(rows)])
 
 
-class _Finder:
-    """The K nearest anchors of at most ``size`` rows at a time."""
+class _NearestAnchors(Search):
+    """The ids of the K nearest anchors."""
 
     def __init__(self, anchors: Centroids, k: int, size: int) -> None:
-        self.anchors = anchors
+        super().__init__(anchors, size)
         width = min(k + SPARE, len(anchors.vectors))
+        self.margin = margin(anchors)
         self.scores = np.empty((size, width), np.float32)
         self.found = np.empty((size, width), np.int32)
-        self.panels = np.empty((size // WIDTH, anchors.dimensions, WIDTH), np.float32)
-        self.fixed = anchors.fixed
-        self.rows = None if anchors.fixed is None else Rows.empty(size, anchors.dimensions)
 
-    def find(self, x: Floats, ids: Ints) -> None:
-        """Write the ids of each row; in fixed point first, as ``nearest`` does."""
-        r, anchors = len(x), self.anchors
-        if self.fixed is None or self.rows is None:
-            self._by_floats(x, ids)
-            return
-        self.rows.pack(x, r, self.fixed)
-        filter_level(
-            self.rows.panels, self.rows.scales, r, self.fixed.pairs, anchors.padded_norms,
-            self.fixed.tile, self.scores, self.found,
-        )  # fmt: skip
-        doubtful = self._doubtful(x, ids, self.rows.margins[:r])
-        if len(doubtful) > TOO_MANY * r:
-            self.fixed = None
-        if len(doubtful):
-            again = np.empty((len(doubtful), ids.shape[1]), np.int32)
-            self._by_floats(x[doubtful], again)
-            ids[doubtful] = again
+    def _score(self, panels: Numbers, scales: Floats, r: int, points: Numbers, tile: int) -> None:
+        norms = self.level.padded_norms
+        filter_level(panels, scales, r, points, norms, tile, self.scores, self.found)
 
-    def _by_floats(self, x: Floats, ids: Ints) -> None:
-        r, anchors = len(x), self.anchors
-        pack(x, r, self.panels)
-        filter_level(
-            self.panels, NO_SCALES, r, anchors.padded, anchors.padded_norms, anchors.tile,
-            self.scores, self.found,
-        )  # fmt: skip
-        slope, offset = _margin(anchors)
+    def _choose(self, x: Floats, found: Ints, margins: Floats) -> NDArray[np.bool_]:
+        r, anchors = len(x), self.level.vectors
+        clear = _rank(x, anchors, self.scores[:r], self.found[:r], found, margins)
+        if self.found.shape[1] == len(anchors):  # every anchor is a candidate
+            clear[:] = True
+        return clear
+
+    def _decide(self, x: Floats, found: Ints) -> None:
+        slope, offset = self.margin
         lengths = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
         margins = ((slope * lengths + offset) * (1 + 1e-6)).astype(np.float32)
-        for row in self._doubtful(x, ids, margins):  # brute force: all anchors are candidates
-            every = np.arange(len(anchors.vectors), dtype=np.int32)[None]
-            ids[row] = order(x[row : row + 1], anchors, every, ids.shape[1])[0]
-
-    def _doubtful(self, x: Floats, ids: Ints, margins: Floats) -> NDArray[np.int64]:
-        """Write the ids of the candidates in order; the rows whose ids are not certain."""
-        r = len(x)
-        clear = _rank(x, self.anchors.vectors, self.scores[:r], self.found[:r], ids, margins)
-        if self.found.shape[1] == len(self.anchors.vectors):  # every anchor is a candidate
-            clear[:] = True
-        return np.flatnonzero(~clear)
+        for row in np.flatnonzero(~self._choose(x, found, margins)):  # all anchors are candidates
+            every = np.arange(len(self.level.vectors), dtype=np.int32)[None]
+            found[row] = order(x[row : row + 1], self.level, every, found.shape[1])[0]
 
 
 @kernel(REORDERED)

@@ -19,8 +19,8 @@ from itertools import pairwise
 import numpy as np
 
 from qarm.codes.compiled import FINITE, REORDERED, kernel, over_rows
-from qarm.codes.microkernel import MR, WIDTH, fold_level, pack
-from qarm.codes.nearest import _MOST, NO_SCALES, Floats, Ints, nearest
+from qarm.codes.microkernel import MOST, MR, WIDTH, fold_level, pack
+from qarm.codes.nearest import NO_SCALES, Floats, Ints, nearest
 from qarm.errors import InputError
 
 BLOCK = 2048
@@ -104,7 +104,7 @@ class MovingCentroids:
         moved = np.sqrt(((now.astype(np.float64) - self._before) ** 2).sum(axis=1))
         drift = (np.maximum.reduceat(moved, ends[:-1]) * (1 + _SAFE)).astype(np.float32)
         squares = (now.astype(np.float64) ** 2).sum(axis=1)
-        half_norms = np.where(order < 0, _MOST, squares / 2).astype(np.float32)
+        half_norms = np.where(order < 0, MOST, squares / 2).astype(np.float32)
         slope, offset = _margin(points.shape[1], float(np.sqrt(squares.max())))
         groups = [
             (number, int(a), now[a:b], half_norms[a:b])
@@ -183,11 +183,11 @@ def _own(x, centroids, places, slope, offset, square, best, second, upper, error
             total += np.float64(x[i, m]) * np.float64(x[i, m])
         square[i] = total
         error[i] = (slope * np.sqrt(total) + offset + total * 1.2e-7) * 1.000001
-        second[i] = _MOST
+        second[i] = MOST
         place = places[i]
         if place < 0:
-            best[i] = _MOST
-            upper[i] = _MOST
+            best[i] = MOST
+            upper[i] = MOST
             continue
         distance = np.float64(0)
         for m in range(x.shape[1]):

@@ -7,13 +7,14 @@ the smallest.
 
 That is done in 16-bit fixed point where the processor has instructions for it (``fixed_point``); a
 row whose two smallest scores are closer than this can tell is done again in float32, and where they
-are closer than float32 can tell (Higham's bound, see ``_margin``), by brute force in float64. So
+are closer than float32 can tell (Higham's bound, see ``margin``), by brute force in float64. So
 every code is the float64 argmin, ties to the lower code, whatever the batch, the tile, the number
 of threads or the processor.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -27,8 +28,8 @@ from qarm.errors import InputError
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
-
-_MOST = MOST
+Numbers = Floats | Ints
+"""Parts of vectors; integers in fixed point."""
 
 ROWS = 512
 """Rows that a tile of centroids meets before the next one."""
@@ -173,61 +174,91 @@ def encode(
 def _encode(x: Floats, levels: Sequence[Centroids], codes: Ints, left: Floats) -> None:
     size = min(ROWS, -(-len(x) // WIDTH) * WIDTH)
     rest = np.empty((size, x.shape[1]), np.float32)
-    deciders = [_Decider(level, size) for level in levels]
+    arg = np.empty(size, np.int32)
+    searches = [_Nearest(level, size) for level in levels]
     for start in range(0, len(x), ROWS):
         r = min(ROWS, len(x) - start)
         rest[:r] = x[start : start + r]
-        for number, (level, decider) in enumerate(zip(levels, deciders, strict=True)):
-            arg = decider.decide(rest[:r])
-            codes[start : start + r, number] = level.codes[arg]
+        for number, (level, search) in enumerate(zip(levels, searches, strict=True)):
+            search.find(rest[:r], arg[:r])
+            codes[start : start + r, number] = level.codes[arg[:r]]
             _subtract(rest, r, level.vectors, arg)
         _square(rest, r, left[start : start + r])
 
 
-class _Decider:
-    """The nearest of one level's centroids, for at most ``size`` rows at a time."""
+class Search(ABC):
+    """Centroids of one level that are wanted for each of at most ``size`` rows at a time.
+
+    First by products in fixed point, where the level has them; rows that these leave in doubt by
+    products in float32; and who searches knows what to do where these are not enough either.
+    """
 
     def __init__(self, level: Centroids, size: int) -> None:
         self.level = level
-        self.margin = _margin(level)
         self.panels = np.empty((size // WIDTH, level.dimensions, WIDTH), np.float32)
-        self.best, self.second = np.empty((2, size), np.float32)
-        self.arg = np.empty(size, np.int32)
         self.fixed = level.fixed
         self.rows = None if level.fixed is None else Rows.empty(size, level.dimensions)
 
-    def decide(self, x: Floats) -> Ints:
-        """Place of the nearest centroid of each row; overwritten by the next call."""
-        if self.fixed is None or self.rows is None:
-            return self._by_floats(x)
-        r, rows, fixed = len(x), self.rows, self.fixed
+    def find(self, x: Floats, found: Ints) -> None:
+        """Write what is wanted for each row of x (r, d) to ``found`` (r, ...)."""
+        r, fixed, rows = len(x), self.fixed, self.rows
+        if fixed is None or rows is None:
+            self._find_by_floats(x, found)
+            return
         rows.pack(x, r, fixed)
-        fold_level(
-            rows.panels, rows.scales, r, fixed.pairs, self.level.padded_norms, fixed.tile,
-            self.best, self.second, self.arg,
-        )  # fmt: skip
-        clear = self.second[:r] - self.best[:r] > rows.margins[:r]
-        doubtful = np.flatnonzero(~clear)
+        self._score(rows.panels, rows.scales, r, fixed.pairs, fixed.tile)
+        doubtful = np.flatnonzero(~self._choose(x, found, rows.margins[:r]))
         if len(doubtful) > TOO_MANY * r:  # these vectors are too alike: do not try again
             self.fixed = None
         if len(doubtful):
-            arg = self.arg[:r].copy()
-            arg[doubtful] = self._by_floats(x[doubtful])
-            return arg
-        return self.arg[:r]
+            again = np.empty((len(doubtful), *found.shape[1:]), np.int32)
+            self._find_by_floats(x[doubtful], again)
+            found[doubtful] = again
 
-    def _by_floats(self, x: Floats) -> Ints:
-        r, level = len(x), self.level
-        pack(x, r, self.panels)
-        fold_level(
-            self.panels, NO_SCALES, r, level.padded, level.padded_norms, level.tile,
-            self.best, self.second, self.arg,
-        )  # fmt: skip
-        _decide(x, r, level.vectors, self.best, self.second, self.arg, *self.margin)
-        return self.arg[:r]
+    def _find_by_floats(self, x: Floats, found: Ints) -> None:
+        pack(x, len(x), self.panels)
+        self._score(self.panels, NO_SCALES, len(x), self.level.padded, self.level.tile)
+        self._decide(x, found)
+
+    @abstractmethod
+    def _score(self, panels: Numbers, scales: Floats, r: int, points: Numbers, tile: int) -> None:
+        """Products of ``r`` rows and all centroids, and what of their scores is looked at."""
+
+    @abstractmethod
+    def _choose(self, x: Floats, found: Ints, margins: Floats) -> NDArray[np.bool_]:
+        """Write what these scores say; (r,) whether it is certain, if scores that differ by more
+        than the row's margin are in true order."""
+
+    @abstractmethod
+    def _decide(self, x: Floats, found: Ints) -> None:
+        """Write what is true, by scores in float32 and, where they leave a doubt, by float64."""
 
 
-def _margin(level: Centroids) -> tuple[float, float]:
+class _Nearest(Search):
+    """The place of the nearest centroid."""
+
+    def __init__(self, level: Centroids, size: int) -> None:
+        super().__init__(level, size)
+        self.margin = margin(level)
+        self.best, self.second = np.empty((2, size), np.float32)
+        self.arg = np.empty(size, np.int32)
+
+    def _score(self, panels: Numbers, scales: Floats, r: int, points: Numbers, tile: int) -> None:
+        norms = self.level.padded_norms
+        fold_level(panels, scales, r, points, norms, tile, self.best, self.second, self.arg)
+
+    def _choose(self, x: Floats, found: Ints, margins: Floats) -> NDArray[np.bool_]:
+        r = len(x)
+        found[:] = self.arg[:r]
+        return self.second[:r] - self.best[:r] > margins
+
+    def _decide(self, x: Floats, found: Ints) -> None:
+        r = len(x)
+        _decide(x, r, self.level.vectors, self.best, self.second, self.arg, *self.margin)
+        found[:] = self.arg[:r]
+
+
+def margin(level: Centroids) -> tuple[float, float]:
     """(a, b): float32 scores of a row x whose difference exceeds a ||x|| + b are in true order.
 
     A dot product of d terms in floating point is off by at most d u ||x|| ||c|| / (1 - d u), in any
@@ -252,7 +283,7 @@ def _decide(x, r, centroids, best, second, arg, slope, offset):  # type: ignore[
             square += np.float64(x[i, m]) * np.float64(x[i, m])
         if np.float64(second[i]) - np.float64(best[i]) > slope * np.sqrt(square) + offset:
             continue
-        least = np.float64(_MOST) * 1e200
+        least = np.float64(MOST) * 1e200
         for j in range(len(centroids)):
             distance = np.float64(0)
             for m in range(d):

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from qarm.codes.codebook import lists_to_matrix
 from qarm.codes.compiled import REORDERED, kernel
-from qarm.codes.nearest import _MOST, Floats, as_matrix
+from qarm.codes.microkernel import MOST
+from qarm.codes.nearest import Floats, as_matrix
 from qarm.codes.sampling import hash_of, sample_by_hash
 from qarm.errors import InputError
 from qarm.ingest.parts import training_parts
@@ -122,7 +123,7 @@ def farthest_first(x: NDArray[np.floating], k: int) -> NDArray[np.int64]:
 def _farthest_first(points, k):  # type: ignore[no-untyped-def]
     n, d = points.shape
     chosen = np.empty(k, np.int64)
-    closest = np.full(n, np.float32(_MOST))
+    closest = np.full(n, np.float32(MOST))
     current = 0
     for c in range(k):
         chosen[c] = current

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from qarm.codes.codebook import Codebook, lists_to_matrix
 from qarm.codes.compiled import REORDERED, kernel
-from qarm.codes.nearest import _MOST, Floats, Ints
+from qarm.codes.microkernel import MOST
+from qarm.codes.nearest import Floats, Ints
 from qarm.codes.quality import Collisions
 from qarm.errors import InputError
 from qarm.ingest.caching import Keeper
@@ -102,7 +103,7 @@ def _place(rest, centroids, room, first, code, taken, capacity, out):  # type: i
             continue
         if total == 0:
             continue
-        least = np.float64(_MOST) * 1e200
+        least = np.float64(MOST) * 1e200
         best = -1
         for j in range(len(centroids)):
             if room[j] == 0:

@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 
 from qarm.codes.compiled import FINITE, REORDERED, kernel
-from qarm.codes.nearest import _MOST, Floats, nearest
+from qarm.codes.microkernel import MOST
+from qarm.codes.nearest import Floats, nearest
 
 SEEDING_ROWS = 65_536
 """k-means++ looks at no more rows than this, or eight a centroid: its cost is rows times K."""
@@ -44,7 +45,7 @@ def seed_plus_plus(points: Floats, k: int, seed: Seed, weights: Floats | None = 
     if len(points) > most:
         part = np.sort(rng.choice(len(points), most, replace=False))
         points, weights = points[part], weights[part]
-    closest = np.full(len(points), _MOST, np.float32)
+    closest = np.full(len(points), MOST, np.float32)
     chosen = np.empty(k, np.int64)
     chosen[0] = rng.integers(len(points))
     _draw_more(points, weights, closest, chosen, 1, rng.random(k))

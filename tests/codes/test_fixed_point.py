@@ -14,7 +14,7 @@ from qarm.codes import microkernel
 from qarm.codes.anchors import nearest_k, prepare_anchors
 from qarm.codes.fixed_point import FEWEST, Rows, fixed_point
 from qarm.codes.microkernel import HAS_PAIRS, WIDTH, fold_level
-from qarm.codes.nearest import ROWS, _Decider, encode, prepare
+from qarm.codes.nearest import ROWS, _Nearest, encode, prepare
 
 pytestmark = pytest.mark.skipif(not HAS_PAIRS, reason="the processor has no such products")
 K = FEWEST + 5
@@ -77,11 +77,11 @@ def test_the_margin_is_narrow() -> None:
     _, _, margins = folded(x, level)
     lengths = np.linalg.norm(x, axis=1)
     assert (margins < 6e-4 * lengths * level.longest).all()
-    decider = _Decider(level, ROWS)
+    search = _Nearest(level, ROWS)
     seen = []
-    by_floats = decider._by_floats
-    decider._by_floats = lambda rows: (seen.append(len(rows)), by_floats(rows))[1]
-    decider.decide(x)
+    by_floats = search._find_by_floats
+    search._find_by_floats = lambda x, found: (seen.append(len(x)), by_floats(x, found))[1]
+    search.find(x, np.empty(len(x), np.int32))
     assert sum(seen) < 25
 
 
@@ -103,11 +103,12 @@ def test_centroids_that_are_too_alike_are_left_to_floats() -> None:
     centroids = (1 + 1e-5 * rng.standard_normal((K, 24))).astype(np.float32)
     x = (1 + 1e-5 * rng.standard_normal((600, 24))).astype(np.float32)
     level = prepare(centroids)
-    decider = _Decider(level, 608)
-    expected = scores(x, level.vectors).argmin(1)
-    np.testing.assert_array_equal(decider.decide(x), expected)
-    assert decider.fixed is None
-    np.testing.assert_array_equal(decider.decide(x), expected)
+    search = _Nearest(level, 608)
+    expected, found = scores(x, level.vectors).argmin(1), np.empty(len(x), np.int32)
+    for _ in range(2):
+        search.find(x, found)
+        np.testing.assert_array_equal(found, expected)
+        assert search.fixed is None
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 3), (ROWS + 1, 33), (700, 128)])
