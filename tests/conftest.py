@@ -11,6 +11,7 @@ from pyspark.sql import SparkSession
 
 from qarm.config import Config
 from qarm.lake.tables import Lake
+from qarm.memory import PeakMemory
 from qarm.pipeline.context import Context
 from qarm.session import class_archive_options
 
@@ -24,6 +25,21 @@ os.environ.setdefault(
     "-XX:+UseSerialGC -Xss4m -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m "
     + class_archive_options(),
 )
+
+
+MEMORY = pytest.StashKey[PeakMemory]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Watch the memory of this process and all that it starts; not in the workers."""
+    if not hasattr(session.config, "workerinput"):
+        session.config.stash[MEMORY] = PeakMemory().__enter__()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much it was."""
+    memory = terminalreporter.config.stash[MEMORY]
+    terminalreporter.write_line(f"peak {memory.peak_bytes / 1e9:.1f} GB over all processes")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
