@@ -6,9 +6,9 @@
 that the set-up makes. ``tasks``: 40 tasks on two slots that hand three rows to Python and back,
 from ``qarm.worker_daemon`` and from Spark's own daemon, third time in a session. ``first``: a Delta
 table written, counted and read by two Python tasks that call a kernel, in a new session (its start
-is left out), with and without ``start_workers``. ``--stages``
-(minutes): ingest and mine-pairs of a small log, with the partitions of one machine and with Spark's
-and Delta's defaults. Each side is a process of its own; ``equal``: both counted the same rows.
+is left out), with and without ``start_workers``. ``--stages`` (minutes): ingest and mine-pairs of a
+small log, with the partitions of one machine and with Spark's and Delta's defaults. Each side is a
+process of its own; ``equal``: both counted the same rows.
 """
 
 from __future__ import annotations
