@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from qarm.training.shared_memory import SharedSum
+
 _NOT_BUILT = (
     "more than one rank needs Horovod, and it cannot be imported here ({error}); build it with "
     "`make setup`, or set training.ranks = 1"
@@ -33,6 +35,11 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 2e-5, 1e-3
 _horovod: Any = None
 _started = False
 _entered: tuple[str, float] | None = None
+_shared: SharedSum | None = None
+_tried_shared = False
+
+SHARED_MEMORY = "QARM_SHARED_MEMORY"
+"""Environment variable: 0 lets Horovod sum gradients also where ranks share one machine."""
 
 
 class RankLostError(TrainingError):
@@ -75,10 +82,12 @@ def _has_gpu() -> bool:
 
 def shutdown() -> None:
     """Leave the world; a later call of any function joins anew."""
-    global _horovod, _started
+    global _horovod, _started, _shared, _tried_shared
+    if _shared is not None:
+        _shared.close()
     if _horovod is not None:
         _horovod.shutdown()
-    _horovod, _started = None, False
+    _horovod, _started, _shared, _tried_shared = None, False, None, False
 
 
 def rank() -> int:
@@ -101,13 +110,14 @@ def local_rank() -> int:
 
 @contextmanager
 def _collective(what: str) -> Iterator[None]:
-    """Turn Horovod's errors into ours, with the operation and the rank."""
+    """Turn errors of Horovod, and of shared memory, into ours, with the operation and the rank."""
     global _entered
     _entered = (what, time.monotonic())
     try:
         yield
     except Exception as error:
-        if type(error).__name__ != "HorovodInternalError":
+        of_horovod = type(error).__name__ == "HorovodInternalError"
+        if not of_horovod and not isinstance(error, ConnectionError):
             raise
         raise RankLostError(
             f"rank {os.environ.get('HOROVOD_RANK')}: {what} failed, for another rank stopped or "
@@ -280,8 +290,8 @@ def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[fl
     parameter's ``grad`` is that of the weighted mean over the rows of all ranks, whatever their
     number. Every trainable parameter takes part in every step, one without a gradient with
     zeros, so that ranks never disagree on what is reduced (nor on what the optimiser updates).
-    Dense gradients travel as one tensor a type; those of ``sparse=True`` embeddings as coalesced
-    rows.
+    Dense gradients are one tensor a type, which ranks of one machine sum in shared memory; those of
+    ``sparse=True`` embeddings travel as coalesced rows.
 
     Args:
         loss: scalar, sum of weight x loss over this rank's rows.
@@ -297,23 +307,24 @@ def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[fl
     alone: list[nn.Parameter] = []
     if size() == 1:  # nothing travels, so nothing is copied together
         alone, dense = [parameter for group in dense for parameter in group], []
-    buffers = [torch.cat([_gradient(p).reshape(-1) for p in group]) for group in dense]
+    gradients = [[_gradient(p) for p in group] for group in dense]
     rows = [_touched_rows(parameter) for parameter in sparse]
+    buffers: list[Tensor] = []
     if size() > 1:
+        shared = _shared_sum(gradients)
         # All are on their way before one is waited for: a round of the ranks' talk is milliseconds.
         with _collective("gradient reduction"):
-            sums = [
-                _horovod.allreduce_async_(wire, op=_horovod.Sum, name=f"qarm.gradients.{i}")
-                for i, wire in enumerate([totals, *(_on_wire(buffer) for buffer in buffers)])
-            ]
             gathers = [
                 _horovod.allgather_async(_on_wire(part), name=f"qarm.rows.{i}.{k}")
                 for i, pair in enumerate(rows)
                 for k, part in enumerate(pair)
             ]
-            totals, *reduced = (_finish(handle) for handle in sums)
+            if shared is None:
+                buffers, totals = _sums_by_horovod(gradients, totals)
+            else:
+                buffers, sums = shared.sum(gradients, (float(totals[0]), float(totals[1])))
+                totals = torch.tensor(sums, dtype=torch.float64)
             gathered = [_finish(handle) for handle in gathers]
-        buffers = [r.to(b.device) for r, b in zip(reduced, buffers, strict=True)]
         rows = list(zip(gathered[::2], gathered[1::2], strict=True))
     total_loss, total_weight = totals.tolist()
     scale = 1.0 / total_weight if total_weight else 0.0
@@ -327,6 +338,32 @@ def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[fl
     for parameter, (numbers, values) in zip(sparse, rows, strict=True):
         parameter.grad = _sum_rows(parameter, numbers, values.mul_(scale))
     return total_loss * scale, total_weight
+
+
+def _sums_by_horovod(groups: list[list[Tensor]], totals: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Sums over ranks, those of each group flat, as one tensor."""
+    import torch
+
+    flat = [torch.cat([tensor.reshape(-1) for tensor in group]) for group in groups]
+    handles = [
+        _horovod.allreduce_async_(wire, op=_horovod.Sum, name=f"qarm.gradients.{i}")
+        for i, wire in enumerate([totals, *(_on_wire(tensor) for tensor in flat)])
+    ]
+    totals, *sums = (_finish(handle) for handle in handles)
+    return [s.to(tensor.device) for s, tensor in zip(sums, flat, strict=True)], totals
+
+
+def _shared_sum(groups: list[list[Tensor]]) -> SharedSum | None:
+    """How gradients are summed where all ranks are on one machine and compute on its CPU."""
+    global _shared, _tried_shared
+    if not _tried_shared:
+        from qarm.training.shared_memory import SharedSum
+
+        _tried_shared = True
+        if os.environ.get(SHARED_MEMORY, "1") != "0" and _horovod.local_size() == size():
+            _shared = SharedSum.connect(rank(), size(), gather_objects)
+    on_cpu = all(group[0].device.type == "cpu" for group in groups)
+    return _shared if on_cpu else None
 
 
 def average_gradients(model: nn.Module) -> None:

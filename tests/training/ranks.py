@@ -281,6 +281,10 @@ def everything(spec: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"collectives": check_collectives(spec)}
     for name in ("point", "contrastive"):
         out[name] = train({**spec, "loss": name})
+    out["shared"] = collectives._shared is not None
+    collectives._shared = None
+    out["by_horovod"] = train({**spec, "loss": "point"})
+    collectives._tried_shared = False
     out["dropout"] = train({**spec, **DROPOUT_RUN})
     out["early"] = stop_early(spec)
     model, optimizer, loader = make_training(spec)
@@ -337,8 +341,9 @@ def stall(spec: dict[str, Any]) -> dict[str, Any]:
 
 def stop(spec: dict[str, Any]) -> dict[str, Any]:
     """One rank is stopped altogether, threads and all."""
-    collectives.barrier()
+    model = Net()
+    collectives.average_gradients(model)
     if collectives.rank() == spec["rank"]:
         os.kill(os.getpid(), signal.SIGSTOP)
-    collectives.allreduce_sum(torch.ones(2), name="the.second")
+    collectives.average_gradients(model)  # the second
     return {}

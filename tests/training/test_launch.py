@@ -89,6 +89,14 @@ def test_two_ranks_take_the_steps_of_one_with_twice_the_batch(both):
 
 
 @pytest.mark.horovod
+def test_sums_in_shared_memory_are_those_of_horovod(both):
+    two, one = both
+    assert two["shared"] == (sys.platform == "linux")
+    assert not one["shared"], "one process has nobody to share with"
+    assert two["by_horovod"] == two["point"], "to the last bit"
+
+
+@pytest.mark.horovod
 def test_every_row_comes_once_in_another_order_each_epoch(both):
     epochs = both[0]["orders"]
     for epoch in epochs:
@@ -250,9 +258,19 @@ def test_restarts_take_the_ranks_that_spark_has_slots_for(monkeypatch, tmp_path,
 
 
 @pytest.mark.horovod
-@pytest.mark.parametrize(("function", "rank"), [("stall", 1), ("stall", 0), ("stop", 1)])
-def test_a_rank_that_takes_no_part_is_named(tmp_path, function, rank):
-    """It sleeps, or is stopped with all its threads; the other gives up, and says for whom."""
+@pytest.mark.parametrize(
+    ("function", "rank", "line"),
+    [
+        ("stall", 1, 'name="the.second"'),
+        ("stall", 0, 'name="the.second"'),
+        ("stop", 1, "average_gradients(model)  # the second"),
+    ],
+)
+def test_a_rank_that_takes_no_part_is_named(tmp_path, function, rank, line):
+    """It sleeps, or is stopped with all its threads; the other gives up, and says for whom.
+
+    It waits in Horovod, or for what the other should have put in the memory that they share.
+    """
     with pytest.raises(RankLostError) as raised:
         launch(
             f"tests.training.ranks:{function}",
@@ -263,7 +281,7 @@ def test_a_rank_that_takes_no_part_is_named(tmp_path, function, rank):
         )
     message = str(raised.value)
     assert re.search(rf"rank {rank} stopped or stalled. rank {1 - rank} waited \d s in", message)
-    assert 'name="the.second"' in message, "the traceback shows where it waited"
+    assert line in message, "the traceback shows where it waited"
     left = json.loads((tmp_path / f"failure-{1 - rank}.json").read_text())
     assert f"rank {rank} stopped or stalled" in left["message"]
 

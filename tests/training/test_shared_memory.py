@@ -1,0 +1,195 @@
+"""Sums in memory that ranks share; ranks are threads here, and processes in test_launch."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from qarm.training import shared_memory
+from qarm.training.shared_memory import SharedSum
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has such memory")
+
+T = TypeVar("T")
+_SECONDS = 20
+
+
+class World:
+    """Ranks that are threads."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._given: list[Any] = [None] * size
+        self._barrier = threading.Barrier(size, timeout=_SECONDS)
+
+    def gather(self, rank: int) -> Callable[[Any], list[Any]]:
+        """What ``collectives.gather_objects`` does, for this rank."""
+
+        def gathered(value: Any) -> list[Any]:
+            self._given[rank] = value
+            self._barrier.wait()
+            everybody = list(self._given)
+            self._barrier.wait()
+            return everybody
+
+        return gathered
+
+    def run(self, work: Callable[[int], T]) -> list[T]:
+        """``work(rank)`` of all at once."""
+        with ThreadPoolExecutor(self.size) as pool:
+            running = [pool.submit(work, rank) for rank in range(self.size)]
+            return [each.result(_SECONDS) for each in running]
+
+    def connect(self, rank: int) -> SharedSum | None:
+        """As ``collectives`` does."""
+        return SharedSum.connect(rank, self.size, self.gather(rank))
+
+
+def tensors(sizes: list[list[int]], rank: int, step: int) -> list[list[Tensor]]:
+    """A group of float64, then of float32, and so on; values whose sum depends on the order."""
+    random = torch.Generator().manual_seed(100 * step + rank)
+    return [
+        [
+            (torch.randn(size, 2, generator=random, dtype=torch.float64) * 10.0 ** (3 * rank)).to(
+                torch.float32 if number % 2 else torch.float64
+            )
+            for size in group
+        ]
+        for number, group in enumerate(sizes)
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    world=st.integers(2, 5),
+    steps=st.lists(
+        st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=3), max_size=3),
+        min_size=1,
+        max_size=5,
+    ),
+)
+def test_all_ranks_get_the_sum_in_the_order_of_ranks(world, steps):
+    def work(rank: int) -> list[Any]:
+        shared = ranks.connect(rank)
+        assert shared is not None
+        found = [
+            shared.sum(tensors(sizes, rank, step), (rank + 0.5, float(step)))
+            for step, sizes in enumerate(steps)
+        ]
+        shared.close()
+        return found
+
+    ranks = World(world)
+    for found in ranks.run(work):
+        for step, (sums, numbers) in enumerate(found):
+            assert numbers == (sum(rank + 0.5 for rank in range(world)), float(step) * world)
+            of_ranks = [tensors(steps[step], rank, step) for rank in range(world)]
+            assert len(sums) == len(steps[step])
+            for group, total in enumerate(sums):
+                first, *others = (torch.cat(each[group]).reshape(-1) for each in of_ranks)
+                for other in others:
+                    first = first + other
+                assert torch.equal(total, first)
+
+
+def test_sums_stay_when_later_ones_are_made():
+    """A rank may be two sums ahead in its thoughts, never in the memory that another reads."""
+    ranks = World(3)
+
+    def work(rank: int) -> list[Tensor]:
+        shared = ranks.connect(rank)
+        assert shared is not None
+        return [shared.sum([[torch.full((999,), 10.0**k)]], (0.0, 0.0))[0][0] for k in range(6)]
+
+    for found in ranks.run(work):
+        assert [set(total.tolist()) for total in found] == [{3 * 10.0**k} for k in range(6)]
+
+
+def test_a_rank_that_leaves_is_named_and_nobody_waits():
+    ranks = World(3)
+
+    def work(rank: int) -> str:
+        shared = ranks.connect(rank)
+        assert shared is not None
+        shared.sum([[torch.ones(5)]], (0.0, 0.0))
+        if rank == 1:
+            shared.close()
+            return ""
+        try:
+            shared.sum([[torch.ones(5)]], (0.0, 0.0))
+        except ConnectionError as error:
+            return str(error)
+        finally:
+            shared.close()
+        return "no error"
+
+    first, _, last = ranks.run(work)
+    assert first == "rank 1 is gone"
+    assert last in {"rank 1 is gone", "rank 0 is gone"}, "who is asked first"
+
+
+def test_ranks_that_cannot_all_meet_do_without(monkeypatch):
+    """As where containers of one host have networks of their own."""
+    call = shared_memory._call
+
+    def cannot(rank: int, addresses: list[Any]) -> Any:
+        return call(rank, [b"\0nobody"] * len(addresses) if rank == 2 else addresses)
+
+    monkeypatch.setattr(shared_memory, "_call", cannot)
+    ranks = World(3)
+    assert ranks.run(ranks.connect) == [None, None, None]
+
+
+def test_other_people_are_not_answered(monkeypatch):
+    """A call of another user closes; the ranks' own goes through."""
+    ranks = World(2)
+    own, asked = os.getuid(), []
+
+    def getuid() -> int:
+        asked.append(None)
+        return own + (len(asked) == 1)
+
+    def work(rank: int) -> bool:
+        if rank == 0:
+            return ranks.connect(0) is not None
+        gather = ranks.gather(1)
+        addresses = gather(b"?")
+        callers = [shared_memory._call(1, addresses[:1]) for _ in range(2)]
+        gather(True)
+        assert callers[0] is not None
+        with pytest.raises(ConnectionResetError):
+            callers[0][0].recv(1)
+        return True
+
+    monkeypatch.setattr(os, "getuid", getuid)
+    assert ranks.run(work) == [True, True]
+
+
+def test_no_handle_is_left():
+    def handles() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    def work(rank: int) -> None:
+        shared = ranks.connect(rank)
+        assert shared is not None
+        for size in (1, 1000, 10):
+            shared.sum([[torch.ones(size)]], (0.0, 0.0))
+        shared.close()
+
+    ranks = World(3)
+    before = handles()
+    for _ in range(3):
+        ranks.run(work)
+    assert handles() <= before
