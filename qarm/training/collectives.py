@@ -7,13 +7,16 @@ module and nothing else. All functions are called by all ranks, in the same orde
 
 from __future__ import annotations
 
+import io
+import logging
 import os
+import pickle
 import re
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +26,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from qarm.training.shared_memory import SharedSum
+    from qarm.training.shared_memory import SharedMemory
+
+logger = logging.getLogger(__name__)
 
 _NOT_BUILT = (
     "more than one rank needs Horovod, and it cannot be imported here ({error}); build it with "
@@ -35,8 +40,8 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 2e-5, 1e-3
 _horovod: Any = None
 _started = False
 _entered: tuple[str, float] | None = None
-_shared: SharedSum | None = None
-_tried_shared = False
+_shared: SharedMemory | None = None
+_asked_shared = False
 
 SHARED_MEMORY = "QARM_SHARED_MEMORY"
 """Environment variable: 0 lets Horovod sum gradients also where ranks share one machine."""
@@ -54,7 +59,8 @@ def init(cycle_ms: int | None = None) -> None:
     Args:
         cycle_ms: how often ranks without a GPU ask each other for work, where HOROVOD_CYCLE_TIME
             does not say. Horovod's 1 ms takes a tenth of the cores on which a model is computed;
-            where a step is long and has one collective, rarer is better.
+            where a step is long and has one collective, rarer is better. Where ranks share memory
+            it is ten times as long, for then Horovod has work at the start alone.
 
     Raises:
         TrainingError: several ranks were launched and Horovod is not installed.
@@ -68,6 +74,7 @@ def init(cycle_ms: int | None = None) -> None:
         except ImportError as error:
             raise TrainingError(_NOT_BUILT.format(error=error)) from error
         if cycle_ms is not None and not _has_gpu():
+            cycle_ms *= 10 if _may_share() else 1
             os.environ.setdefault("HOROVOD_CYCLE_TIME", str(cycle_ms))
         horovod.init()
         _horovod = horovod
@@ -82,12 +89,12 @@ def _has_gpu() -> bool:
 
 def shutdown() -> None:
     """Leave the world; a later call of any function joins anew."""
-    global _horovod, _started, _shared, _tried_shared
+    global _horovod, _started, _shared, _asked_shared
     if _shared is not None:
         _shared.close()
     if _horovod is not None:
         _horovod.shutdown()
-    _horovod, _started, _shared, _tried_shared = None, False, None, False
+    _horovod, _started, _shared, _asked_shared = None, False, None, False
 
 
 def rank() -> int:
@@ -159,30 +166,92 @@ def _finish(handle: Any) -> Any:
     return _horovod.synchronize(handle)
 
 
-def allreduce_sum(tensor: Tensor, name: str | None = None) -> Tensor:
+def exchange(
+    groups: Sequence[Sequence[Tensor]], rows: Sequence[Tensor], name: str
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Sums of some tensors over several ranks, and others' rows of all of them, in one round.
+
+    Args:
+        groups: each is tensors of one type and device; shapes are equal on all ranks.
+        rows: first dimensions may differ between ranks, also be 0.
+        name: what for; equal on all ranks.
+
+    Returns:
+        A flat tensor for each group; and each tensor of ``rows`` concatenated, in rank order.
+    """
+    import torch
+
+    wires = [[_on_wire(tensor) for tensor in group] for group in groups]
+    row_wires = [_on_wire(tensor) for tensor in rows]
+    with _collective(name):
+        shared = _shared_memory([*row_wires, *(wire for group in wires for wire in group)])
+        if shared is not None:
+            sums, gathered = shared.sum(wires, name), shared.gather(row_wires, name)
+        else:  # all are on their way before one is waited for: a round of talk is milliseconds
+            flat = [torch.cat([wire.reshape(-1) for wire in group]) for group in wires]
+            to_sum = [
+                _horovod.allreduce_async_(tensor, op=_horovod.Sum, name=f"qarm.{name}.{i}")
+                for i, tensor in enumerate(flat)
+            ]
+            to_gather = [
+                _horovod.allgather_async(wire, name=f"qarm.{name}.rows.{i}")
+                for i, wire in enumerate(row_wires)
+            ]
+            sums, gathered = list(map(_finish, to_sum)), list(map(_finish, to_gather))
+    return (
+        [total.to(group[0]) for total, group in zip(sums, groups, strict=True)],
+        [whole.to(tensor) for whole, tensor in zip(gathered, rows, strict=True)],
+    )
+
+
+def _shared_memory(wires: Sequence[Tensor]) -> SharedMemory | None:
+    """How tensors go to ranks on the same machine, where all are there and these on its CPU."""
+    global _shared, _asked_shared
+    if not _asked_shared:
+        _asked_shared = True
+        if _may_share():
+            from qarm.training.shared_memory import SharedMemory
+
+            _shared = SharedMemory.connect(
+                rank(), size(), lambda value: _horovod.allgather_object(value, name="qarm.meet")
+            )
+            if _shared is None:
+                logger.warning(
+                    "rank %d: the ranks are on one machine and cannot share memory (containers "
+                    "with networks of their own?); what they sum goes through Horovod, which is "
+                    "faster with HOROVOD_CYCLE_TIME=5",
+                    rank(),
+                )
+    return _shared if all(wire.device.type == "cpu" for wire in wires) else None
+
+
+def _may_share() -> bool:
+    """Whether the launcher put all ranks on this machine, and nobody minds."""
+    local, world = os.environ.get("HOROVOD_LOCAL_SIZE"), os.environ.get("HOROVOD_SIZE")
+    on_one = local is not None and local == world and sys.platform == "linux"
+    return on_one and os.environ.get(SHARED_MEMORY, "1") != "0"
+
+
+def allreduce_sum(tensor: Tensor, name: str = "sum") -> Tensor:
     """Sum over ranks of tensors of one shape; a new tensor on the same device, no gradient."""
     if size() == 1:
         return tensor.detach().clone()
-    with _collective(name or "allreduce"):
-        handle = _horovod.allreduce_async(_on_wire(tensor), op=_horovod.Sum, name=name)
-        total = _finish(handle)
-    return total.to(tensor)
+    return exchange([[tensor]], [], name)[0][0].view_as(tensor)
 
 
-def allreduce_mean(tensor: Tensor, name: str | None = None) -> Tensor:
+def allreduce_mean(tensor: Tensor, name: str = "mean") -> Tensor:
     """Mean over ranks of floating tensors of one shape; no gradient."""
     return allreduce_sum(tensor, name) / size()
 
 
-def gather(tensor: Tensor, name: str | None = None) -> Tensor:
+def gather(tensor: Tensor, name: str = "gather") -> Tensor:
     """Tensors of all ranks concatenated along dimension 0 in rank order; no gradient.
 
     First dimensions may differ between ranks, also be 0.
     """
     if size() == 1:
         return tensor.detach().clone()
-    with _collective(name or "gather"):
-        return _finish(_horovod.allgather_async(_on_wire(tensor), name=name)).to(tensor)
+    return exchange([], [tensor], name)[1][0]
 
 
 def gather_with_grad(tensor: Tensor) -> Tensor:
@@ -228,16 +297,16 @@ def gather_objects(value: Any) -> list[Any]:
     """``value`` of every rank, in rank order, on every rank. For small things: it is pickled."""
     if size() == 1:
         return [value]
-    with _collective("gather_objects"):
-        return list(_horovod.allgather_object(value, name="qarm.objects"))
+    import torch
+
+    content = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+    stream = io.BytesIO(gather(content, "objects").numpy().tobytes())
+    return [pickle.load(stream) for _ in range(size())]  # noqa: S301, it is from our own ranks
 
 
 def broadcast_object(value: Any) -> Any:
     """Rank 0's ``value`` on every rank. For small things: it is pickled."""
-    if size() == 1:
-        return value
-    with _collective("broadcast_object"):
-        return _horovod.broadcast_object(value, root_rank=0, name="qarm.object")
+    return gather_objects(value if rank() == 0 else None)[0]
 
 
 def _broadcast_tensors(tensors: Mapping[str, Tensor]) -> None:
@@ -283,150 +352,15 @@ def broadcast_optimizer(optimizer: torch.optim.Optimizer) -> None:
         optimizer.load_state_dict(unflatten(tensors, scalars))
 
 
-def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[float, float]:
-    """Sum the gradients, losses and weights of all ranks, and divide by the total weight.
-
-    After ``loss.backward()`` on the weighted *sum* of losses of this rank's rows, each
-    parameter's ``grad`` is that of the weighted mean over the rows of all ranks, whatever their
-    number. Every trainable parameter takes part in every step, one without a gradient with
-    zeros, so that ranks never disagree on what is reduced (nor on what the optimiser updates).
-    Dense gradients are one tensor a type, which ranks of one machine sum in shared memory; those of
-    ``sparse=True`` embeddings travel as coalesced rows.
-
-    Args:
-        loss: scalar, sum of weight x loss over this rank's rows.
-        weight: scalar, sum of their weights.
-
-    Returns:
-        Mean loss and total weight over all ranks. With a total weight of 0 gradients stay 0.
-    """
-    import torch
-
-    totals = torch.stack([loss.detach().double().cpu(), weight.detach().double().cpu()])
-    dense, sparse = _split_gradients(model)
-    alone: list[nn.Parameter] = []
-    if size() == 1:  # nothing travels, so nothing is copied together
-        alone, dense = [parameter for group in dense for parameter in group], []
-    gradients = [[_gradient(p) for p in group] for group in dense]
-    rows = [_touched_rows(parameter) for parameter in sparse]
-    buffers: list[Tensor] = []
-    if size() > 1:
-        shared = _shared_sum(gradients)
-        # All are on their way before one is waited for: a round of the ranks' talk is milliseconds.
-        with _collective("gradient reduction"):
-            gathers = [
-                _horovod.allgather_async(_on_wire(part), name=f"qarm.rows.{i}.{k}")
-                for i, pair in enumerate(rows)
-                for k, part in enumerate(pair)
-            ]
-            if shared is None:
-                buffers, totals = _sums_by_horovod(gradients, totals)
-            else:
-                buffers, sums = shared.sum(gradients, (float(totals[0]), float(totals[1])))
-                totals = torch.tensor(sums, dtype=torch.float64)
-            gathered = [_finish(handle) for handle in gathers]
-        rows = list(zip(gathered[::2], gathered[1::2], strict=True))
-    total_loss, total_weight = totals.tolist()
-    scale = 1.0 / total_weight if total_weight else 0.0
-    for group, buffer in zip(dense, buffers, strict=True):
-        buffer.mul_(scale)
-        pieces = buffer.split([p.numel() for p in group])
-        for parameter, piece in zip(group, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter)
-    for parameter in alone:
-        parameter.grad = _gradient(parameter).mul_(scale)
-    for parameter, (numbers, values) in zip(sparse, rows, strict=True):
-        parameter.grad = _sum_rows(parameter, numbers, values.mul_(scale))
-    return total_loss * scale, total_weight
-
-
-def _sums_by_horovod(groups: list[list[Tensor]], totals: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Sums over ranks, those of each group flat, as one tensor."""
-    import torch
-
-    flat = [torch.cat([tensor.reshape(-1) for tensor in group]) for group in groups]
-    handles = [
-        _horovod.allreduce_async_(wire, op=_horovod.Sum, name=f"qarm.gradients.{i}")
-        for i, wire in enumerate([totals, *(_on_wire(tensor) for tensor in flat)])
-    ]
-    totals, *sums = (_finish(handle) for handle in handles)
-    return [s.to(tensor.device) for s, tensor in zip(sums, flat, strict=True)], totals
-
-
-def _shared_sum(groups: list[list[Tensor]]) -> SharedSum | None:
-    """How gradients are summed where all ranks are on one machine and compute on its CPU."""
-    global _shared, _tried_shared
-    if not _tried_shared:
-        from qarm.training.shared_memory import SharedSum
-
-        _tried_shared = True
-        if os.environ.get(SHARED_MEMORY, "1") != "0" and _horovod.local_size() == size():
-            _shared = SharedSum.connect(rank(), size(), gather_objects)
-    on_cpu = all(group[0].device.type == "cpu" for group in groups)
-    return _shared if on_cpu else None
-
-
-def average_gradients(model: nn.Module) -> None:
-    """Replace each gradient by its mean over ranks (see ``reduce_gradients``)."""
-    import torch
-
-    reduce_gradients(model, torch.zeros(()), torch.ones(()))
-
-
-def _split_gradients(model: nn.Module) -> tuple[list[list[nn.Parameter]], list[nn.Parameter]]:
-    """Trainable parameters: dense ones grouped by type and device, and those declared sparse."""
-    declared = {id(m.weight) for m in model.modules() if getattr(m, "sparse", False) is True}
-    groups: dict[Any, list[nn.Parameter]] = {}
-    sparse = []
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
-            continue
-        if id(parameter) in declared:
-            sparse.append(parameter)
-        else:
-            groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
-    return list(groups.values()), sparse
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    """The gradient, dense; zeros where there is none."""
-    import torch
-
-    if parameter.grad is None:
-        return torch.zeros_like(parameter)
-    return parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
-
-
-def _touched_rows(parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
-    """Rows of this rank's gradient that are not zero, each once: their numbers, and the rows."""
-    import torch
-
-    gradient = parameter.grad
-    if gradient is None:
-        rows = torch.zeros(0, dtype=torch.int64, device=parameter.device)
-        return rows, parameter.new_zeros((0, *parameter.shape[1:]))
-    gradient = (gradient if gradient.is_sparse else gradient.to_sparse(1)).coalesce()
-    return gradient.indices()[0], gradient.values()
-
-
-def _sum_rows(parameter: nn.Parameter, rows: Tensor, values: Tensor) -> Tensor:
-    """Gradient whose rows are the sums of the values of equal number: a coalesced sparse tensor."""
-    import torch
-
-    return torch.sparse_coo_tensor(
-        rows.to(parameter.device)[None],
-        values.to(parameter),
-        parameter.shape,
-        check_invariants=False,
-        is_coalesced=size() == 1,
-    ).coalesce()
-
-
 def barrier() -> None:
     """Wait until every rank is here."""
     if size() > 1:
         with _collective("barrier"):
-            _horovod.barrier()
+            shared = _shared_memory(())
+            if shared is not None:
+                shared.meet("barrier")
+            else:
+                _horovod.barrier()
 
 
 def reduce_metrics(metrics: Mapping[str, float], weight: float = 1.0) -> dict[str, float]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from qarm.errors import ConfigError, TrainingError
 from qarm.lake import files
-from qarm.training import checkpoint, collectives
+from qarm.training import checkpoint, collectives, gradients
 from qarm.training.records import FitResult, RunningEpoch
 from qarm.training.state import copy_to_memory
 from qarm.training.step import (
@@ -310,7 +310,7 @@ class _Run:
             loss_sum, weight_sum = self.loss_fn(self.model, batch)
         loss_sum.backward()
         weight_sum = torch.as_tensor(weight_sum)
-        loss, weight = collectives.reduce_gradients(self.model, loss_sum, weight_sum)
+        loss, weight = gradients.reduce_gradients(self.model, loss_sum, weight_sum)
         if not math.isfinite(loss) or not math.isfinite(weight):
             self._raise_not_finite(loss_sum, weight_sum)
         if self.gradient_clip > 0:

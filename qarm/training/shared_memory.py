@@ -1,4 +1,4 @@
-"""Sums over ranks that share one machine's memory, so that nothing is sent.
+"""Sums and concatenations over ranks that share one machine's memory, so that nothing is sent.
 
 Horovod's ring sends gradients through sockets, at the cost of the cores that compute. Here each
 rank puts its numbers where all others read them, adds up one share of what all have put there, and
@@ -7,12 +7,13 @@ rank gets the same bits.
 
 Ranks wait for each other with a message over a Unix socket, which orders what they write and read.
 Memory and sockets have no name in the file system and go with their processes, however those end; a
-rank that is gone shows at once, by the end of its socket. What a rank puts down for the next sum
-goes into the other half of its memory, for the others may still read this one.
+rank that is gone shows at once, by the end of its socket. What a rank puts down next goes into the
+other half of its memory, for the others may still read this one.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import socket
@@ -22,17 +23,21 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 _CONNECT_SECONDS = 10.0
 _CREDENTIALS = struct.Struct("3i")
-_MESSAGE = struct.Struct("<qdd")
-"""Number of the meeting, and two numbers of the rank's own."""
+_RANK = struct.Struct("<q")
+_NAME_BYTES = 32
+_HEAD = struct.Struct(f"<q{_NAME_BYTES}s")
+"""Number of the meeting, and what for."""
 _ALIGNED = 64
+_KEPT_BYTES = 1 << 28
 
 
-class SharedSum:
-    """What the ranks of one machine add up. All call the same methods in the same order.
+class SharedMemory:
+    """What the ranks of one machine have in common. All call the same methods in the same order.
 
     Args:
         rank: this process's number.
@@ -44,10 +49,12 @@ class SharedSum:
         self._peers = peers
         self._areas: list[mmap.mmap] = []
         self._half = 0
-        self._meeting = 0
+        self._meetings = 0
 
     @classmethod
-    def connect(cls, rank: int, world: int, gather: Callable[[Any], list[Any]]) -> SharedSum | None:
+    def connect(
+        cls, rank: int, world: int, gather: Callable[[Any], list[Any]]
+    ) -> SharedMemory | None:
         """Meet the other ranks; None on all of them where two cannot meet.
 
         Args:
@@ -75,68 +82,100 @@ class SharedSum:
         for peer in self._peers.values():
             peer.close()
 
-    def sum(
-        self, groups: Sequence[Sequence[Tensor]], numbers: tuple[float, float]
-    ) -> tuple[list[Tensor], tuple[float, float]]:
-        """Sums over ranks.
+    def sum(self, groups: Sequence[Sequence[Tensor]], name: str) -> list[Tensor]:
+        """Sums over ranks: a flat tensor for each group.
 
         Args:
             groups: each is tensors of one type, on the CPU; types and sizes are equal on all ranks.
-            numbers: two more.
-
-        Returns:
-            A flat tensor for each group, this rank's own, and the sums of the numbers.
+            name: what for; equal on all ranks.
 
         Raises:
-            ConnectionError: a rank is gone.
+            ConnectionError: a rank is gone, or elsewhere.
         """
         import torch
 
-        placed = self._place(groups)
-        for group, of_ranks in zip(groups, placed, strict=True):
-            torch.cat([tensor.detach().reshape(-1) for tensor in group], out=of_ranks[self.rank])
-        of_all = self._meet(numbers)
+        if not groups:
+            return []
+        counts = [sum(tensor.numel() for tensor in group) for group in groups]
+        kinds = [group[0].dtype for group in groups]
+        places, size = _places(counts, kinds)
+        start = self._take(size)
         world = len(self._areas)
-        shares = [[of_ranks[k].tensor_split(world)[k] for k in range(world)] for of_ranks in placed]
-        for own, of_ranks in zip(shares, placed, strict=True):
-            first, second, *others = (
-                numbers.tensor_split(world)[self.rank] for numbers in of_ranks
-            )
+        of_groups = [
+            [_view(area, kind, start + place, count) for area in self._areas]
+            for place, count, kind in zip(places, counts, kinds, strict=True)
+        ]
+        for group, put in zip(groups, of_groups, strict=True):
+            torch.cat([tensor.reshape(-1) for tensor in group], out=put[self.rank])
+        sizes = {rank: theirs for rank, (theirs,) in enumerate(self.meet(name, size))}
+        if len(set(sizes.values())) > 1:
+            raise ConnectionError(f"ranks sum tensors of other sizes, in bytes: {sizes}")
+        for put in of_groups:
+            first, second, *others = (numbers.tensor_split(world)[self.rank] for numbers in put)
             total = first + second
             for other in others:
                 total += other
-            own[self.rank].copy_(total)
-        self._meet(numbers)
-        sums = [torch.cat(of_ranks) for of_ranks in shares]
-        return sums, (sum(one for one, _ in of_all), sum(other for _, other in of_all))
+            put[self.rank].tensor_split(world)[self.rank].copy_(total)
+        self.meet(name)
+        sums = [
+            torch.cat([put[rank].tensor_split(world)[rank] for rank in range(world)])
+            for put in of_groups
+        ]
+        self._give_back(size)
+        return sums
 
-    def _place(self, groups: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-        """For each group a flat tensor in the memory of each rank, in the half that is free."""
+    def gather(self, tensors: Sequence[Tensor], name: str) -> list[Tensor]:
+        """Each tensor of all ranks, concatenated along dimension 0 in the order of ranks.
+
+        Args:
+            tensors: on the CPU; first dimensions may differ between ranks, all else may not.
+            name: what for; equal on all ranks.
+
+        Raises:
+            ConnectionError: a rank is gone, or elsewhere.
+        """
         import torch
 
-        counts = [sum(tensor.numel() for tensor in group) for group in groups]
-        widths = [group[0].element_size() for group in groups]
-        sizes = [-(-c * w // _ALIGNED) * _ALIGNED for c, w in zip(counts, widths, strict=True)]
-        self._hold(sum(sizes))
-        start = self._half * (len(self._areas[0]) // 2)
-        self._half = 1 - self._half
-        placed = []
-        for group, count, width, size in zip(groups, counts, widths, sizes, strict=True):
-            of_ranks = [memoryview(area)[start : start + count * width] for area in self._areas]
-            kind = group[0].dtype
-            placed.append(
-                [
-                    torch.frombuffer(b, dtype=kind) if count else torch.empty(0, dtype=kind)
-                    for b in of_ranks
-                ]
-            )
-            start += size
-        return placed
+        if not tensors:
+            return []
+        kinds = [tensor.dtype for tensor in tensors]
+        widths = [math.prod(tensor.shape[1:]) for tensor in tensors]
+        of_ranks = []  # rows of each tensor
+        for rows in self.meet(name, *(len(tensor) for tensor in tensors)):
+            counts = [row * width for row, width in zip(rows, widths, strict=True)]
+            of_ranks.append((counts, *_places(counts, kinds)))
+        largest = max(size for _, _, size in of_ranks)
+        start = self._take(largest)
+        put = [
+            [
+                _view(area, kind, start + place, count)
+                for place, count, kind in zip(places, counts, kinds, strict=True)
+            ]
+            for area, (counts, places, _) in zip(self._areas, of_ranks, strict=True)
+        ]
+        for tensor, place in zip(tensors, put[self.rank], strict=True):
+            place.copy_(tensor.reshape(-1))
+        self.meet(name)
+        gathered = [
+            torch.cat([part.reshape(-1, *tensor.shape[1:]) for part in parts])
+            for tensor, parts in zip(tensors, zip(*put, strict=True), strict=True)
+        ]
+        self._give_back(largest)
+        return gathered
 
-    def _meet(self, numbers: tuple[float, float]) -> list[tuple[float, float]]:
-        """Wait until all ranks are here; their numbers, in the order of ranks."""
-        self._meeting += 1
-        message = _MESSAGE.pack(self._meeting, *numbers)
+    def meet(self, name: str, *numbers: int) -> list[tuple[int, ...]]:
+        """Wait until all ranks are here; their numbers, in the order of ranks.
+
+        Args:
+            name: what for; equal on all ranks.
+            numbers: as many on all ranks.
+
+        Raises:
+            ConnectionError: a rank is gone, or elsewhere.
+        """
+        self._meetings += 1
+        here = self._meetings, name.encode()[:_NAME_BYTES]
+        message = _HEAD.pack(*here) + struct.pack(f"<{len(numbers)}q", *numbers)
         for rank, peer in self._peers.items():
             try:
                 peer.sendall(message)
@@ -144,20 +183,24 @@ class SharedSum:
                 raise ConnectionError(f"rank {rank} is gone") from error
         found = {self.rank: numbers}
         for rank, peer in self._peers.items():
-            meeting, one, other = _MESSAGE.unpack(_receive(peer, _MESSAGE.size, f"rank {rank}"))
-            if meeting != self._meeting:
-                raise ConnectionError(
-                    f"rank {rank} is at meeting {meeting}, rank {self.rank} at {self._meeting}"
-                )
-            found[rank] = one, other
+            meeting, name_there = _HEAD.unpack(_receive(peer, _HEAD.size, f"rank {rank}"))
+            there = meeting, name_there.rstrip(b"\0")
+            if there != here:
+                raise ConnectionError(f"rank {rank} is in {there}, rank {self.rank} in {here}")
+            content = _receive(peer, 8 * len(numbers), f"rank {rank}")
+            found[rank] = struct.unpack(f"<{len(numbers)}q", content)
         return [found[rank] for rank in sorted(found)]
 
-    def _hold(self, size: int) -> None:
-        """Have two halves of ``size`` bytes or more in the memory of each rank."""
-        if self._areas and 2 * size <= len(self._areas[0]):
-            return
-        size = 2 * max(_ALIGNED, size)
-        handles = {self.rank: os.memfd_create("qarm-gradients")}
+    def _take(self, size: int) -> int:
+        """Where the free half begins, of at least ``size`` bytes; it is taken now."""
+        if not self._areas or 2 * size > len(self._areas[0]):
+            self._areas = self._new_areas(2 * max(mmap.PAGESIZE, 1 << (size - 1).bit_length()))
+        self._half = 1 - self._half
+        return self._half * (len(self._areas[0]) // 2)
+
+    def _new_areas(self, size: int) -> list[mmap.mmap]:
+        """``size`` bytes of each rank, which all can read and write; kept by who maps them."""
+        handles = {self.rank: os.memfd_create("qarm")}
         os.ftruncate(handles[self.rank], size)
         for peer in self._peers.values():
             socket.send_fds(peer, [b"!"], [handles[self.rank]])
@@ -166,9 +209,33 @@ class SharedSum:
             if not received:
                 raise ConnectionError(f"rank {rank} is gone")
             handles[rank] = received[0]
-        self._areas = [mmap.mmap(handles[rank], size) for rank in sorted(handles)]
+        areas = [mmap.mmap(handles[rank], size) for rank in sorted(handles)]
         for handle in handles.values():
             os.close(handle)
+        return areas
+
+    def _give_back(self, size: int) -> None:
+        """Let go of memory that only something rare and large needed."""
+        if size > _KEPT_BYTES:
+            self._areas = []
+
+
+def _places(counts: Sequence[int], kinds: Sequence[torch.dtype]) -> tuple[list[int], int]:
+    """Where so many numbers of each type begin, one after the other, and where all end."""
+    places, end = [], 0
+    for count, kind in zip(counts, kinds, strict=True):
+        places.append(end)
+        end += -(-count * kind.itemsize // _ALIGNED) * _ALIGNED
+    return places, end
+
+
+def _view(area: mmap.mmap, kind: torch.dtype, start: int, count: int) -> Tensor:
+    """Numbers in shared memory, as a tensor."""
+    import torch
+
+    if not count:
+        return torch.empty(0, dtype=kind)
+    return torch.frombuffer(area, dtype=kind, count=count, offset=start)
 
 
 def _call(rank: int, addresses: Sequence[Any]) -> dict[int, socket.socket] | None:
@@ -178,7 +245,7 @@ def _call(rank: int, addresses: Sequence[Any]) -> dict[int, socket.socket] | Non
         peers[other] = peer = socket.socket(socket.AF_UNIX)
         try:
             peer.connect(address)
-            peer.sendall(_MESSAGE.pack(rank, 0.0, 0.0))
+            peer.sendall(_RANK.pack(rank))
         except OSError:
             for peer in peers.values():
                 peer.close()
@@ -192,7 +259,7 @@ def _answer(listener: socket.socket) -> tuple[int, socket.socket]:
         peer, _ = listener.accept()
         content = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         if _CREDENTIALS.unpack(content)[1] == os.getuid():
-            return _MESSAGE.unpack(_receive(peer, _MESSAGE.size, "a rank"))[0], peer
+            return _RANK.unpack(_receive(peer, _RANK.size, "a rank"))[0], peer
         peer.close()
 
 

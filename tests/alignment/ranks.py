@@ -9,7 +9,7 @@ import torch
 from qarm.alignment import trainer
 from qarm.alignment.known_pairs import KnownPairs
 from qarm.alignment.loss import PairBatch, Temperature, info_nce
-from qarm.training import collectives
+from qarm.training import collectives, gradients
 from tests.training.ranks import recorded_losses
 
 ITEMS, DIMENSIONS = 40, 6
@@ -39,7 +39,7 @@ def one_step(spec: dict[str, Any]) -> dict[str, Any]:
         vectors[:share], vectors[share:], batch, model["temperature"](), logq=True, known=known
     )
     loss.backward()
-    mean, total = collectives.reduce_gradients(model, loss, weight)
+    mean, total = gradients.reduce_gradients(model, loss, weight)
     return {
         "loss": mean,
         "weight": total,

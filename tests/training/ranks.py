@@ -20,7 +20,7 @@ from pyarrow import parquet
 from torch import Tensor, nn
 
 from qarm.errors import InputError, TrainingError
-from qarm.training import collectives
+from qarm.training import collectives, gradients
 from qarm.training.loader import WEIGHT, EpochLoader
 from qarm.training.loop import fit
 
@@ -124,18 +124,18 @@ def make_training(spec: dict[str, Any]) -> tuple[Net, torch.optim.Optimizer, Epo
 def recorded_losses() -> Iterator[list[float]]:
     """Mean loss over all ranks of each step taken inside."""
     losses: list[float] = []
-    reduce = collectives.reduce_gradients
+    reduce = gradients.reduce_gradients
 
     def recording(*arguments: Any) -> tuple[float, float]:
         loss, weight = reduce(*arguments)
         losses.append(loss)
         return loss, weight
 
-    collectives.reduce_gradients = recording
+    gradients.reduce_gradients = recording
     try:
         yield losses
     finally:
-        collectives.reduce_gradients = reduce
+        gradients.reduce_gradients = reduce
 
 
 def weights(model: nn.Module) -> list[float]:
@@ -232,7 +232,7 @@ def check_collectives(spec: dict[str, Any]) -> dict[str, Any]:
     if rank == size - 1:  # the other rank has no gradients at all
         model.words(torch.tensor([2, 2])).sum().backward()
         (3 * model.hidden.weight.sum()).backward()
-    collectives.average_gradients(model)
+    gradients.average_gradients(model)
     assert model.words.weight.grad is not None
     assert model.hidden.weight.grad is not None
     assert model.unused.weight.grad is not None
@@ -281,10 +281,7 @@ def everything(spec: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"collectives": check_collectives(spec)}
     for name in ("point", "contrastive"):
         out[name] = train({**spec, "loss": name})
-    out["shared"] = collectives._shared is not None
-    collectives._shared = None
-    out["by_horovod"] = train({**spec, "loss": "point"})
-    collectives._tried_shared = False
+    out["shares_memory"] = collectives._shared is not None
     out["dropout"] = train({**spec, **DROPOUT_RUN})
     out["early"] = stop_early(spec)
     model, optimizer, loader = make_training(spec)
@@ -342,8 +339,8 @@ def stall(spec: dict[str, Any]) -> dict[str, Any]:
 def stop(spec: dict[str, Any]) -> dict[str, Any]:
     """One rank is stopped altogether, threads and all."""
     model = Net()
-    collectives.average_gradients(model)
+    gradients.average_gradients(model)
     if collectives.rank() == spec["rank"]:
         os.kill(os.getpid(), signal.SIGSTOP)
-    collectives.average_gradients(model)  # the second
+    gradients.average_gradients(model)  # the second
     return {}

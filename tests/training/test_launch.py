@@ -16,12 +16,13 @@ import pytest
 
 import qarm.training.launch as launch_module
 from qarm.errors import ConfigError, InputError, TrainingError
-from qarm.training.collectives import RankLostError
+from qarm.training.collectives import SHARED_MEMORY, RankLostError
 from qarm.training.launch import LOG_FILE, child_environment, choose_backend, launch
 from qarm.training.worker import LAUNCHER_PID, resolve
 from tests.training import ranks
 
 ROWS = 144
+EVERYTHING = "tests.training.ranks:everything"
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +31,20 @@ def files(tmp_path_factory) -> list[str]:
     return ranks.write_files(tmp_path_factory.mktemp("ranks") / "data", ranks.LAYOUT)
 
 
+def everything(files: list[str]) -> dict:
+    """Two canonical shards, a global batch of 16: step t has the same rows on 1 and 2 ranks."""
+    return {"files": files, "batch": 16, "shards": 2, "checkpoints": None}
+
+
 @pytest.fixture(scope="module")
 def both(files, tmp_path_factory) -> tuple[dict, dict]:
     """Everything that needs two ranks, in one start of them; and the same on one rank."""
     folder = tmp_path_factory.mktemp("both")
-    # Two canonical shards and a global batch of 16: step t has the same rows on 1 and 2 ranks.
-    spec = {"files": files, "batch": 16, "shards": 2, "checkpoints": None}
-    function = "tests.training.ranks:everything"
+    spec = everything(files)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYSPARK_GATEWAY_PORT", "1")
-        two = launch(function, spec, ranks=2, work_dir=str(folder / "two"))
-        return two, launch(function, spec, ranks=1, work_dir=f"file://{folder}/one")
+        two = launch(EVERYTHING, spec, ranks=2, work_dir=str(folder / "two"))
+        return two, launch(EVERYTHING, spec, ranks=1, work_dir=f"file://{folder}/one")
 
 
 @pytest.mark.horovod
@@ -50,7 +54,7 @@ def test_collectives(both):
     assert seen == {
         "size": 2,
         "local_rank": 0,
-        "cycle_ms": "3",
+        "cycle_ms": "30" if two["shares_memory"] else "3",
         "sum": [3.0],
         "mean": [1.5],
         "gathered": [1],
@@ -89,11 +93,19 @@ def test_two_ranks_take_the_steps_of_one_with_twice_the_batch(both):
 
 
 @pytest.mark.horovod
-def test_sums_in_shared_memory_are_those_of_horovod(both):
+def test_ranks_on_one_machine_share_memory_and_get_what_horovod_gives(both, files, tmp_path):
     two, one = both
-    assert two["shared"] == (sys.platform == "linux")
-    assert not one["shared"], "one process has nobody to share with"
-    assert two["by_horovod"] == two["point"], "to the last bit"
+    assert two["shares_memory"] == (sys.platform == "linux")
+    assert not one["shares_memory"], "one process has nobody to share with"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SHARED_MEMORY, "0")
+        patch.setenv("PYSPARK_GATEWAY_PORT", "1")
+        sent = launch(EVERYTHING, everything(files), ranks=2, work_dir=str(tmp_path))
+    assert not sent["shares_memory"]
+    assert sent["collectives"].pop("cycle_ms") == "3"
+    expected = {**two, "shares_memory": False, "collectives": dict(two["collectives"])}
+    assert expected["collectives"].pop("cycle_ms") == "30", "Horovod has less to do"
+    assert sent == expected, "to the last bit"
 
 
 @pytest.mark.horovod

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from qarm.errors import ConfigError, TrainingError
-from qarm.training import collectives, loop, step
+from qarm.training import gradients, loop, step
 from qarm.training.loop import fit
 from qarm.training.step import clip_gradients, learning_rate_factor
 from tests.training import ranks
@@ -196,7 +196,7 @@ def test_clipping_takes_dense_and_sparse_gradients():
     model.hidden.weight.sum().backward()
     # Rows 1 and 2 of the table have gradients 2 and 1 (four columns), the layer thirty ones.
     expected = math.sqrt(4 * (4 + 1) + 30)
-    collectives.average_gradients(model)
+    gradients.average_gradients(model)
     assert clip_gradients(model, 2.0) == pytest.approx(expected)
     assert clip_gradients(model, 5.0) == pytest.approx(2.0)
     assert clip_gradients(nn.Linear(1, 1), 1.0) == 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qarm.training import shared_memory
-from qarm.training.shared_memory import SharedSum
+from qarm.training.shared_memory import SharedMemory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has such memory")
 
@@ -51,9 +52,9 @@ class World:
             running = [pool.submit(work, rank) for rank in range(self.size)]
             return [each.result(_SECONDS) for each in running]
 
-    def connect(self, rank: int) -> SharedSum | None:
+    def connect(self, rank: int) -> SharedMemory | None:
         """As ``collectives`` does."""
-        return SharedSum.connect(rank, self.size, self.gather(rank))
+        return SharedMemory.connect(rank, self.size, self.gather(rank))
 
 
 def tensors(sizes: list[list[int]], rank: int, step: int) -> list[list[Tensor]]:
@@ -70,6 +71,14 @@ def tensors(sizes: list[list[int]], rank: int, step: int) -> list[list[Tensor]]:
     ]
 
 
+def rows(sizes: list[list[int]], rank: int, step: int) -> list[Tensor]:
+    """A tensor for each group, with another number of rows on each rank."""
+    return [
+        torch.cat(group)[: (7 * rank + step) % 5].to(torch.int64 if number % 2 else torch.float64)
+        for number, group in enumerate(tensors(sizes, rank, step))
+    ]
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     world=st.integers(2, 5),
@@ -79,12 +88,15 @@ def tensors(sizes: list[list[int]], rank: int, step: int) -> list[list[Tensor]]:
         max_size=5,
     ),
 )
-def test_all_ranks_get_the_sum_in_the_order_of_ranks(world, steps):
+def test_all_ranks_get_sums_and_rows_in_the_order_of_ranks(world, steps):
     def work(rank: int) -> list[Any]:
         shared = ranks.connect(rank)
         assert shared is not None
         found = [
-            shared.sum(tensors(sizes, rank, step), (rank + 0.5, float(step)))
+            (
+                shared.sum(tensors(sizes, rank, step), "steps"),
+                shared.gather(rows(sizes, rank, step), "rows"),
+            )
             for step, sizes in enumerate(steps)
         ]
         shared.close()
@@ -92,8 +104,7 @@ def test_all_ranks_get_the_sum_in_the_order_of_ranks(world, steps):
 
     ranks = World(world)
     for found in ranks.run(work):
-        for step, (sums, numbers) in enumerate(found):
-            assert numbers == (sum(rank + 0.5 for rank in range(world)), float(step) * world)
+        for step, (sums, gathered) in enumerate(found):
             of_ranks = [tensors(steps[step], rank, step) for rank in range(world)]
             assert len(sums) == len(steps[step])
             for group, total in enumerate(sums):
@@ -101,6 +112,10 @@ def test_all_ranks_get_the_sum_in_the_order_of_ranks(world, steps):
                 for other in others:
                     first = first + other
                 assert torch.equal(total, first)
+            rows_of_ranks = [rows(steps[step], rank, step) for rank in range(world)]
+            assert len(gathered) == len(rows_of_ranks[0])
+            for whole, parts in zip(gathered, zip(*rows_of_ranks, strict=True), strict=True):
+                assert torch.equal(whole, torch.cat(parts))
 
 
 def test_sums_stay_when_later_ones_are_made():
@@ -110,7 +125,7 @@ def test_sums_stay_when_later_ones_are_made():
     def work(rank: int) -> list[Tensor]:
         shared = ranks.connect(rank)
         assert shared is not None
-        return [shared.sum([[torch.full((999,), 10.0**k)]], (0.0, 0.0))[0][0] for k in range(6)]
+        return [shared.sum([[torch.full((999,), 10.0**k)]], "sum")[0] for k in range(6)]
 
     for found in ranks.run(work):
         assert [set(total.tolist()) for total in found] == [{3 * 10.0**k} for k in range(6)]
@@ -122,12 +137,12 @@ def test_a_rank_that_leaves_is_named_and_nobody_waits():
     def work(rank: int) -> str:
         shared = ranks.connect(rank)
         assert shared is not None
-        shared.sum([[torch.ones(5)]], (0.0, 0.0))
+        shared.sum([[torch.ones(5)]], "sum")
         if rank == 1:
             shared.close()
             return ""
         try:
-            shared.sum([[torch.ones(5)]], (0.0, 0.0))
+            shared.sum([[torch.ones(5)]], "sum")
         except ConnectionError as error:
             return str(error)
         finally:
@@ -137,6 +152,51 @@ def test_a_rank_that_leaves_is_named_and_nobody_waits():
     first, _, last = ranks.run(work)
     assert first == "rank 1 is gone"
     assert last in {"rank 1 is gone", "rank 0 is gone"}, "who is asked first"
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (lambda shared: shared.sum([[torch.ones(500)]], "one"), "in bytes: {0: 64, 1: 2048}"),
+        (lambda shared: shared.sum([[torch.ones(5)]], "other"), r"rank . is in \(3, b'o"),
+        (lambda shared: shared.gather([torch.ones(5)], "other"), r"rank . is in \(3, b'o"),
+    ],
+)
+def test_ranks_that_do_not_do_the_same_say_so(other, says):
+    def work(rank: int) -> str:
+        shared = ranks.connect(rank)
+        assert shared is not None
+        shared.sum([[torch.ones(999)]], "one")
+        try:
+            other(shared) if rank else shared.sum([[torch.ones(5)]], "one")
+        except ConnectionError as error:
+            return str(error)
+        finally:
+            shared.close()
+        return "no error"
+
+    ranks = World(2)
+    for found in ranks.run(work):
+        assert re.search(says, found) or found == "rank 0 is gone" or found == "rank 1 is gone"
+        assert found != "no error"
+
+
+def test_memory_for_something_large_and_rare_is_given_back(monkeypatch):
+    monkeypatch.setattr(shared_memory, "_KEPT_BYTES", 10_000)
+    ranks = World(2)
+
+    def work(rank: int) -> list[int]:
+        shared = ranks.connect(rank)
+        assert shared is not None
+        held = []
+        for size in (1_000, 1_000_000, 1_000):
+            (whole,) = shared.gather([torch.full((size,), rank)], "rows")
+            assert whole.tolist() == [0] * size + [1] * size
+            held.append(sum(map(len, shared._areas)))
+        return held
+
+    for held in ranks.run(work):
+        assert held[0] == held[2] > 0 == held[1]
 
 
 def test_ranks_that_cannot_all_meet_do_without(monkeypatch):
@@ -185,7 +245,7 @@ def test_no_handle_is_left():
         shared = ranks.connect(rank)
         assert shared is not None
         for size in (1, 1000, 10):
-            shared.sum([[torch.ones(size)]], (0.0, 0.0))
+            shared.sum([[torch.ones(size)]], "sum")
         shared.close()
 
     ranks = World(3)

@@ -1,0 +1,111 @@
+"""Gradients of all ranks together: those of the weighted mean over the rows of all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qarm.training import collectives
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[float, float]:
+    """Sum the gradients, losses and weights of all ranks, and divide by the total weight.
+
+    After ``loss.backward()`` on the weighted *sum* of losses of this rank's rows, each
+    parameter's ``grad`` is that of the weighted mean over the rows of all ranks, whatever their
+    number. Every trainable parameter takes part in every step, one without a gradient with
+    zeros, so that ranks never disagree on what is reduced (nor on what the optimiser updates).
+    Dense gradients are one tensor a type, which ranks of one machine sum in shared memory; those of
+    ``sparse=True`` embeddings travel as coalesced rows.
+
+    Args:
+        loss: scalar, sum of weight x loss over this rank's rows.
+        weight: scalar, sum of their weights.
+
+    Returns:
+        Mean loss and total weight over all ranks. With a total weight of 0 gradients stay 0.
+    """
+    import torch
+
+    totals = torch.stack([loss.detach().double().cpu(), weight.detach().double().cpu()])
+    dense, sparse = _split_gradients(model)
+    alone: list[nn.Parameter] = []
+    if collectives.size() == 1:  # nothing travels, so nothing is copied together
+        alone, dense = [parameter for group in dense for parameter in group], []
+    rows = [_touched_rows(parameter) for parameter in sparse]
+    buffers: list[Tensor] = []
+    if collectives.size() > 1:
+        gradients = [[_gradient(p) for p in group] for group in dense]
+        parts = [part for pair in rows for part in pair]
+        (totals, *buffers), parts = collectives.exchange([[totals], *gradients], parts, "gradients")
+        rows = list(zip(parts[::2], parts[1::2], strict=True))
+    total_loss, total_weight = totals.tolist()
+    scale = 1.0 / total_weight if total_weight else 0.0
+    for group, buffer in zip(dense, buffers, strict=True):
+        buffer.mul_(scale)
+        pieces = buffer.split([p.numel() for p in group])
+        for parameter, piece in zip(group, pieces, strict=True):
+            parameter.grad = piece.view_as(parameter)
+    for parameter in alone:
+        parameter.grad = _gradient(parameter).mul_(scale)
+    for parameter, (numbers, values) in zip(sparse, rows, strict=True):
+        parameter.grad = _sum_rows(parameter, numbers, values.mul_(scale))
+    return total_loss * scale, total_weight
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Replace each gradient by its mean over ranks (see ``reduce_gradients``)."""
+    import torch
+
+    reduce_gradients(model, torch.zeros(()), torch.ones(()))
+
+
+def _split_gradients(model: nn.Module) -> tuple[list[list[nn.Parameter]], list[nn.Parameter]]:
+    """Trainable parameters: dense ones grouped by type and device, and those declared sparse."""
+    declared = {id(m.weight) for m in model.modules() if getattr(m, "sparse", False) is True}
+    groups: dict[Any, list[nn.Parameter]] = {}
+    sparse = []
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        if id(parameter) in declared:
+            sparse.append(parameter)
+        else:
+            groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+    return list(groups.values()), sparse
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """The gradient, dense; zeros where there is none."""
+    import torch
+
+    if parameter.grad is None:
+        return torch.zeros_like(parameter)
+    return parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
+
+
+def _touched_rows(parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
+    """Rows of this rank's gradient that are not zero, each once: their numbers, and the rows."""
+    import torch
+
+    gradient = parameter.grad
+    if gradient is None:
+        rows = torch.zeros(0, dtype=torch.int64, device=parameter.device)
+        return rows, parameter.new_zeros((0, *parameter.shape[1:]))
+    gradient = (gradient if gradient.is_sparse else gradient.to_sparse(1)).coalesce()
+    return gradient.indices()[0], gradient.values()
+
+
+def _sum_rows(parameter: nn.Parameter, rows: Tensor, values: Tensor) -> Tensor:
+    """Gradient whose rows are the sums of the values of equal number: a coalesced sparse tensor."""
+    import torch
+
+    return torch.sparse_coo_tensor(
+        rows.to(parameter.device)[None],
+        values.to(parameter),
+        parameter.shape,
+        check_invariants=False,
+        is_coalesced=collectives.size() == 1,
+    ).coalesce()
