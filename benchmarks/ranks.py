@@ -130,7 +130,8 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
     from qarm.training import collectives, loop
 
     torch.set_num_threads(1)
-    if collectives.size() == 1:
+    # Not by ``collectives``: the trainer is the first to use it, and says how Horovod should run.
+    if "HOROVOD_SIZE" not in os.environ:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[spec.get("core", 0)]})
     histories = []
     fit = loop.fit
