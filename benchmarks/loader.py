@@ -4,8 +4,9 @@
 
 A row has 20 scalars, three lists of 50 and one of 25. The table is written by
 ``write_training_table`` and read on one rank with the shipped settings: 8 shards, rows shuffled
-across row groups. Peers read the same files, in batches of the same size, unshuffled or by row
-groups only:
+across row groups. Each side has a process of its own with the ranks' environment, as training has,
+so that no side works in memory that the other has cut up; both are warm. Peers read the same files,
+in batches of the same size, unshuffled or by row groups only:
 
 * ``BatchedDataLoader`` over ``make_batch_reader``, with threads and their defaults;
 * ``ParquetFile.iter_batches`` and ``Dataset.to_batches`` of pyarrow, which make no tensors.
@@ -16,9 +17,13 @@ groups only:
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +33,12 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from logs import session
-from timing import interleaved, report, say
+from timing import report, say, timed
 
 from qarm.config import Config
 from qarm.lake.tables import Lake
 from qarm.pipeline.context import Context
+from qarm.training.launch import child_environment
 from qarm.training.loader import WEIGHT, EpochLoader
 from qarm.training.shards import readable
 from qarm.training.writer import FixedList, write_training_table
@@ -172,6 +178,26 @@ def totals(read: Callable, files: list[str]) -> dict[str, tuple[int, float]]:
     return {name: (count, float(f"{total:.6g}")) for name, (count, total) in found.items()}
 
 
+READERS: dict[str, Callable] = {
+    "ours": ours,
+    "petastorm BatchedDataLoader": stock,
+    "pyarrow ParquetFile.iter_batches": iter_batches,
+    "pyarrow Dataset.to_batches": to_batches,
+}
+
+
+def read(reader: str, files: list[str]) -> float:
+    """Seconds of an epoch, in a process of its own."""
+    warnings.filterwarnings("ignore")  # Petastorm's, of the pinned pyarrow
+    return timed(lambda: READERS[reader](files))
+
+
+def check(reader: str, files: list[str]) -> dict[str, tuple[int, float]]:
+    """``totals``, and a warm-up."""
+    warnings.filterwarnings("ignore")
+    return totals(READERS[reader], files)
+
+
 def main() -> None:
     """One case a peer."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -179,18 +205,27 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "qarm-bench")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore")  # Petastorm's, of the pinned pyarrow
     files = written(arguments.folder, arguments.rows)
     name = f"{arguments.rows} rows of 20 scalars and 175 list values, batches of {BATCH}"
-    mine = totals(ours, files)
-    for peer, read in (
-        ("petastorm BatchedDataLoader", stock),
-        ("pyarrow ParquetFile.iter_batches", iter_batches),
-        ("pyarrow Dataset.to_batches", to_batches),
-    ):
-        same = totals(read, files) == mine  # and a warm-up
-        pairs = interleaved(peer, lambda: ours(files), lambda r=read: r(files), arguments.runs)
-        report("loader", name, peer, *pairs, same)
+    os.environ.update(child_environment(1))
+    mine, *peers = READERS
+    with ExitStack() as stack:
+        processes = {
+            reader: stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
+            for reader in READERS
+        }
+
+        def run(reader: str) -> float:
+            return processes[reader].submit(read, reader, files).result()
+
+        found = {r: processes[r].submit(check, r, files).result() for r in READERS}
+        for peer in peers:
+            run(mine), run(peer)
+            seconds = [(run(mine), run(peer)) for _ in range(arguments.runs)]
+            for number, (ours_s, peer_s) in enumerate(seconds, 1):
+                say(f"{peer}: run {number}, ours {ours_s:.2f} s, peer {peer_s:.2f} s")
+            pairs = zip(*seconds, strict=True)
+            report("loader", name, peer, *map(list, pairs), found[peer] == found[mine])
 
 
 if __name__ == "__main__":

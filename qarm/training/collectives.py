@@ -167,7 +167,10 @@ def _finish(handle: Any) -> Any:
 
 
 def exchange(
-    groups: Sequence[Sequence[Tensor]], rows: Sequence[Tensor], name: str
+    groups: Sequence[Sequence[Tensor]],
+    rows: Sequence[Tensor],
+    name: str,
+    weight: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Sums of some tensors over several ranks, and others' rows of all of them, in one round.
 
@@ -175,6 +178,7 @@ def exchange(
         groups: each is tensors of one type and device; shapes are equal on all ranks.
         rows: first dimensions may differ between ranks, also be 0.
         name: what for; equal on all ranks.
+        weight: a number; the sums are divided by its sum, which comes last. By 0: zeros.
 
     Returns:
         A flat tensor for each group; and each tensor of ``rows`` concatenated, in rank order.
@@ -186,9 +190,10 @@ def exchange(
     with _collective(name):
         shared = _shared_memory([*row_wires, *(wire for group in wires for wire in group)])
         if shared is not None:
-            sums, gathered = shared.sum(wires, name), shared.gather(row_wires, name)
+            sums, gathered = shared.sum(wires, name, weight), shared.gather(row_wires, name)
         else:  # all are on their way before one is waited for: a round of talk is milliseconds
-            flat = [torch.cat([wire.reshape(-1) for wire in group]) for group in wires]
+            sent = wires if weight is None else [*wires, [weight]]
+            flat = [torch.cat([wire.reshape(-1) for wire in group]) for group in sent]
             to_sum = [
                 _horovod.allreduce_async_(tensor, op=_horovod.Sum, name=f"qarm.{name}.{i}")
                 for i, tensor in enumerate(flat)
@@ -198,8 +203,13 @@ def exchange(
                 for i, wire in enumerate(row_wires)
             ]
             sums, gathered = list(map(_finish, to_sum)), list(map(_finish, to_gather))
+            if weight is not None:
+                factor = 1.0 / float(sums[-1]) if sums[-1] else 0.0
+                for total in sums[:-1]:
+                    total *= factor
+    alike = groups if weight is None else [*groups, [weight]]
     return (
-        [total.to(group[0]) for total, group in zip(sums, groups, strict=True)],
+        [total.to(group[0]) for total, group in zip(sums, alike, strict=True)],
         [whole.to(tensor) for whole, tensor in zip(gathered, rows, strict=True)],
     )
 

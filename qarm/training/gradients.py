@@ -27,32 +27,28 @@ def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[fl
     Returns:
         Mean loss and total weight over all ranks. With a total weight of 0 gradients stay 0.
     """
-    import torch
 
-    totals = torch.stack([loss.detach().double().cpu(), weight.detach().double().cpu()])
+    total, weights = loss.detach().double().cpu(), weight.detach().double().cpu()
     dense, sparse = _split_gradients(model)
-    alone: list[nn.Parameter] = []
-    if collectives.size() == 1:  # nothing travels, so nothing is copied together
-        alone, dense = [parameter for group in dense for parameter in group], []
     rows = [_touched_rows(parameter) for parameter in sparse]
-    buffers: list[Tensor] = []
     if collectives.size() > 1:
-        gradients = [[_gradient(p) for p in group] for group in dense]
+        groups = [[total], *([_gradient(p) for p in group] for group in dense)]
         parts = [part for pair in rows for part in pair]
-        (totals, *buffers), parts = collectives.exchange([[totals], *gradients], parts, "gradients")
+        sums, parts = collectives.exchange(groups, parts, "gradients", weights)
+        mean, *means, weights = sums
         rows = list(zip(parts[::2], parts[1::2], strict=True))
-    total_loss, total_weight = totals.tolist()
-    scale = 1.0 / total_weight if total_weight else 0.0
-    for group, buffer in zip(dense, buffers, strict=True):
-        buffer.mul_(scale)
-        pieces = buffer.split([p.numel() for p in group])
-        for parameter, piece in zip(group, pieces, strict=True):
-            parameter.grad = piece.view_as(parameter)
-    for parameter in alone:
-        parameter.grad = _gradient(parameter).mul_(scale)
+        for group, flat in zip(dense, means, strict=True):
+            pieces = flat.split([p.numel() for p in group])
+            for parameter, piece in zip(group, pieces, strict=True):
+                parameter.grad = piece.view_as(parameter)
+    scale = 1.0 / float(weights) if weights else 0.0
+    if collectives.size() == 1:  # nothing travels, so nothing is copied together
+        mean = total * scale
+        for parameter in (parameter for group in dense for parameter in group):
+            parameter.grad = _gradient(parameter).mul_(scale)
     for parameter, (numbers, values) in zip(sparse, rows, strict=True):
         parameter.grad = _sum_rows(parameter, numbers, values.mul_(scale))
-    return total_loss * scale, total_weight
+    return float(mean), float(weights)
 
 
 def average_gradients(model: nn.Module) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 10.0
 _CREDENTIALS = struct.Struct("3i")
-_RANK = struct.Struct("<q")
+_INTEGER, _FLOAT = struct.Struct("<q"), struct.Struct("<d")
 _NAME_BYTES = 32
 _HEAD = struct.Struct(f"<q{_NAME_BYTES}s")
 """Number of the meeting, and what for."""
@@ -82,12 +82,15 @@ class SharedMemory:
         for peer in self._peers.values():
             peer.close()
 
-    def sum(self, groups: Sequence[Sequence[Tensor]], name: str) -> list[Tensor]:
+    def sum(
+        self, groups: Sequence[Sequence[Tensor]], name: str, weight: Tensor | None = None
+    ) -> list[Tensor]:
         """Sums over ranks: a flat tensor for each group.
 
         Args:
             groups: each is tensors of one type, on the CPU; types and sizes are equal on all ranks.
             name: what for; equal on all ranks.
+            weight: a number; the sums are divided by its sum, which comes last. By 0: zeros.
 
         Raises:
             ConnectionError: a rank is gone, or elsewhere.
@@ -107,22 +110,36 @@ class SharedMemory:
         ]
         for group, put in zip(groups, of_groups, strict=True):
             torch.cat([tensor.reshape(-1) for tensor in group], out=put[self.rank])
-        sizes = {rank: theirs for rank, (theirs,) in enumerate(self.meet(name, size))}
-        if len(set(sizes.values())) > 1:
-            raise ConnectionError(f"ranks sum tensors of other sizes, in bytes: {sizes}")
+        weights = self._agree(name, size, weight)
         for put in of_groups:
-            first, second, *others = (numbers.tensor_split(world)[self.rank] for numbers in put)
-            total = first + second
-            for other in others:
+            shares = [numbers.tensor_split(world)[self.rank] for numbers in put]
+            own = shares[self.rank]
+            # The first two ranks add in place: theirs is one of the first two numbers.
+            total = torch.add(shares[0], shares[1], out=own if self.rank < 2 else None)
+            for other in shares[2:]:
                 total += other
-            put[self.rank].tensor_split(world)[self.rank].copy_(total)
+            if weights is not None:  # here, where each rank has one share of it to do
+                total *= 1.0 / weights if weights else 0.0
+            if total is not own:
+                own.copy_(total)
         self.meet(name)
         sums = [
             torch.cat([put[rank].tensor_split(world)[rank] for rank in range(world)])
             for put in of_groups
         ]
         self._give_back(size)
-        return sums
+        return sums if weight is None else [*sums, weight.new_tensor([weights])]
+
+    def _agree(self, name: str, size: int, weight: Tensor | None) -> float | None:
+        """Meet for a sum of ``size`` bytes; the sum of all ranks' weights, if there are any."""
+        # In the message, for what lies in the areas is changed as soon as all have met.
+        bits = 0 if weight is None else _INTEGER.unpack(_FLOAT.pack(float(weight)))[0]
+        sizes, weights = zip(*self.meet(name, size, bits), strict=True)
+        if set(sizes) != {size}:
+            raise ConnectionError(f"ranks sum tensors of other sizes, in bytes: {sizes}")
+        if weight is None:
+            return None
+        return sum(_FLOAT.unpack(_INTEGER.pack(each))[0] for each in weights)
 
     def gather(self, tensors: Sequence[Tensor], name: str) -> list[Tensor]:
         """Each tensor of all ranks, concatenated along dimension 0 in the order of ranks.
@@ -245,7 +262,7 @@ def _call(rank: int, addresses: Sequence[Any]) -> dict[int, socket.socket] | Non
         peers[other] = peer = socket.socket(socket.AF_UNIX)
         try:
             peer.connect(address)
-            peer.sendall(_RANK.pack(rank))
+            peer.sendall(_INTEGER.pack(rank))
         except OSError:
             for peer in peers.values():
                 peer.close()
@@ -259,7 +276,7 @@ def _answer(listener: socket.socket) -> tuple[int, socket.socket]:
         peer, _ = listener.accept()
         content = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         if _CREDENTIALS.unpack(content)[1] == os.getuid():
-            return _RANK.unpack(_receive(peer, _RANK.size, "a rank"))[0], peer
+            return _INTEGER.unpack(_receive(peer, _INTEGER.size, "a rank"))[0], peer
         peer.close()
 
 

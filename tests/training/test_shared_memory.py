@@ -118,6 +118,25 @@ def test_all_ranks_get_sums_and_rows_in_the_order_of_ranks(world, steps):
                 assert torch.equal(whole, torch.cat(parts))
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_sums_are_divided_by_the_weight_of_all(size):
+    ranks = World(size)
+
+    def work(rank: int) -> list[list[float]]:
+        shared = ranks.connect(rank)
+        assert shared is not None
+        none, some = torch.tensor(0.0), torch.tensor(float(rank), dtype=torch.float64)
+        groups = [[torch.full((5,), 3.0)], [torch.tensor(1.0, dtype=torch.float64)]]
+        return [total.tolist() for w in (some, none) for total in shared.sum(groups, "mean", w)]
+
+    weight = sum(range(size))
+    third = torch.tensor(1.0 / weight)
+    for found in ranks.run(work):
+        assert found[0] == (torch.full((5,), 3.0 * size) * third).tolist()
+        assert found[1:3] == [[size * (1.0 / weight)], [weight]]
+        assert found[3:] == [[0.0] * 5, [0.0], [0.0]]
+
+
 def test_sums_stay_when_later_ones_are_made():
     """A rank may be two sums ahead in its thoughts, never in the memory that another reads."""
     ranks = World(3)
@@ -157,7 +176,7 @@ def test_a_rank_that_leaves_is_named_and_nobody_waits():
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        (lambda shared: shared.sum([[torch.ones(500)]], "one"), "in bytes: {0: 64, 1: 2048}"),
+        (lambda shared: shared.sum([[torch.ones(500)]], "one"), "in bytes: \\(64, 2048\\)"),
         (lambda shared: shared.sum([[torch.ones(5)]], "other"), r"rank . is in \(3, b'o"),
         (lambda shared: shared.gather([torch.ones(5)], "other"), r"rank . is in \(3, b'o"),
     ],
