@@ -44,7 +44,7 @@ _shared: SharedMemory | None = None
 _asked_shared = False
 
 SHARED_MEMORY = "QARM_SHARED_MEMORY"
-"""Environment variable: 0 lets Horovod sum gradients also where ranks share one machine."""
+"""Environment variable: 0 leaves to Horovod also what ranks of one machine exchange."""
 
 
 class RankLostError(TrainingError):
@@ -60,7 +60,7 @@ def init(cycle_ms: int | None = None) -> None:
         cycle_ms: how often ranks without a GPU ask each other for work, where HOROVOD_CYCLE_TIME
             does not say. Horovod's 1 ms takes a tenth of the cores on which a model is computed;
             where a step is long and has one collective, rarer is better. Where ranks share memory
-            it is ten times as long, for then Horovod has work at the start alone.
+            it is ten times as long, for then Horovod does nothing but broadcast.
 
     Raises:
         TrainingError: several ranks were launched and Horovod is not installed.
@@ -172,19 +172,22 @@ def exchange(
     name: str,
     weight: Tensor | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Sums of some tensors over several ranks, and others' rows of all of them, in one round.
+    """Sums over ranks of some tensors, and of others the rows of all ranks, in one go.
 
     Args:
         groups: each is tensors of one type and device; shapes are equal on all ranks.
         rows: first dimensions may differ between ranks, also be 0.
         name: what for; equal on all ranks.
-        weight: a number; the sums are divided by its sum, which comes last. By 0: zeros.
+        weight: a number; the sums are divided by its sum, which comes last (float64). Where that
+            is 0 they are multiplied by 0.
 
     Returns:
         A flat tensor for each group; and each tensor of ``rows`` concatenated, in rank order.
     """
     import torch
 
+    if weight is not None:
+        weight = weight.detach().double().cpu().reshape(1)
     wires = [[_on_wire(tensor) for tensor in group] for group in groups]
     row_wires = [_on_wire(tensor) for tensor in rows]
     with _collective(name):
@@ -207,9 +210,9 @@ def exchange(
                 factor = 1.0 / float(sums[-1]) if sums[-1] else 0.0
                 for total in sums[:-1]:
                     total *= factor
-    alike = groups if weight is None else [*groups, [weight]]
+    like = [*(group[0] for group in groups), *([] if weight is None else [weight])]
     return (
-        [total.to(group[0]) for total, group in zip(sums, alike, strict=True)],
+        [total.to(tensor) for total, tensor in zip(sums, like, strict=True)],
         [whole.to(tensor) for whole, tensor in zip(gathered, rows, strict=True)],
     )
 
@@ -219,27 +222,30 @@ def _shared_memory(wires: Sequence[Tensor]) -> SharedMemory | None:
     global _shared, _asked_shared
     if not _asked_shared:
         _asked_shared = True
-        if _may_share():
+        if _horovod.local_size() == size():
             from qarm.training.shared_memory import SharedMemory
 
             _shared = SharedMemory.connect(
-                rank(), size(), lambda value: _horovod.allgather_object(value, name="qarm.meet")
+                rank(),
+                size(),
+                lambda value: _horovod.allgather_object(value, name="qarm.meet"),
+                willing=_may_share(),
             )
-            if _shared is None:
+            if _shared is None and _may_share():
                 logger.warning(
-                    "rank %d: the ranks are on one machine and cannot share memory (containers "
-                    "with networks of their own?); what they sum goes through Horovod, which is "
-                    "faster with HOROVOD_CYCLE_TIME=5",
+                    "rank %d: the ranks are on one machine and cannot share its memory; what they "
+                    "exchange goes through Horovod, which is faster with HOROVOD_CYCLE_TIME=5",
                     rank(),
                 )
     return _shared if all(wire.device.type == "cpu" for wire in wires) else None
 
 
 def _may_share() -> bool:
-    """Whether the launcher put all ranks on this machine, and nobody minds."""
+    """Whether the launcher put all ranks on this machine, which can share memory, and may."""
+    from qarm.training.shared_memory import can_share
+
     local, world = os.environ.get("HOROVOD_LOCAL_SIZE"), os.environ.get("HOROVOD_SIZE")
-    on_one = local is not None and local == world and sys.platform == "linux"
-    return on_one and os.environ.get(SHARED_MEMORY, "1") != "0"
+    return local == world and os.environ.get(SHARED_MEMORY, "1") != "0" and can_share()
 
 
 def allreduce_sum(tensor: Tensor, name: str = "sum") -> Tensor:
@@ -396,8 +402,10 @@ def reduce_metrics(metrics: Mapping[str, float], weight: float = 1.0) -> dict[st
 
 
 def launch_environment(stall_seconds: int) -> dict[str, str]:
-    """Environment of ranks: Horovod too should give up after ``stall_seconds``."""
-    return {
+    """Environment of ranks: how they should exchange, as this process was told; and Horovod too
+    should give up after ``stall_seconds``."""
+    told = {n: os.environ[n] for n in (SHARED_MEMORY, "HOROVOD_CYCLE_TIME") if n in os.environ}
+    return told | {
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, min(60, stall_seconds // 2))),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(stall_seconds),
     }

@@ -27,7 +27,6 @@ def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[fl
     Returns:
         Mean loss and total weight over all ranks. With a total weight of 0 gradients stay 0.
     """
-
     total, weights = loss.detach().double().cpu(), weight.detach().double().cpu()
     dense, sparse = _split_gradients(model)
     rows = [_touched_rows(parameter) for parameter in sparse]

@@ -18,8 +18,9 @@ import mmap
 import os
 import socket
 import struct
-import sys
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CONNECT_SECONDS = 10.0
-_CREDENTIALS = struct.Struct("3i")
+_CREDENTIALS = struct.Struct("iII")
 _INTEGER, _FLOAT = struct.Struct("<q"), struct.Struct("<d")
 _NAME_BYTES = 32
 _HEAD = struct.Struct(f"<q{_NAME_BYTES}s")
@@ -53,34 +54,30 @@ class SharedMemory:
 
     @classmethod
     def connect(
-        cls, rank: int, world: int, gather: Callable[[Any], list[Any]]
+        cls, rank: int, world: int, gather: Callable[[Any], list[Any]], *, willing: bool = True
     ) -> SharedMemory | None:
-        """Meet the other ranks; None on all of them where two cannot meet.
+        """Meet the other ranks; None on all of them where two cannot meet, or one is not willing.
 
         Args:
             rank, world: this rank, and how many there are.
             gather: gives every rank what each rank gave it, in the order of ranks.
+            willing: whether this rank would.
         """
-        if sys.platform != "linux":  # no memory and no sockets without a name
-            return None
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind("")  # Linux finds a name that is free
-            listener.listen(world)
-            peers = _call(rank, gather(listener.getsockname())[:rank])
-            if all(gather(peers is not None)) and peers is not None:
-                listener.settimeout(_CONNECT_SECONDS)
-                while len(peers) < world - 1:
-                    other, peer = _answer(listener)
-                    peers[other] = peer
-                return cls(rank, dict(sorted(peers.items())))
-        for peer in (peers or {}).values():
-            peer.close()
+        with ExitStack() as opened:
+            listener = _listen(opened, world) if willing and can_share() else None
+            addresses = gather(listener.getsockname() if listener else None)
+            # Each step is for all or for none, so that all ask each other equally often.
+            peers = _call(rank, addresses[:rank]) if all(addresses) else None
+            if all(gather(peers is not None)) and listener and peers is not None:
+                peers = _answer(listener, peers, world)
+                if all(gather(peers is not None)) and peers is not None:
+                    return cls(rank, dict(sorted(peers.items())))
+        _close(peers)
         return None
 
     def close(self) -> None:
         """Take part no more; others that still wait for this rank fail."""
-        for peer in self._peers.values():
-            peer.close()
+        _close(self._peers)
 
     def sum(
         self, groups: Sequence[Sequence[Tensor]], name: str, weight: Tensor | None = None
@@ -90,14 +87,15 @@ class SharedMemory:
         Args:
             groups: each is tensors of one type, on the CPU; types and sizes are equal on all ranks.
             name: what for; equal on all ranks.
-            weight: a number; the sums are divided by its sum, which comes last. By 0: zeros.
+            weight: a number of float64; the sums are divided by its sum, which comes last. Where
+                that is 0 they are multiplied by 0.
 
         Raises:
             ConnectionError: a rank is gone, or elsewhere.
         """
         import torch
 
-        if not groups:
+        if not groups and weight is None:
             return []
         counts = [sum(tensor.numel() for tensor in group) for group in groups]
         kinds = [group[0].dtype for group in groups]
@@ -110,7 +108,7 @@ class SharedMemory:
         ]
         for group, put in zip(groups, of_groups, strict=True):
             torch.cat([tensor.reshape(-1) for tensor in group], out=put[self.rank])
-        weights = self._agree(name, size, weight)
+        weights = self._agree(name, _digest(kinds, counts), weight)
         for put in of_groups:
             shares = [numbers.tensor_split(world)[self.rank] for numbers in put]
             own = shares[self.rank]
@@ -127,19 +125,25 @@ class SharedMemory:
             torch.cat([put[rank].tensor_split(world)[rank] for rank in range(world)])
             for put in of_groups
         ]
-        self._give_back(size)
         return sums if weight is None else [*sums, weight.new_tensor([weights])]
 
-    def _agree(self, name: str, size: int, weight: Tensor | None) -> float | None:
-        """Meet for a sum of ``size`` bytes; the sum of all ranks' weights, if there are any."""
+    def _agree(self, name: str, alike: int, weight: Tensor | None) -> float | None:
+        """Meet for a sum of tensors ``alike``; the sum of all ranks' weights, if there are any."""
         # In the message, for what lies in the areas is changed as soon as all have met.
         bits = 0 if weight is None else _INTEGER.unpack(_FLOAT.pack(float(weight)))[0]
-        sizes, weights = zip(*self.meet(name, size, bits), strict=True)
-        if set(sizes) != {size}:
-            raise ConnectionError(f"ranks sum tensors of other sizes, in bytes: {sizes}")
+        digests, weights = zip(*self.meet(name, alike, bits), strict=True)
+        self._check_alike(name, digests)
         if weight is None:
             return None
         return sum(_FLOAT.unpack(_INTEGER.pack(each))[0] for each in weights)
+
+    def _check_alike(self, name: str, digests: Sequence[int]) -> None:
+        for rank, digest in enumerate(digests):
+            if digest != digests[self.rank]:
+                raise ConnectionError(
+                    f"rank {rank} has tensors of other types or shapes in {name!r} than rank "
+                    f"{self.rank}"
+                )
 
     def gather(self, tensors: Sequence[Tensor], name: str) -> list[Tensor]:
         """Each tensor of all ranks, concatenated along dimension 0 in the order of ranks.
@@ -157,9 +161,12 @@ class SharedMemory:
             return []
         kinds = [tensor.dtype for tensor in tensors]
         widths = [math.prod(tensor.shape[1:]) for tensor in tensors]
-        of_ranks = []  # rows of each tensor
-        for rows in self.meet(name, *(len(tensor) for tensor in tensors)):
-            counts = [row * width for row, width in zip(rows, widths, strict=True)]
+        alike = _digest(kinds, [tensor.shape[1:] for tensor in tensors])
+        digests, *rows = zip(*self.meet(name, alike, *map(len, tensors)), strict=True)
+        self._check_alike(name, digests)
+        of_ranks = []
+        for of_rank in zip(*rows, strict=True):
+            counts = [row * width for row, width in zip(of_rank, widths, strict=True)]
             of_ranks.append((counts, *_places(counts, kinds)))
         largest = max(size for _, _, size in of_ranks)
         start = self._take(largest)
@@ -174,10 +181,11 @@ class SharedMemory:
             place.copy_(tensor.reshape(-1))
         self.meet(name)
         gathered = [
-            torch.cat([part.reshape(-1, *tensor.shape[1:]) for part in parts])
-            for tensor, parts in zip(tensors, zip(*put, strict=True), strict=True)
+            torch.cat(parts).reshape(sum(of_tensor), *tensor.shape[1:])
+            for tensor, parts, of_tensor in zip(tensors, zip(*put, strict=True), rows, strict=True)
         ]
-        self._give_back(largest)
+        if largest > _KEPT_BYTES:
+            self._areas = []
         return gathered
 
     def meet(self, name: str, *numbers: int) -> list[tuple[int, ...]]:
@@ -203,7 +211,8 @@ class SharedMemory:
             meeting, name_there = _HEAD.unpack(_receive(peer, _HEAD.size, f"rank {rank}"))
             there = meeting, name_there.rstrip(b"\0")
             if there != here:
-                raise ConnectionError(f"rank {rank} is in {there}, rank {self.rank} in {here}")
+                ours, theirs = (f"{name.decode()!r} (meeting {n})" for n, name in (here, there))
+                raise ConnectionError(f"rank {rank} is in {theirs}, rank {self.rank} in {ours}")
             content = _receive(peer, 8 * len(numbers), f"rank {rank}")
             found[rank] = struct.unpack(f"<{len(numbers)}q", content)
         return [found[rank] for rank in sorted(found)]
@@ -218,23 +227,35 @@ class SharedMemory:
     def _new_areas(self, size: int) -> list[mmap.mmap]:
         """``size`` bytes of each rank, which all can read and write; kept by who maps them."""
         handles = {self.rank: os.memfd_create("qarm")}
-        os.ftruncate(handles[self.rank], size)
-        for peer in self._peers.values():
-            socket.send_fds(peer, [b"!"], [handles[self.rank]])
-        for rank, peer in self._peers.items():
-            _, received, _, _ = socket.recv_fds(peer, 1, 1)
-            if not received:
-                raise ConnectionError(f"rank {rank} is gone")
-            handles[rank] = received[0]
-        areas = [mmap.mmap(handles[rank], size) for rank in sorted(handles)]
-        for handle in handles.values():
-            os.close(handle)
-        return areas
+        try:
+            os.ftruncate(handles[self.rank], size)
+            for peer in self._peers.values():
+                socket.send_fds(peer, [_INTEGER.pack(size)], [handles[self.rank]])
+            for rank, peer in self._peers.items():
+                content, received, _, _ = socket.recv_fds(peer, _INTEGER.size, 1)
+                handles.update((rank, handle) for handle in received)
+                if not content:
+                    raise ConnectionError(f"rank {rank} is gone")
+                if not received or content != _INTEGER.pack(size):
+                    raise ConnectionError(f"rank {rank} has tensors of other sizes, or no handles")
+            return [mmap.mmap(handles[rank], size) for rank in sorted(handles)]
+        finally:
+            for handle in handles.values():
+                os.close(handle)
 
-    def _give_back(self, size: int) -> None:
-        """Let go of memory that only something rare and large needed."""
-        if size > _KEPT_BYTES:
-            self._areas = []
+
+def can_share() -> bool:
+    """Whether this system has memory without a name, and lets us have it. Linux has."""
+    try:
+        os.close(os.memfd_create("qarm"))
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def _digest(kinds: Sequence[torch.dtype], shapes: Sequence[Any]) -> int:
+    """Differs where types or shapes do."""
+    return zlib.crc32(repr((kinds, shapes)).encode())
 
 
 def _places(counts: Sequence[int], kinds: Sequence[torch.dtype]) -> tuple[list[int], int]:
@@ -255,28 +276,56 @@ def _view(area: mmap.mmap, kind: torch.dtype, start: int, count: int) -> Tensor:
     return torch.frombuffer(area, dtype=kind, count=count, offset=start)
 
 
+def _listen(opened: ExitStack, world: int) -> socket.socket | None:
+    """A socket for calls of the other ranks, closed with ``opened``; None where it cannot be."""
+    listener = opened.enter_context(socket.socket(socket.AF_UNIX))
+    try:
+        listener.bind("")  # Linux finds a name that is free, outside the file system
+        listener.listen(world)
+    except OSError:
+        return None
+    return listener
+
+
 def _call(rank: int, addresses: Sequence[Any]) -> dict[int, socket.socket] | None:
     """Connections to the ranks that listen there; None if one does not answer."""
     peers: dict[int, socket.socket] = {}
-    for other, address in enumerate(addresses):
-        peers[other] = peer = socket.socket(socket.AF_UNIX)
-        try:
+    try:
+        for other, address in enumerate(addresses):
+            peers[other] = peer = socket.socket(socket.AF_UNIX)
             peer.connect(address)
             peer.sendall(_INTEGER.pack(rank))
-        except OSError:
-            for peer in peers.values():
-                peer.close()
-            return None
+    except OSError:
+        _close(peers)
+        return None
     return peers
 
 
-def _answer(listener: socket.socket) -> tuple[int, socket.socket]:
-    """A rank that called, and the connection to it. Calls of other people are not taken."""
-    while True:
-        peer, _ = listener.accept()
-        content = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        if _CREDENTIALS.unpack(content)[1] == os.getuid():
-            return _INTEGER.unpack(_receive(peer, _INTEGER.size, "a rank"))[0], peer
+def _answer(
+    listener: socket.socket, peers: dict[int, socket.socket], world: int
+) -> dict[int, socket.socket] | None:
+    """``peers`` and the ranks that have called; None if one has not. Others are not answered."""
+    peers = dict(peers)
+    listener.settimeout(_CONNECT_SECONDS)
+    try:
+        while len(peers) < world - 1:
+            peer, _ = listener.accept()
+            content = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            if _CREDENTIALS.unpack(content)[1] != os.geteuid():
+                peer.close()
+                continue
+            peer.settimeout(_CONNECT_SECONDS)
+            (other,) = _INTEGER.unpack(_receive(peer, _INTEGER.size, "a rank"))
+            peer.settimeout(None)
+            peers[other] = peer
+    except OSError:
+        _close(peers)
+        return None
+    return peers
+
+
+def _close(peers: Mapping[int, socket.socket] | None) -> None:
+    for peer in (peers or {}).values():
         peer.close()
 
 

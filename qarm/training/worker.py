@@ -105,7 +105,7 @@ def _give_up_after(seconds: float, work_dir: str, rank: int) -> None:
             error = _named(error, work_dir, rank, stack)
             sys.stderr.write(f"{stack}{type(error).__name__}: {error}\n")
             sys.stderr.flush()
-            os._exit(1)  # the main thread is in Horovod and does not come back
+            os._exit(1)  # the main thread waits for another rank and does not come back
 
     threading.Thread(target=watch, daemon=True).start()
 

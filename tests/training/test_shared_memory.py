@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import re
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -48,9 +50,12 @@ class World:
 
     def run(self, work: Callable[[int], T]) -> list[T]:
         """``work(rank)`` of all at once."""
-        with ThreadPoolExecutor(self.size) as pool:
-            running = [pool.submit(work, rank) for rank in range(self.size)]
+        pool = ThreadPoolExecutor(self.size)
+        running = [pool.submit(work, rank) for rank in range(self.size)]
+        try:
             return [each.result(_SECONDS) for each in running]
+        finally:
+            pool.shutdown(wait=False)
 
     def connect(self, rank: int) -> SharedMemory | None:
         """As ``collectives`` does."""
@@ -174,30 +179,87 @@ def test_a_rank_that_leaves_is_named_and_nobody_waits():
 
 
 @pytest.mark.parametrize(
-    ("other", "says"),
+    ("one", "other", "says"),
     [
-        (lambda shared: shared.sum([[torch.ones(500)]], "one"), "in bytes: \\(64, 2048\\)"),
-        (lambda shared: shared.sum([[torch.ones(5)]], "other"), r"rank . is in \(3, b'o"),
-        (lambda shared: shared.gather([torch.ones(5)], "other"), r"rank . is in \(3, b'o"),
+        ("sum", [[torch.ones(9)]], "other types or shapes"),
+        ("sum", [[torch.ones(5, dtype=torch.int32)]], "other types or shapes"),
+        ("sum", [[torch.ones(2)], [torch.ones(3)]], "other types or shapes"),
+        ("sum", [[torch.ones(99_999)]], "other sizes"),
+        ("gather", [torch.ones(5, 3)], "other types or shapes"),
+        ("gather", [torch.ones(5, 2, dtype=torch.int32)], "other types or shapes"),
     ],
 )
-def test_ranks_that_do_not_do_the_same_say_so(other, says):
-    def work(rank: int) -> str:
+def test_ranks_that_do_not_do_the_same_say_so(one, other, says):
+    """Also where what they put down takes the same place."""
+    usual = [[torch.ones(5)]] if one == "sum" else [torch.ones(5, 2)]
+    found = fail_with(lambda shared, rank: getattr(shared, one)(other if rank else usual, "one"))
+    assert any(says in each for each in found)
+
+
+def test_ranks_that_are_elsewhere_say_where():
+    def work(shared: SharedMemory, rank: int) -> None:
+        if rank:
+            shared.gather([torch.ones(5)], "the rows")
+        else:
+            shared.sum([[torch.ones(5)]], "the sums")
+
+    found = fail_with(work)
+    assert any(re.search(r"in 'the (rows|sums)' \(meeting 3\), rank", each) for each in found)
+
+
+def fail_with(work: Callable[[SharedMemory, int], Any]) -> list[str]:
+    """What two ranks say that do this after a first sum."""
+    ranks = World(2)
+
+    def fail(rank: int) -> str:
         shared = ranks.connect(rank)
         assert shared is not None
-        shared.sum([[torch.ones(999)]], "one")
-        try:
-            other(shared) if rank else shared.sum([[torch.ones(5)]], "one")
-        except ConnectionError as error:
-            return str(error)
-        finally:
-            shared.close()
-        return "no error"
+        shared.sum([[torch.ones(99)]], "first")
+        with pytest.raises(ConnectionError) as raised:
+            work(shared, rank)
+        shared.close()
+        return str(raised.value)
 
-    ranks = World(2)
+    return ranks.run(fail)
+
+
+def test_ranks_of_any_pace_do_not_disturb_each_other(monkeypatch):
+    """After each meeting another rank is late to read what the others might already write over."""
+
+    class Uneven(SharedMemory):
+        def meet(self, name: str, *numbers: int) -> list[tuple[int, ...]]:
+            found = super().meet(name, *numbers)
+            if self._meetings % 3 == self.rank:
+                time.sleep(0.02)
+            return found
+
+    monkeypatch.setattr(shared_memory, "_KEPT_BYTES", 20_000)
+    ranks = World(3)
+    sizes = [900, 3, 900, 5000, 7, 900]
+
+    def work(rank: int) -> list[Any]:
+        shared = Uneven.connect(rank, 3, ranks.gather(rank))
+        assert shared is not None
+        found = []
+        for step, size in enumerate(sizes):
+            values = torch.full((size,), float(10**rank + step))
+            weight = torch.tensor(float(rank + step))
+            found.append(shared.sum([[values]], "sum", weight)[0])
+            found.append(shared.gather([values[rank:]], "gather")[0])
+            if step % 2:
+                found.append(shared.gather([values], "again")[0])
+        return found
+
     for found in ranks.run(work):
-        assert re.search(says, found) or found == "rank 0 is gone" or found == "rank 1 is gone"
-        assert found != "no error"
+        results = iter(found)
+        for step, size in enumerate(sizes):
+            scale = torch.tensor(1.0 / (3 + 3 * step))
+            assert torch.equal(next(results), torch.full((size,), 111.0 + 3 * step) * scale)
+            of_ranks = [torch.full((size,), float(10**rank + step)) for rank in range(3)]
+            cut = [values[rank:] for rank, values in enumerate(of_ranks)]
+            assert torch.equal(next(results), torch.cat(cut))
+            if step % 2:
+                assert torch.equal(next(results), torch.cat(of_ranks))
 
 
 def test_memory_for_something_large_and_rare_is_given_back(monkeypatch):
@@ -219,7 +281,6 @@ def test_memory_for_something_large_and_rare_is_given_back(monkeypatch):
 
 
 def test_ranks_that_cannot_all_meet_do_without(monkeypatch):
-    """As where containers of one host have networks of their own."""
     call = shared_memory._call
 
     def cannot(rank: int, addresses: list[Any]) -> Any:
@@ -230,29 +291,54 @@ def test_ranks_that_cannot_all_meet_do_without(monkeypatch):
     assert ranks.run(ranks.connect) == [None, None, None]
 
 
-def test_other_people_are_not_answered(monkeypatch):
-    """A call of another user closes; the ranks' own goes through."""
-    ranks = World(2)
-    own, asked = os.getuid(), []
+@pytest.mark.parametrize("fault", [OSError("not allowed"), AttributeError("an old glibc")])
+def test_a_system_without_such_memory_does_without(monkeypatch, fault):
+    def memfd_create(name: str) -> int:
+        raise fault
 
-    def getuid() -> int:
+    monkeypatch.setattr(os, "memfd_create", memfd_create)
+    ranks = World(2)
+    assert ranks.run(ranks.connect) == [None, None]
+
+
+def test_where_one_is_not_willing_all_do_without():
+    ranks = World(3)
+
+    def work(rank: int) -> SharedMemory | None:
+        return SharedMemory.connect(rank, 3, ranks.gather(rank), willing=rank != 1)
+
+    assert ranks.run(work) == [None, None, None]
+
+
+def test_other_people_are_not_answered(monkeypatch):
+    """A call of another user is closed; the rank's own goes through."""
+    own, asked = os.geteuid(), []
+
+    def geteuid() -> int:
         asked.append(None)
         return own + (len(asked) == 1)
 
-    def work(rank: int) -> bool:
-        if rank == 0:
-            return ranks.connect(0) is not None
-        gather = ranks.gather(1)
-        addresses = gather(b"?")
-        callers = [shared_memory._call(1, addresses[:1]) for _ in range(2)]
-        gather(True)
-        assert callers[0] is not None
-        with pytest.raises(ConnectionResetError):
-            callers[0][0].recv(1)
-        return True
+    monkeypatch.setattr(os, "geteuid", geteuid)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("")
+        listener.listen(2)
+        address = listener.getsockname()
+        stranger, known = (shared_memory._call(rank, [address]) for rank in (7, 1))
+        peers = shared_memory._answer(listener, {}, 2)
+    assert peers is not None
+    assert list(peers) == [1]
+    with pytest.raises(ConnectionResetError):
+        stranger[0].recv(1)
+    for each in (stranger, known, peers):
+        shared_memory._close(each)
 
-    monkeypatch.setattr(os, "getuid", getuid)
-    assert ranks.run(work) == [True, True]
+
+def test_a_call_that_does_not_come_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(shared_memory, "_CONNECT_SECONDS", 0.1)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("")
+        listener.listen(1)
+        assert shared_memory._answer(listener, {}, 2) is None
 
 
 def test_no_handle_is_left():
