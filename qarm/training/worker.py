@@ -65,6 +65,7 @@ def run_rank(function: str, spec: dict[str, Any], work_dir: str) -> dict[str, An
     rank = int(os.environ.get("HOROVOD_RANK", "0"))
     if seconds := float(os.environ.get(STALL_SECONDS) or 0):
         _give_up_after(seconds, work_dir, rank)
+    _take_cores()
     try:
         train = resolve(function)
         _set_threads()
@@ -108,6 +109,22 @@ def _give_up_after(seconds: float, work_dir: str, rank: int) -> None:
             os._exit(1)  # the main thread waits for another rank and does not come back
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _take_cores() -> None:
+    """Where our launcher has started ranks on its machine, keep this one on its share of the cores.
+
+    A rank that is moved about leaves what it computes with in another core's cache, and readers of
+    one rank push the other aside. Spark's executors have other work beside ranks and share cores.
+    """
+    ranks = int(os.environ.get("HOROVOD_LOCAL_SIZE", "1"))
+    if ranks == 1 or LAUNCHER_PID not in os.environ or not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    share = len(cores) // ranks
+    if share:
+        first = int(os.environ["HOROVOD_LOCAL_RANK"]) * share
+        os.sched_setaffinity(0, cores[first : first + share])
 
 
 def _set_threads() -> None:

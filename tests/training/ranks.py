@@ -241,6 +241,7 @@ def check_collectives(spec: dict[str, Any]) -> dict[str, Any]:
     out["dense_value"] = float(model.hidden.weight.grad[0, 0])
     out["unused_value"] = float(model.unused.weight.grad.abs().max())
     out["threads"] = torch.get_num_threads()
+    out["cores"] = collectives.gather_objects(sorted(os.sched_getaffinity(0)))
     out["horovod"] = "horovod" in sys.modules
     out["gateway"] = os.environ.get("PYSPARK_GATEWAY_PORT")
     try:

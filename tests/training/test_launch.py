@@ -70,11 +70,17 @@ def test_collectives(both):
         "dense_value": 1.5,
         "unused_value": 0.0,
         "threads": max(1, len(os.sched_getaffinity(0)) // 2),
+        "cores": seen["cores"],
         "gateway": None,
         "horovod": True,
         "uneven": seen["uneven"],
     }
     assert "same rows on all 2 ranks; rank 0 has 1, all together 3" in seen["uneven"]
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        share = len(cores) // 2
+        assert seen["cores"] == [cores[:share], cores[share : 2 * share]]
+    assert one["collectives"]["cores"] == [cores]
     assert one["collectives"]["size"] == 1
     assert not one["collectives"]["horovod"], "one process should not need Horovod"
     assert one["collectives"]["objects"] == [{"rank": 0}]
