@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,6 +76,27 @@ def test_runs_of_all_seeds_are_told_and_absent_data_is_skipped(
 def test_a_failed_run_is_an_error_with_its_exit_code(tmp_path: Path) -> None:
     with pytest.raises(QarmError, match="exit code 2"):
         evidence.run_seed(str(tmp_path / "none.toml"), str(tmp_path / "lake"), 0)
+
+
+def test_a_request_to_end_ends_the_pipeline_too(tmp_path: Path) -> None:
+    """A source that never comes to its end stands for a long run."""
+    os.mkfifo(tmp_path / "log.csv")
+    config = tmp_path / "endless.toml"
+    config.write_text(
+        f'name = "endless"\n[log]\npath = ["{tmp_path}/log.csv"]\n[items]\nfrom_log = true\n'
+    )
+    command = [sys.executable, "-m", "qarm.evidence", "--configs", str(config), "--seeds", "0"]
+    command += ["--lake", str(tmp_path / "lake")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        pipelines = [process.pid]
+        while pipelines == [process.pid]:
+            time.sleep(0.2)
+            assert process.poll() is None
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            pipelines += map(int, children.split())
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert not Path(f"/proc/{pipelines[1]}").exists()
 
 
 def test_a_seed_moves_every_random_part() -> None:
