@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from logs import session
-from timing import report, say, timed
+from timing import interleaved, report, say
 
 from qarm.config import Config
 from qarm.lake.tables import Lake
@@ -186,10 +186,10 @@ READERS: dict[str, Callable] = {
 }
 
 
-def read(reader: str, files: list[str]) -> float:
-    """Seconds of an epoch, in a process of its own."""
+def read(reader: str, files: list[str]) -> None:
+    """An epoch, in a process of its own."""
     warnings.filterwarnings("ignore")  # Petastorm's, of the pinned pyarrow
-    return timed(lambda: READERS[reader](files))
+    READERS[reader](files)
 
 
 def check(reader: str, files: list[str]) -> dict[str, tuple[int, float]]:
@@ -215,17 +215,14 @@ def main() -> None:
             for reader in READERS
         }
 
-        def run(reader: str) -> float:
-            return processes[reader].submit(read, reader, files).result()
+        def run(reader: str) -> None:
+            processes[reader].submit(read, reader, files).result()
 
         found = {r: processes[r].submit(check, r, files).result() for r in READERS}
         for peer in peers:
-            run(mine), run(peer)
-            seconds = [(run(mine), run(peer)) for _ in range(arguments.runs)]
-            for number, (ours_s, peer_s) in enumerate(seconds, 1):
-                say(f"{peer}: run {number}, ours {ours_s:.2f} s, peer {peer_s:.2f} s")
-            pairs = zip(*seconds, strict=True)
-            report("loader", name, peer, *map(list, pairs), found[peer] == found[mine])
+            run(mine)
+            pairs = interleaved(peer, lambda: run(mine), lambda p=peer: run(p), arguments.runs)
+            report("loader", name, peer, *pairs, found[peer] == found[mine])
 
 
 if __name__ == "__main__":

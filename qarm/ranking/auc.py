@@ -30,7 +30,7 @@ class AucCounter:
 
     def value(self) -> float:
         """AUC over all ranks; NaN where one of the labels has no weight. A collective operation."""
-        negative, positive = collectives.allreduce_sum(self.histogram, "qarm.auc")
+        negative, positive = collectives.allreduce_sum(self.histogram, "auc")
         pairs = float(negative.sum() * positive.sum())
         if pairs == 0:
             return float("nan")

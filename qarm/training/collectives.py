@@ -188,6 +188,9 @@ def exchange(
 
     if weight is not None:
         weight = weight.detach().double().cpu().reshape(1)
+    if size() == 1:
+        own = [torch.cat([tensor.detach().reshape(-1) for tensor in group]) for group in groups]
+        return _divided(own, weight), [tensor.detach().clone() for tensor in rows]
     wires = [[_on_wire(tensor) for tensor in group] for group in groups]
     row_wires = [_on_wire(tensor) for tensor in rows]
     with _collective(name):
@@ -207,14 +210,22 @@ def exchange(
             ]
             sums, gathered = list(map(_finish, to_sum)), list(map(_finish, to_gather))
             if weight is not None:
-                factor = 1.0 / float(sums[-1]) if sums[-1] else 0.0
-                for total in sums[:-1]:
-                    total *= factor
+                sums = _divided(sums[:-1], sums[-1])
     like = [*(group[0] for group in groups), *([] if weight is None else [weight])]
     return (
         [total.to(tensor) for total, tensor in zip(sums, like, strict=True)],
         [whole.to(tensor) for whole, tensor in zip(gathered, rows, strict=True)],
     )
+
+
+def _divided(sums: list[Tensor], weight: Tensor | None) -> list[Tensor]:
+    """Sums over their weight, which then comes last; without one, as they are."""
+    if weight is None:
+        return sums
+    factor = 1.0 / float(weight) if weight else 0.0
+    for total in sums:
+        total *= factor
+    return [*sums, weight]
 
 
 def _shared_memory(wires: Sequence[Tensor]) -> SharedMemory | None:
@@ -245,13 +256,12 @@ def _may_share() -> bool:
     from qarm.training.shared_memory import can_share
 
     local, world = os.environ.get("HOROVOD_LOCAL_SIZE"), os.environ.get("HOROVOD_SIZE")
-    return local == world and os.environ.get(SHARED_MEMORY, "1") != "0" and can_share()
+    on_one = local is not None and local == world
+    return on_one and os.environ.get(SHARED_MEMORY, "1") != "0" and can_share()
 
 
 def allreduce_sum(tensor: Tensor, name: str = "sum") -> Tensor:
     """Sum over ranks of tensors of one shape; a new tensor on the same device, no gradient."""
-    if size() == 1:
-        return tensor.detach().clone()
     return exchange([[tensor]], [], name)[0][0].view_as(tensor)
 
 
@@ -265,8 +275,6 @@ def gather(tensor: Tensor, name: str = "gather") -> Tensor:
 
     First dimensions may differ between ranks, also be 0.
     """
-    if size() == 1:
-        return tensor.detach().clone()
     return exchange([], [tensor], name)[1][0]
 
 

@@ -202,6 +202,9 @@ def check_collectives(spec: dict[str, Any]) -> dict[str, Any]:
     out["sum"] = collectives.allreduce_sum(torch.tensor([rank + 1.0])).tolist()
     out["mean"] = collectives.allreduce_mean(torch.tensor([rank + 1.0])).tolist()
     out["gathered"] = collectives.gather(torch.full((rank,), rank)).tolist()
+    own = torch.full((2,), rank + 1.0), torch.full((rank + 1,), rank), torch.tensor(rank + 1.0)
+    sums, rows = collectives.exchange([[own[0]]], [own[1]], "both", own[2])
+    out["exchanged"] = [tensor.tolist() for tensor in (*sums, *rows)]
     out["objects"] = collectives.gather_objects({"rank": rank})
     out["broadcast"] = collectives.broadcast_object(f"from {rank}")
     out["metrics"] = collectives.reduce_metrics({"a": float(rank)}, weight=3.0 if rank else 1.0)

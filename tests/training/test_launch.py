@@ -58,6 +58,7 @@ def test_collectives(both):
         "sum": [3.0],
         "mean": [1.5],
         "gathered": [1],
+        "exchanged": [[1.0, 1.0], [3.0], [0, 1, 1]],
         "objects": [{"rank": 0}, {"rank": 1}],
         "broadcast": "from 0",
         "metrics": {"a": 0.75},
@@ -82,6 +83,7 @@ def test_collectives(both):
         assert seen["cores"] == [cores[:share], cores[share : 2 * share]]
     assert one["collectives"]["cores"] == [cores]
     assert one["collectives"]["size"] == 1
+    assert one["collectives"]["exchanged"] == [[1.0, 1.0], [1.0], [0]]
     assert not one["collectives"]["horovod"], "one process should not need Horovod"
     assert one["collectives"]["objects"] == [{"rank": 0}]
     assert one["collectives"]["uneven"] == ""

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import pytest
@@ -50,12 +50,17 @@ class World:
 
     def run(self, work: Callable[[int], T]) -> list[T]:
         """``work(rank)`` of all at once."""
-        pool = ThreadPoolExecutor(self.size)
-        running = [pool.submit(work, rank) for rank in range(self.size)]
-        try:
-            return [each.result(_SECONDS) for each in running]
-        finally:
-            pool.shutdown(wait=False)
+        results: list[Future[T]] = [Future() for _ in range(self.size)]
+
+        def answer(rank: int) -> None:
+            try:
+                results[rank].set_result(work(rank))
+            except BaseException as error:
+                results[rank].set_exception(error)
+
+        for rank in range(self.size):  # daemons: one that waits for ever keeps no test run
+            threading.Thread(target=answer, args=(rank,), daemon=True).start()
+        return [result.result(_SECONDS) for result in results]
 
     def connect(self, rank: int) -> SharedMemory | None:
         """As ``collectives`` does."""
