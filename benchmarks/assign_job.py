@@ -40,8 +40,8 @@ from timing import interleaved, report, say, timed
 
 from qarm.codes.codebook import Codebook, lists_to_matrix, matrix_to_lists
 from qarm.codes.kmeans import kmeans
-from qarm.codes.nearest import nearest
 from qarm.config import Config
+from qarm.kernels.nearest import nearest
 from qarm.lake import manifest
 from qarm.lake.tables import Lake
 from qarm.pipeline.runner import run_stage

@@ -17,7 +17,7 @@ import torch
 from timing import interleaved, report, say
 
 from qarm.codes.kmeans import kmeans
-from qarm.codes.nearest import encode, prepare
+from qarm.kernels.nearest import encode, prepare
 
 #: (levels, centroids a level, dimensions), as published: OneRec 3 x 8192; QARM L = 6.
 CASES = ((3, 8192, 64), (3, 8192, 128), (6, 1024, 64))

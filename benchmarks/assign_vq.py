@@ -27,7 +27,7 @@ from timing import interleaved, report, say, timed
 
 from qarm.codes.anchor_index import AnchorIndex, build_index, recall
 from qarm.codes.anchors import nearest_k, prepare_anchors
-from qarm.config.learning import Codes
+from qarm.config.codes import Codes
 
 ANCHORS, DIMENSIONS, K = 100_000, 64, 25
 #: Rows, anchors of a tile.

@@ -41,10 +41,10 @@ from qarm.codes.codebook import lists_to_matrix
 from qarm.codes.fsq import rest_after
 from qarm.codes.fsq_fit import FsqFit, fit_fsq
 from qarm.codes.kmeans import kmeans
-from qarm.codes.nearest import encode, nearest, prepare
-from qarm.codes.quality import collisions, reconstruct, usage
 from qarm.codes.residual import fit_residual, pseudo_points, shrunk
-from qarm.config.learning import Codes
+from qarm.config.codes import Codes
+from qarm.evaluation.code_arrays import collisions, reconstruct, usage
+from qarm.kernels.nearest import encode, nearest, prepare
 
 SIZES = (32, 64, 256)
 VARIANTS = (

@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 from logs import session, stored_log
 from timing import interleaved, report, say
 
-from qarm.config.learning import ItemCF
-from qarm.ingest.caching import Keeper
+from qarm.config.pairs import ItemCF
+from qarm.lake.caching import Keeper
 from qarm.lake.files import local_path
 from qarm.pairs.itemcf import mine_itemcf
 from qarm.session import start_workers

@@ -89,7 +89,7 @@ def distinct(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Distinct numbers of each batch, by a compiled kernel."""
     import pyarrow as pa
 
-    from qarm.pairs.lists_kernel import group
+    from qarm.kernels.user_lists import group
 
     for batch in batches:
         yield pa.record_batch([pa.array(group(batch.column(0).to_numpy())[0])], names=["id"])

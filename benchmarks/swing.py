@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from logs import session, zipf_log
 from timing import report, say, timed
 
-from qarm.config.learning import Swing
-from qarm.ingest.caching import Keeper
+from qarm.config.pairs import Swing
+from qarm.lake.caching import Keeper
 from qarm.pairs.swing import mine_swing
 
 if TYPE_CHECKING:

@@ -88,7 +88,7 @@ def _json_option(parser: argparse.ArgumentParser, stage_name: str) -> None:
 
 
 def _print_quality(tree: dict[str, Any], as_json: bool) -> None:
-    from qarm.quality.layout import lines
+    from qarm.report.code_figures import lines
 
     metrics = [m for m in tree["metrics"] if m["stage"] == "quality"]
     facts = next(s for s in tree["stages"] if s["name"] == "quality").get("facts", {})
@@ -140,7 +140,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
 
 def _lineage(arguments: argparse.Namespace) -> None:
-    from qarm.lake.lineage import trace
+    from qarm.pipeline.lineage import trace
 
     for line in trace(_config(arguments), arguments.table):
         print(line)

@@ -15,6 +15,17 @@ from qarm.memory import PeakMemory
 from qarm.pipeline.context import Context
 from qarm.session import class_archive_options
 
+pytest_plugins = [
+    "tests.lakes.alignment",
+    "tests.lakes.codes",
+    "tests.lakes.encoders",
+    "tests.lakes.evaluation",
+    "tests.lakes.pairs",
+    "tests.lakes.quality",
+    "tests.lakes.ranking",
+    "tests.lakes.report",
+]
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # JVMs that tests start live for a minute or two and plan small queries once: with the quick

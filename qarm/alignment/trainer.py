@@ -19,12 +19,13 @@ from qarm.alignment.batches import (
     pair_batch,
     read_pairs,
 )
-from qarm.alignment.evaluation import METRIC, HeldOutPairs
+from qarm.alignment.held_out import METRIC, HeldOutPairs
 from qarm.alignment.item_store import ItemStore, StoreSpec, open_store
 from qarm.alignment.known_pairs import KnownPairs
 from qarm.alignment.loss import Temperature, info_nce
 from qarm.config import fingerprint
-from qarm.config.learning import Alignment, Encoder
+from qarm.config.alignment import Alignment
+from qarm.config.encoder import Encoder
 from qarm.encoders import artifact
 from qarm.encoders.fusion import ItemEncoder
 from qarm.training import collectives

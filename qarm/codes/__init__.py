@@ -2,5 +2,5 @@
 
 The core (``nearest``, ``anchors``, ``kmeans``, ``residual``, ``codebook``, ``quality``,
 ``neighbours``, ``prefix``) is arrays in, arrays out; ``fit_stage`` and ``assign_stage`` carry it to
-the tables, ``export`` and ``formats`` to files. ``qarm.quality`` judges the codes.
+the tables, ``export`` and ``formats`` to files. ``qarm.evaluation`` judges the codes.
 """

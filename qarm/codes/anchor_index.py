@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qarm.codes.anchors import SPARE, nearest_k, order
 from qarm.codes.kmeans import kmeans
-from qarm.codes.nearest import Centroids, Floats, Ints, as_matrix, nearest, prepare
+from qarm.kernels.nearest import Centroids, Floats, Ints, as_matrix, nearest, prepare
 
 ROWS_A_CELL = 64
 """Anchors a cell, at most, that its centre is fitted on."""

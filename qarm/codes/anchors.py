@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qarm.codes.compiled import FINITE, REORDERED, kernel, over_rows
-from qarm.codes.microkernel import MOST, WIDTH, filter_level
-from qarm.codes.nearest import (
+from qarm.errors import InputError
+from qarm.kernels.microkernel import MOST, WIDTH, filter_level
+from qarm.kernels.nearest import (
     ROWS,
     Centroids,
     Floats,
@@ -23,7 +23,7 @@ from qarm.codes.nearest import (
     margin,
     prepare,
 )
-from qarm.errors import InputError
+from qarm.kernels.threads import FINITE, REORDERED, kernel, over_rows
 
 SPARE = 8
 """Candidates kept beyond K, so that float32 noise at rank K rarely costs a second look."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qarm.codes.nearest import Floats, Ints
+from qarm.kernels.nearest import Floats, Ints
 
 _STEP = 0.2
 

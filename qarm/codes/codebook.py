@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from qarm.codes.anchor_index import AnchorIndex, build_index
 from qarm.codes.anchors import nearest_k, prepare_anchors
 from qarm.codes.fsq import Projection, encode_last
-from qarm.codes.nearest import Centroids, Floats, Ints, as_matrix, encode, prepare
 from qarm.errors import InputError
+from qarm.kernels.nearest import Centroids, Floats, Ints, as_matrix, encode, prepare
 
 if TYPE_CHECKING:
     import pyarrow as pa

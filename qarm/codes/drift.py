@@ -31,8 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.codebook import Codebook, lists_to_matrix
-from qarm.codes.nearest import Floats
-from qarm.config.learning import Codes
+from qarm.config.codes import Codes
+from qarm.kernels.nearest import Floats
 from qarm.lake import files, manifest
 from qarm.lake.tables import TableRef
 from qarm.pipeline.result import Metric

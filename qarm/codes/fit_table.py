@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from qarm.codes.balance import Penalties
 from qarm.codes.codebook import lists_to_matrix
-from qarm.codes.nearest import Centroids, Floats, Ints, as_matrix, nearest, prepare
 from qarm.codes.residual import (
     ResidualFit,
     check_sizes,
@@ -30,8 +29,9 @@ from qarm.codes.residual import (
     shrunk,
 )
 from qarm.codes.seeding import Init, farthest, first_centres, relax
-from qarm.codes.sums import Sums, scale_for
 from qarm.errors import InputError
+from qarm.kernels.nearest import Centroids, Floats, Ints, as_matrix, nearest, prepare
+from qarm.kernels.sums import Sums, scale_for
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qarm.codes.compiled import FINITE, REORDERED, kernel, over_rows
-from qarm.codes.nearest import ROWS, Floats, Ints, as_matrix
 from qarm.errors import InputError
+from qarm.kernels.nearest import ROWS, Floats, Ints, as_matrix
+from qarm.kernels.threads import FINITE, REORDERED, kernel, over_rows
 
 MOST_BITS = 16
 

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.anchors import nearest_k, prepare_anchors
-from qarm.codes.compiled import one_torch_thread
 from qarm.codes.fsq import Projection
-from qarm.codes.nearest import Floats, Ints, as_matrix
 from qarm.errors import InputError
+from qarm.kernels.nearest import Floats, Ints, as_matrix
+from qarm.kernels.threads import one_torch_thread
 
 SAMPLE_ROWS = 32_768
 """The projection is trained on no more rows than this, of whole prefixes drawn at random."""

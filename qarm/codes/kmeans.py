@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.balance import Penalties
-from qarm.codes.bounds import MovingCentroids
-from qarm.codes.nearest import Floats, Ints, as_matrix, nearest
 from qarm.codes.seeding import Init, Seed, farthest, first_centres
-from qarm.codes.sums import scale_for, sum_clusters
 from qarm.errors import InputError
+from qarm.kernels.bounds import MovingCentroids
+from qarm.kernels.nearest import Floats, Ints, as_matrix, nearest
+from qarm.kernels.sums import scale_for, sum_clusters
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.kmeans import kmeans
-from qarm.codes.nearest import Floats, Ints, nearest
+from qarm.kernels.nearest import Floats, Ints, nearest
 
 Numbers = NDArray[np.int64]
 

@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.codebook import lists_to_matrix
-from qarm.codes.compiled import REORDERED, kernel
-from qarm.codes.microkernel import MOST
-from qarm.codes.nearest import Floats, as_matrix
 from qarm.codes.sampling import hash_of, sample_by_hash
 from qarm.errors import InputError
 from qarm.ingest.parts import training_parts
+from qarm.kernels.microkernel import MOST
+from qarm.kernels.nearest import Floats, as_matrix
+from qarm.kernels.threads import REORDERED, kernel
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

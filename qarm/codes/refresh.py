@@ -35,8 +35,8 @@ from qarm.codes.matching import (
     renumber,
     warm_start,
 )
-from qarm.codes.nearest import Floats, Ints
 from qarm.errors import InputError
+from qarm.kernels.nearest import Floats, Ints
 from qarm.lake import files, manifest
 from qarm.lake.tables import TableRef
 from qarm.pipeline.result import Metric

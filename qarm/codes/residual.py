@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.kmeans import kmeans
-from qarm.codes.nearest import Floats, Ints, as_matrix, nearest
 from qarm.codes.seeding import Init
 from qarm.errors import InputError
+from qarm.kernels.nearest import Floats, Ints, as_matrix, nearest
 
 SHORTEST = 0.1
 """Normalised residuals: squared lengths below this share of their mean count as this share."""

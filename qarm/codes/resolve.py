@@ -26,12 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.codebook import Codebook, lists_to_matrix
-from qarm.codes.compiled import REORDERED, kernel
-from qarm.codes.microkernel import MOST
-from qarm.codes.nearest import Floats, Ints
-from qarm.codes.quality import Collisions
 from qarm.errors import InputError
-from qarm.ingest.caching import Keeper
+from qarm.evaluation.code_arrays import Collisions
+from qarm.kernels.microkernel import MOST
+from qarm.kernels.nearest import Floats, Ints
+from qarm.kernels.threads import REORDERED, kernel
+from qarm.lake.caching import Keeper
 from qarm.pipeline.result import Ledger, Metric
 
 if TYPE_CHECKING:

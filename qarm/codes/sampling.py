@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.codebook import lists_to_matrix
-from qarm.codes.nearest import Floats
 from qarm.errors import InputError
+from qarm.kernels.nearest import Floats
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

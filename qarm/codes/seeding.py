@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from qarm.codes.compiled import FINITE, REORDERED, kernel
-from qarm.codes.microkernel import MOST
-from qarm.codes.nearest import Floats, nearest
+from qarm.kernels.microkernel import MOST
+from qarm.kernels.nearest import Floats, nearest
+from qarm.kernels.threads import FINITE, REORDERED, kernel
 
 SEEDING_ROWS = 65_536
 """k-means++ looks at no more rows than this, or eight a centroid: its cost is rows times K."""

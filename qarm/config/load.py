@@ -11,46 +11,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
-from qarm.config.data import Gates, ItemSource, LogSource, Split
-from qarm.config.learning import (
-    Alignment,
-    Codes,
-    Encoder,
-    Evaluation,
-    Loader,
-    Pairs,
-    Ranker,
-    Samples,
-    Training,
-)
+from qarm.config.alignment import Alignment
+from qarm.config.codes import Codes
+from qarm.config.encoder import Encoder
+from qarm.config.evaluation import Evaluation
+from qarm.config.external import External
+from qarm.config.gates import Gates
+from qarm.config.items import ItemSource
+from qarm.config.log import LogSource
+from qarm.config.pairs import Pairs
+from qarm.config.ranker import Ranker
+from qarm.config.samples import Samples
 from qarm.config.section import Section
+from qarm.config.split import Split
+from qarm.config.training import Loader, Training
 from qarm.errors import ConfigError
-
-
-class External(Section):
-    """Tables the user brings in place of ours: table -> URI of a Delta table or Parquet files.
-
-    Each is checked against the schema of that table; rows may name items by the source's item_id
-    (columns item_id, or trigger_item_id and target_item_id) where ours has item_idx.
-    """
-
-    tables: dict[str, str] = {}
-    """Such as item_pairs = "s3a://lake/my_pairs"."""
-
-    @field_validator("tables")
-    @classmethod
-    def _known_tables(cls, tables: dict[str, str]) -> dict[str, str]:
-        from schemas import TABLES
-
-        # A table under a name that nobody asks for would be left out in silence.
-        for name in tables:
-            if name not in TABLES:
-                near = difflib.get_close_matches(name, TABLES, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"tables: {', '.join(TABLES)}"
-                raise ValueError(f"no such table: {name!r}; {hint}")
-        return tables
 
 
 class Config(Section):

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from qarm.config.learning import Encoder
+from qarm.config.encoder import Encoder
 from qarm.encoders.fusion import ATTRIBUTES, ItemEncoder
 from qarm.errors import InputError
 from qarm.lake import files

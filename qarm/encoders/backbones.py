@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from qarm.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from qarm.config.learning import Encoder
+    from qarm.config.encoder import Encoder
 
 BackboneModality = Literal["text", "image"]
 BACKBONE_MODALITIES: tuple[BackboneModality, ...] = ("text", "image")
@@ -228,7 +228,7 @@ def open_backbone(encoder: Encoder, modality: str) -> TextBackbone | ImageBackbo
 @functools.lru_cache(maxsize=4)
 def shared_backbone(encoder_json: str, modality: str) -> TextBackbone | ImageBackbone:
     """One frozen instance a process, for the configuration as JSON. Never train it."""
-    from qarm.config.learning import Encoder
+    from qarm.config.encoder import Encoder
 
     return open_backbone(Encoder.model_validate_json(encoder_json), modality)
 

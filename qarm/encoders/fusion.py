@@ -18,7 +18,7 @@ from qarm.encoders.towers import AttributesTower, DenseTower
 from qarm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from qarm.config.learning import Encoder
+    from qarm.config.encoder import Encoder
 
 ATTRIBUTES = "attributes"
 

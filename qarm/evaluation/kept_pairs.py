@@ -54,7 +54,7 @@ def _made_from(context: Context) -> str:
         "evaluation": config.evaluation.model_dump(mode="json"),
         "sources": sorted(config.alignment.sources),
     }
-    return fingerprint(tables, settings, code_version(("evaluation", "pairs", "ingest")))
+    return fingerprint(tables, settings, code_version("qarm.evaluation.new_pairs"))
 
 
 def _to_bytes(pairs: dict[str, TestPairs]) -> bytes:

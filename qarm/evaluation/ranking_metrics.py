@@ -28,7 +28,7 @@ from qarm.evaluation.estimates import (
     user_auc,
     wins_in_range,
 )
-from qarm.evaluation.slices import SLICES, membership
+from qarm.evaluation.sample_slices import SLICES, membership
 from qarm.pipeline.result import Metric
 
 if TYPE_CHECKING:

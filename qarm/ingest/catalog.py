@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qarm.config.data import ItemSource
+from qarm.config.items import ItemSource
 from qarm.errors import InputError
 from qarm.ingest import content, images
 from qarm.ingest.log import JSON_OPTIONS, id_text

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from qarm.config.data import ItemSource
+from qarm.config.items import ItemSource
 from qarm.errors import ConfigError, InputError
 from qarm.lake.tables import null_safe_text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from qarm.config.data import Gates
+from qarm.config.gates import Gates
 from qarm.errors import GateError
 from qarm.ingest.log import DELIBERATE
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from qarm.config.data import LogSource, Split
+from qarm.config.log import LogSource
+from qarm.config.split import Split
 from qarm.errors import ConfigError, InputError
 from qarm.ingest import expressions, splits, times
 from qarm.ingest.sources import (

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from qarm.errors import InputError
 from qarm.ingest import content, times
-from qarm.ingest.caching import Keeper
 from qarm.ingest.indices import numbered
+from qarm.lake.caching import Keeper
 from qarm.lake.tables import Lake, TableRef
 from schemas import Table, items, users
 

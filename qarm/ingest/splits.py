@@ -6,12 +6,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from qarm.config import fingerprint
-from qarm.config.data import LogSource, Split
+from qarm.config.log import LogSource
+from qarm.config.split import Split
 from qarm.errors import ConfigError, InputError
-from qarm.ingest.caching import Keeper
 from qarm.ingest.indices import numbered
 from qarm.ingest.parts import PARTS
 from qarm.ingest.times import from_micros
+from qarm.lake.caching import Keeper
 from qarm.progress import say
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from qarm.config.data import TimeFormat
+from qarm.config.log import TimeFormat
 from qarm.errors import ConfigError, InputError
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 A block is the set of items with ``item_idx mod blocks = block``, and one task. It holds, in memory,
 the (capped) lists of all users with an item in it, so it can score its triggers completely, take
 their top k, and forget. What is shuffled are lists, never counts of pairs - but for the few items
-whose users' lists fill a block by themselves (``qarm.pairs.shards``).
+whose users' lists fill a block by themselves (``qarm.pairs.hot_items``).
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def cut_lists(
     """(user_idx, user_hash, list) -> rows of ``_SLICES_SCHEMA``, several users in a row."""
     import pyarrow as pa
 
-    from qarm.pairs.blocks_kernel import choose_blocks, cut_to_blocks
+    from qarm.kernels.block_lists import choose_blocks, cut_to_blocks
     from qarm.pairs.lists import spread
 
     for batch in batches:
@@ -209,7 +209,7 @@ def cut_lists(
 
 def read_block(batches: Iterable[pa.RecordBatch]) -> Block | None:
     """All slices of one block -> the block; users in the order of their index. None: no slices."""
-    from qarm.pairs.blocks_kernel import SAMPLED, code_items, index_triggers
+    from qarm.kernels.block_lists import SAMPLED, code_items, index_triggers
 
     held: list[tuple[np.ndarray, ...]] = []
     for batch in batches:

@@ -19,7 +19,7 @@ from qarm.pairs.mined import Keep
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-    from qarm.config.learning import Filters
+    from qarm.config.pairs import Filters
 
 REASONS = (
     "filter_support",
@@ -66,7 +66,7 @@ def filter_pairs(
     Args:
         pairs: trigger, target, score, support and whatever else; of one source.
         source: u2i, swing or itemcf.
-        config: see qarm.config.learning.Filters.
+        config: see qarm.config.Filters.
         events: the events mined: item_idx; for the popularity cap.
         keep: keeps frames that are read more than once.
         vectors: item_idx, vector; where a content floor is set.

@@ -9,7 +9,7 @@ from qarm.errors import InputError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from qarm.config.learning import IdVectors
+    from qarm.config.pairs import IdVectors
 
 #: MLlib's ALS takes 32-bit ids.
 _LARGEST_ID = 2**31 - 1

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qarm.pairs.blocks import Block, Call, Routing, Scored, count_blocks, score_in_blocks
+from qarm.pairs.hot_items import crowded_items, score_in_shards, shard_users
 from qarm.pairs.itemcf_days import of_latest_days
 from qarm.pairs.lists import LatestEvents, pack_lists, row_bytes
 from qarm.pairs.mass import ALL_PAIRS, MOST_EVENTS, sample_triggers, share_of_mass_lost
 from qarm.pairs.mined import PAIR_COLUMNS, Keep, Mined, recompute
-from qarm.pairs.shards import crowded_items, score_in_shards, shard_users
 from qarm.pairs.tally import decay_of, tally_items
 from qarm.session import narrow_rows
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pyspark.core.broadcast import Broadcast
     from pyspark.sql import DataFrame
 
-    from qarm.config.learning import ItemCF
-    from qarm.pairs.itemcf_kernel import Lists, Rules
+    from qarm.config.pairs import ItemCF
+    from qarm.kernels.cooccurrence import Lists, Rules
 
 #: Pairs that co-occur, and reasons to drop one.
 PAIR_COUNTS = ("scored", "below_min_support", "beyond_top_k")
@@ -38,7 +38,7 @@ def itemcf(events: DataFrame, config: ItemCF) -> DataFrame:
     ``window_days`` apart of recency^(gap - 1) * weight_a * weight_b * decay. The gap counts the
     given events in the order of ``seq``, 1 for neighbours, so that events that were filtered out
     before leave no hole. decay = 2^(-age / half_life_days), age the days from the day of the later
-    event to the day of the latest event of all. c becomes a score by ``qarm.pairs.itemcf_kernel``,
+    event to the day of the latest event of all. c becomes a score by ``qarm.kernels.cooccurrence``,
     with W the sum of an item's decayed event weights. Only the latest ``max_events_per_user``
     events of a user are looked at, for W as well, and of those only ``history_days``.
 
@@ -47,7 +47,7 @@ def itemcf(events: DataFrame, config: ItemCF) -> DataFrame:
 
     Args:
         events: user_idx, item_idx, ts, seq, weight.
-        config: see qarm.config.learning.ItemCF.
+        config: see qarm.config.ItemCF.
 
     Returns:
         trigger, target, score, support (distinct users), weight (c), last_ts (latest event of a
@@ -172,7 +172,7 @@ def _skew(lists: DataFrame, items: DataFrame) -> tuple[dict[str, Any], dict[str,
 
 def _rules(config: ItemCF, recency: np.ndarray, scale: float, n: dict[str, float]) -> Rules:
     """What the kernel needs to know."""
-    from qarm.pairs.itemcf_kernel import NORMALIZATIONS, Rules
+    from qarm.kernels.cooccurrence import NORMALIZATIONS, Rules
 
     return Rules(
         recency,
@@ -215,7 +215,7 @@ def _normalise(
     rules: Rules,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and c of whole sums."""
-    from qarm.pairs.itemcf_kernel import NORMALIZATIONS, normalise_all
+    from qarm.kernels.cooccurrence import NORMALIZATIONS, normalise_all
 
     items, degree = degrees.value
     one, other = (degree[np.searchsorted(items, side)] for side in (trigger, target))
@@ -255,8 +255,8 @@ def _prepare_sums(
     last: int,
 ) -> Call:
     """The kernel call of a block, with c in steps of 1/scale."""
+    from qarm.kernels.cooccurrence import Lists, score_counts, score_itemcf
     from qarm.pairs.itemcf_counts import count_lists, has_repeats
-    from qarm.pairs.itemcf_kernel import Lists, score_counts, score_itemcf
 
     items, degree = degrees.value
     own = degree[np.searchsorted(items, block.items)]

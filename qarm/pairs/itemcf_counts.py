@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from qarm.pairs.compiled import compiled
+from qarm.kernels.compiled import compiled
 
 if TYPE_CHECKING:
-    from qarm.pairs.itemcf_kernel import Lists
+    from qarm.kernels.cooccurrence import Lists
 
 
 class Counted(NamedTuple):

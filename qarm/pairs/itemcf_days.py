@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-    from qarm.config.learning import ItemCF
+    from qarm.config.pairs import ItemCF
 
 _COUNTS_SCHEMA = "day int, trigger bigint, target bigint, units bigint, last_ts bigint"
 _DAY_MICROS = 86_400_000_000
@@ -117,7 +117,7 @@ def count_days(
     Args:
         events: user_idx, item_idx, ts, seq, weight; all of them, or those of ``days`` and of the
             window before.
-        config: see qarm.config.learning.ItemCF.
+        config: see qarm.config.ItemCF.
         days: those counted.
     """
     from pyspark.sql import functions as F
@@ -176,7 +176,7 @@ def stream_cooccurrences(
     """Spark task: events sorted by user and time -> rows of ``_COUNTS_SCHEMA``."""
     import pyarrow as pa
 
-    from qarm.pairs.days_kernel import list_cooccurrences
+    from qarm.kernels.cooccurrence_days import list_cooccurrences
 
     names = [column.split()[0] for column in _COUNTS_SCHEMA.split(", ")]
     factors = recency ** np.arange(window_events)
@@ -230,13 +230,13 @@ def score_days(
     Args:
         pair_days: rows of itemcf_days, of the days that count.
         item_days: rows of itemcf_item_days, likewise.
-        config: see qarm.config.learning.ItemCF.
+        config: see qarm.config.ItemCF.
         last: the latest day; decay counts from it.
         keep: keeps frames that are read more than once.
     """
     from pyspark.sql import functions as F
 
-    from qarm.pairs.days_kernel import UNITS
+    from qarm.kernels.cooccurrence_days import UNITS
 
     decay = F.lit(1.0)
     if config.half_life_days:
@@ -285,7 +285,7 @@ def _normalise(
 ) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    from qarm.pairs.itemcf_kernel import NORMALIZATIONS, normalise_all
+    from qarm.kernels.cooccurrence import NORMALIZATIONS, normalise_all
 
     kind = NORMALIZATIONS.index(normalization)
     names = ["trigger", "target", "score", "support", "weight", "last_ts"]

@@ -6,7 +6,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from qarm.config import fingerprint
-from qarm.ingest.caching import Keeper
+from qarm.lake.caching import Keeper
 from qarm.lake.latest import latest, publish_again
 from qarm.pairs.itemcf import mine_itemcf
 from qarm.pairs.itemcf_days import (

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from qarm.kernels.cooccurrence_days import UNITS
 from qarm.lake.latest import latest
 from qarm.lake.tables import TableRef
-from qarm.pairs.days_kernel import UNITS
 from qarm.pairs.itemcf_days import of_latest_days, score_days
 from qarm.pairs.lists import RECORD, LatestEvents, names_of, pack_lists, read_binary
 from qarm.pairs.mined import Keep
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-    from qarm.config.learning import ItemCF
+    from qarm.config.pairs import ItemCF
     from qarm.pipeline.context import Context
 
 _COUNTS_SCHEMA = (
@@ -66,7 +66,7 @@ def count_changed(
     Args:
         context: of the stage; writes itemcf_user_counts and itemcf_user_lists.
         events: all mined events, at least one: user_idx, item_idx, ts, seq, weight.
-        config: see qarm.config.learning.ItemCF.
+        config: see qarm.config.ItemCF.
         counted_with: hash of the code and of the settings that counts depend on.
         keep: keeps frames that are read more than once.
     """
@@ -132,7 +132,7 @@ def count_users(lists: DataFrame, config: ItemCF) -> DataFrame:
 
     Args:
         lists: sign (1, or -1 for what shall be taken away), entries (a packed list).
-        config: see qarm.config.learning.ItemCF.
+        config: see qarm.config.ItemCF.
     """
     from pyspark.sql import functions as F
 
@@ -169,7 +169,7 @@ def stream_terms(
     """Spark task: (sign, list) -> rows of ``_COUNTS_SCHEMA``."""
     import pyarrow as pa
 
-    from qarm.pairs.users_kernel import list_terms
+    from qarm.kernels.cooccurrence_users import list_terms
 
     for batch in batches:
         sign = batch.column(0).to_numpy().astype(np.int64)

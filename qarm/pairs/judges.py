@@ -38,7 +38,7 @@ def shares_subject(settings: Mapping[str, Any]) -> PairJudge:
     Args:
         settings: min_cosine (default 0.2), text_backbone and max_tokens as in section encoder.
     """
-    from qarm.config.learning import Encoder
+    from qarm.config.encoder import Encoder
     from qarm.encoders.backbones import shared_backbone
 
     least = float(settings.get("min_cosine", 0.2))

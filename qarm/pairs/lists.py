@@ -100,7 +100,7 @@ class LatestEvents:
         return Lists(bounds, entries, np.add.reduceat(columns["events"], indptr[:-1]), lengths)
 
     def _latest(self, indptr: np.ndarray, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
-        from qarm.pairs.lists_kernel import latest
+        from qarm.kernels.user_lists import latest
 
         seq, ts, item, weight = (columns[n] for n in ("seq", "ts", "item_idx", "weight"))
         return latest(indptr, seq, ts, item, weight, self.most)
@@ -145,7 +145,7 @@ class DistinctItems:
     def _distinct(
         self, indptr: np.ndarray, columns: Columns, least: int, most: int, drop: bool
     ) -> tuple[np.ndarray, ...]:
-        from qarm.pairs.lists_kernel import distinct
+        from qarm.kernels.user_lists import distinct
 
         item, ts, weight, events = (columns[n] for n in ("item_idx", "ts", "weight", "events"))
         return distinct(indptr, item, ts, weight, events, least, most, drop)
@@ -211,7 +211,7 @@ def stream_parts(
 def _pack_parts(batches: list[pa.RecordBatch], packer: Packer, keys: np.ndarray) -> pa.RecordBatch:
     import pyarrow as pa
 
-    from qarm.pairs.lists_kernel import gather, group
+    from qarm.kernels.user_lists import gather, group
 
     table = pa.Table.from_batches(batches)
     columns = {name: table.column(name).to_numpy() for name in table.column_names}
@@ -254,7 +254,7 @@ def stream_lists(batches: Iterable[pa.RecordBatch], packer: Packer) -> Iterator[
     """All parts of some users -> rows of ``LISTS_SCHEMA``, by user."""
     import pyarrow as pa
 
-    from qarm.pairs.lists_kernel import group
+    from qarm.kernels.user_lists import group
 
     held: list[tuple[np.ndarray, ...]] = []
     whole = np.dtype(np.int64)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-    from qarm.config.learning import Swing
+    from qarm.config.pairs import Swing
 
 #: Pairs with a score (two common users), and reasons to drop one.
 PAIR_COUNTS = ("scored", "below_min_support", "beyond_top_k")
@@ -45,7 +45,7 @@ def swing(events: DataFrame, config: Swing, seed: int) -> DataFrame:
 
     Args:
         events: user_idx, item_idx, ts, weight.
-        config: see qarm.config.learning.Swing.
+        config: see qarm.config.Swing.
         seed: of the user sample.
 
     Returns:
@@ -236,7 +236,7 @@ def _prepare(
     block: Block, alpha1: float, alpha2: float, beta: float, min_support: int, top_k: int
 ) -> Call:
     """The kernel call of a block. A user's list comes whole, so its length is |I_u|."""
-    from qarm.pairs.swing_kernel import score_swing
+    from qarm.kernels.swing_scores import score_swing
 
     user_weight = (np.diff(block.indptr) + alpha1) ** -beta
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-    from qarm.config.learning import Swing
+    from qarm.config.pairs import Swing
     from qarm.pipeline.context import Context
 
 
@@ -61,7 +61,7 @@ def stream_fingerprints(
     the user."""
     import pyarrow as pa
 
-    from qarm.pairs.blocks_kernel import choose_blocks, hash_lists
+    from qarm.kernels.block_lists import choose_blocks, hash_lists
 
     nothing = np.empty(0, np.int64)
     for batch in batches:

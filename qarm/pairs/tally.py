@@ -81,7 +81,7 @@ def stream_item_tally(
     """Lists -> partial sums, an item in one row per ``_TALLIED_ENTRIES``."""
     import pyarrow as pa
 
-    from qarm.pairs.lists_kernel import sum_by_item
+    from qarm.kernels.user_lists import sum_by_item
 
     names = names_of(ITEMS_SCHEMA)
     held: list[np.ndarray] = []

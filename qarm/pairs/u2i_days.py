@@ -19,7 +19,7 @@ from schemas import u2i_counted, u2i_days
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from qarm.config.learning import User2Item
+    from qarm.config.pairs import User2Item
     from qarm.pipeline.context import Context
 
 
@@ -74,7 +74,7 @@ def find_changed(
     Args:
         context: of the stage; writes u2i_days and u2i_counted.
         events: all mined events: user_idx, item_idx, ts, weight.
-        config: see qarm.config.learning.User2Item.
+        config: see qarm.config.User2Item.
         counted_with: hash of the settings, the code and the ID vectors.
         keep: keeps frames that are read more than once.
     """

@@ -94,7 +94,7 @@ def mine_user2item(
 
 def _vectors(column: pa.Array, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
     """Unit vectors float32[m, d] of the rows that have one, and each row's place (-1: none)."""
-    from qarm.pairs.user2item_kernel import unit_rows
+    from qarm.kernels.similar_trigger import unit_rows
 
     there = column.is_valid().to_numpy(zero_copy_only=False)
     flat = column.flatten().to_numpy(zero_copy_only=False)
@@ -115,7 +115,7 @@ def stream_triggers(
     """Events sorted by (user, ts, item descending) -> rows of ``_SCHEMA``."""
     import pyarrow as pa
 
-    from qarm.pairs import user2item_kernel as kernel
+    from qarm.kernels import similar_trigger as kernel
 
     names = [column.split()[0] for column in _SCHEMA.split(", ")]
     counts = np.zeros(kernel.NOT_A_TARGET + 1, np.int64)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from qarm import __version__, progress
 from qarm.config import Config, fingerprint
 from qarm.errors import ConfigError, MissingStageError
-from qarm.lake import external, files, manifest
+from qarm.lake import files, manifest
 from qarm.lake.tables import Lake, TableRef
+from qarm.pipeline import own_tables
 from schemas import Table
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Context:
             raise MissingStageError(
                 f"stage {self.stage} needs table {name}, which nobody has published in "
                 f"{self.lake.root}; run the stage that writes it, or name a table of your own "
-                f"under [external.tables] {name}"
+                f"under [own_tables.tables] {name}"
             )
         return found
 
@@ -54,7 +55,7 @@ class Context:
             return self.outputs[name]
         if name not in self.inputs:
             if name in self.config.external.tables:
-                found = external.adopt(self, name, self.config.external.tables[name])
+                found = own_tables.adopt(self, name, self.config.external.tables[name])
             else:
                 pinned = manifest.pinned(self.lake.root, name)
                 if pinned is None:

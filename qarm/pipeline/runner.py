@@ -118,7 +118,7 @@ def _context(
     stage: Stage, config: Config, spark: SparkSession, lake: Lake, as_of: datetime | None
 ) -> Context:
     config_hash = fingerprint(stage.settings(config))
-    version = code_version(stage.packages)
+    version = code_version(stage.module)
     context = Context(
         config=config,
         spark=spark,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qarm.config.learning import Codes
+from qarm.config.codes import Codes
 from qarm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ class Stage:
     """Tables read."""
     outputs: tuple[str, ...]
     """Tables written."""
-    packages: tuple[str, ...]
-    """Sub-packages of qarm whose code the result depends on."""
     artifacts: tuple[str, ...] = ()
     """Artifacts of other stages read, as "stage/name"."""
     optional_inputs: tuple[str, ...] = ()
@@ -68,19 +66,18 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="ingest",
         summary="raw logs and catalogue -> items, users, interactions, event_splits, quarantine",
-        module="qarm.ingest.stage",
+        module="qarm.stages.ingest",
         sections=(
             *("log", "items", "split"),
             *("gates.max_quarantine_share", "gates.min_interactions", "gates.min_items"),
         ),
         inputs=(),
         outputs=("items", "users", "interactions", "event_splits", "quarantine"),
-        packages=("ingest", "lake"),
     ),
     Stage(
         name="mine-pairs",
         summary="training-period events -> id_vectors, item_pairs (User2Item, Swing, ItemCF)",
-        module="qarm.pairs.stage",
+        module="qarm.stages.mine_pairs",
         sections=("pairs", "gates.min_pairs"),
         inputs=("items", "interactions", "event_splits"),
         outputs=(
@@ -89,94 +86,84 @@ STAGES: tuple[Stage, ...] = (
             *("itemcf_user_counts", "itemcf_user_lists"),
             *("u2i_days", "u2i_counted", "swing_scored", "swing_items"),
         ),
-        packages=("pairs", "encoders", "ingest", "lake"),
     ),
     Stage(
         name="train-alignment",
         summary="item_pairs + catalogue -> encoder (Horovod over Petastorm)",
-        module="qarm.alignment.stage",
+        module="qarm.stages.train_alignment",
         sections=("encoder", "alignment", *_TRAINING),
         inputs=("items", "item_pairs", "event_splits"),
         outputs=("item_features", "alignment_pairs"),
-        packages=("alignment", "encoders", "training", "lake"),
     ),
     Stage(
         name="embed-catalog",
         summary="encoder + catalogue -> item_embeddings",
-        module="qarm.encoders.stage",
+        module="qarm.stages.embed_catalog",
         sections=("encoder",),
         inputs=("items",),
         outputs=("item_features", "item_embeddings"),
-        packages=("encoders", "lake"),
         artifacts=("train-alignment/encoder",),
     ),
     Stage(
         name="fit-codebooks",
         summary="item_embeddings -> codebooks (VQ anchors, residual k-means)",
-        module="qarm.codes.fit_stage",
+        module="qarm.stages.fit_codebooks",
         sections=_FIT,
         inputs=("item_embeddings",),
         outputs=("codebooks",),
-        packages=("codes", "ingest", "lake"),
         optional_inputs=("items", "event_splits"),
     ),
     Stage(
         name="assign-codes",
         summary="codebooks + item_embeddings -> semantic_ids of the whole catalogue",
-        module="qarm.codes.assign_stage",
+        module="qarm.stages.assign_codes",
         sections=("codes",),
         inputs=("item_embeddings", "codebooks"),
         outputs=("semantic_ids",),
-        packages=("codes", "ingest", "lake"),
         artifacts=("fit-codebooks/codebook",),
         optional_inputs=("items",),
     ),
     Stage(
         name="quality",
         summary="semantic_ids + vectors + test pairs -> how good the codes are",
-        module="qarm.quality.stage",
+        module="qarm.stages.quality",
         sections=("evaluation", "pairs", "alignment.sources"),
         inputs=("semantic_ids", "item_embeddings", "codebooks"),
         outputs=(),
-        packages=("quality", "codes", "evaluation", "pairs", "ingest", "lake"),
         optional_inputs=("items", "interactions", "event_splits", "item_pairs", "id_vectors"),
     ),
     Stage(
         name="build-samples",
         summary="events -> ranking_samples with history and negatives",
-        module="qarm.ranking.samples_stage",
+        module="qarm.stages.build_samples",
         sections=("samples", "loader.shards"),
         inputs=("items", "interactions", "event_splits"),
         outputs=("ranking_samples",),
-        packages=("ranking", "training", "ingest", "lake"),
     ),
     Stage(
         name="train-ranker",
         summary="ranking_samples + codes -> ranker of each variant, predictions",
-        module="qarm.ranking.train_stage",
+        module="qarm.stages.train_ranker",
         sections=("ranker", *_TRAINING),
         inputs=("ranking_samples", "semantic_ids", "item_embeddings", "codebooks"),
         outputs=("predictions",),
-        packages=("ranking", "training", "codes", "ingest", "lake"),
     ),
     Stage(
         name="evaluate",
         summary="predictions, vectors and test pairs -> metrics",
-        module="qarm.evaluation.stage",
+        module="qarm.stages.evaluate",
         sections=("evaluation", "pairs"),
         inputs=("predictions", "interactions", "event_splits", "item_embeddings"),
         outputs=("metrics",),
-        packages=("evaluation", "pairs", "ingest", "lake"),
         optional_inputs=("item_pairs", "id_vectors", "item_features", "semantic_ids", "items"),
     ),
     Stage(
         name="report",
         summary="everything -> report.html",
-        module="qarm.report.stage",
+        module="qarm.stages.report",
         sections=(),
         inputs=("metrics", "interactions", "items", "semantic_ids"),
         outputs=(),
-        packages=("report", "ingest", "lake"),
         artifacts=("quality/figures",),
         optional_inputs=("item_pairs", "event_splits", "predictions"),
     ),

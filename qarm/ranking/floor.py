@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qarm.ranking.features import DENSE, RATE_EDGE
+from qarm.ranking.inputs import DENSE, RATE_EDGE
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

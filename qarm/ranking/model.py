@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qarm.config import Ranker
-from qarm.ranking.features import DENSE, Inputs, Items
+from qarm.ranking.inputs import DENSE, Inputs, Items
 from qarm.ranking.optimizer import SPARSE_ROWS
 
 CONTENT = {

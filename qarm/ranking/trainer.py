@@ -25,7 +25,7 @@ from qarm.errors import TrainingError
 from qarm.lake import files
 from qarm.ranking import code_tables, item_table
 from qarm.ranking.auc import AucCounter
-from qarm.ranking.features import SAMPLE_COLUMNS, Lookup
+from qarm.ranking.inputs import SAMPLE_COLUMNS, Lookup
 from qarm.ranking.model import CONTENT, ModelSpec, RankerModel, loss_sum
 from qarm.ranking.optimizer import LazyAdamW
 from qarm.ranking.trials import repeatable

@@ -8,11 +8,10 @@ from typing import Any
 
 from qarm.ingest.parts import PARTS
 from qarm.lake.manifest import Manifest
-from qarm.pipeline.stages import STAGES
 from qarm.report import plots
+from qarm.report.aggregates import PairSource
 from qarm.report.figures import Figure, Figures
 from qarm.report.findings import EVALUATE, SOURCES, VARIANTS, ordered
-from qarm.report.tables import PairSource
 
 #: Vector spaces in the order of the recall plot, and their colours.
 SPACES = {
@@ -85,18 +84,18 @@ class Rows:
     """Whether it is the stage's first line."""
 
 
-def rows(manifests: Mapping[str, Manifest]) -> list[Rows]:
-    """Every ledger of every stage that has published, in the order of the pipeline."""
+def rows(manifests: Mapping[str, Manifest], stages: Sequence[str]) -> list[Rows]:
+    """Every ledger of every stage of ``stages`` that has published, in that order."""
     found = []
-    for stage in STAGES:
-        if stage.name not in manifests:
+    for stage in stages:
+        if stage not in manifests:
             continue
-        entry = manifests[stage.name].result
+        entry = manifests[stage].result
         ledgers = [{**entry, "name": entry.get("counted", "")}, *entry.get("ledgers", [])]
         for i, ledger in enumerate(ledgers):
             found.append(
                 Rows(
-                    stage.name,
+                    stage,
                     ledger["name"],
                     ledger["rows_in"],
                     _largest_first(ledger.get("added", {})),

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 from pyspark.sql import SparkSession
 
-from qarm.alignment.stage import _write_pairs
 from qarm.errors import InputError
 from qarm.pipeline.context import Context
-from tests.alignment.conftest import ITEMS, catalogue
+from qarm.stages.train_alignment import _write_pairs
+from tests.lakes.alignment import ITEMS, catalogue
 
 pytestmark = pytest.mark.spark
 

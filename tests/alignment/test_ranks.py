@@ -10,7 +10,9 @@ from safetensors.numpy import load_file
 
 from qarm.alignment.item_store import StoreSpec
 from qarm.alignment.trainer import TrainSpec
-from qarm.config.learning import Alignment, Encoder, Loader, Optimizer
+from qarm.config.alignment import Alignment
+from qarm.config.encoder import Encoder
+from qarm.config.training import Loader, Optimizer
 from qarm.training import checkpoint
 from qarm.training.launch import launch
 from tests.alignment import ranks

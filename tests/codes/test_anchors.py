@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qarm.codes.anchors import SPARE, nearest_k, prepare_anchors
-from qarm.codes.microkernel import MR, WIDTH
-from qarm.codes.nearest import ROWS
 from qarm.errors import InputError
+from qarm.kernels.microkernel import MR, WIDTH
+from qarm.kernels.nearest import ROWS
 
 
 def brute(x, anchors, k):

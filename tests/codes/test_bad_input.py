@@ -12,7 +12,7 @@ from qarm.codes.codebook import Codebook
 from qarm.errors import InputError
 from qarm.lake import manifest
 from qarm.lake.tables import TableRef
-from tests.codes.conftest import DIMENSIONS, SMALL, unit_vectors
+from tests.lakes.codes import DIMENSIONS, SMALL, unit_vectors
 
 pytestmark = pytest.mark.spark
 

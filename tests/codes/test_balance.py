@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from qarm.codes.kmeans import kmeans
-from qarm.codes.nearest import encode, prepare
-from qarm.codes.quality import usage
 from qarm.codes.residual import fit_residual, relative_weights
+from qarm.evaluation.code_arrays import usage
+from qarm.kernels.nearest import encode, prepare
 
 
 def crowded(n=6000, d=8, seed=0):

@@ -11,10 +11,10 @@ from qarm.codes.codebook import Codebook
 from qarm.codes.drift import error_ratio, figures, judge, rows_to_hold_out, usage_shift
 from qarm.codes.residual import fit_residual
 from qarm.config import Config
-from qarm.config.learning import Codes
+from qarm.config.codes import Codes
 from qarm.pipeline.runner import run_stage
 from qarm.pipeline.stages import stage
-from tests.codes.conftest import unit_vectors
+from tests.lakes.codes import unit_vectors
 
 SIZES = [32, 16]
 CENTRES = np.random.default_rng(5).standard_normal((40, 12))

@@ -21,7 +21,7 @@ from qarm.config import Config
 from qarm.errors import InputError
 from qarm.lake.tables import Lake
 from schemas import codebooks, items, semantic_ids
-from tests.codes.conftest import World
+from tests.lakes.codes import World
 
 pytestmark = pytest.mark.spark
 

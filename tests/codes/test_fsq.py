@@ -9,11 +9,11 @@ from qarm.codes import fsq_fit
 from qarm.codes.fsq import Projection, encode_last, rest_after
 from qarm.codes.fsq_fit import decode_table, fit_fsq, train_projection
 from qarm.codes.kmeans import kmeans
-from qarm.codes.nearest import encode, nearest, prepare
-from qarm.codes.quality import collisions
 from qarm.codes.residual import fit_residual
-from qarm.config.learning import Codes
+from qarm.config.codes import Codes
 from qarm.errors import InputError
+from qarm.evaluation.code_arrays import collisions
+from qarm.kernels.nearest import encode, nearest, prepare
 
 
 def clustered(n, d, seed=0):

@@ -8,7 +8,7 @@ import pytest
 from qarm.codes.compare_pools import coverage, table_of
 from qarm.codes.pools import Pool, farthest_first
 from qarm.errors import InputError
-from tests.codes.conftest import unit_vectors
+from tests.lakes.codes import unit_vectors
 
 
 def test_farthest_first_is_the_greedy_choice() -> None:

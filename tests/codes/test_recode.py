@@ -16,7 +16,7 @@ import pytest
 from qarm.codes.codebook import Codebook
 from qarm.lake import manifest
 from schemas import item_embeddings
-from tests.codes.conftest import unit_vectors
+from tests.lakes.codes import unit_vectors
 
 pytestmark = pytest.mark.spark
 

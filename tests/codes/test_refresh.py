@@ -20,10 +20,10 @@ from qarm.codes.matching import (
 from qarm.codes.refresh import Refit
 from qarm.codes.residual import fit_residual
 from qarm.config import Config
-from qarm.config.learning import Codes
+from qarm.config.codes import Codes
 from qarm.errors import InputError
 from qarm.pipeline.stages import _ASSIGN_ONLY, stage
-from tests.codes.conftest import unit_vectors
+from tests.lakes.codes import unit_vectors
 
 
 def blobs(n, k=24, d=8, seed=0, noise=0.35):

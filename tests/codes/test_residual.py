@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qarm.codes.nearest import encode, prepare
 from qarm.codes.residual import fit_residual, pseudo_points, reconstruct, shrunk
 from qarm.errors import InputError
+from qarm.kernels.nearest import encode, prepare
 
 
 def points(n=600, d=10, seed=0):

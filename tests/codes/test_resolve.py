@@ -11,8 +11,8 @@ from pyspark.sql import functions as F
 from qarm.codes.codebook import Codebook
 from qarm.codes.resolve import place_overflow, resolve
 from qarm.errors import InputError
-from qarm.ingest.caching import Keeper
-from tests.codes.conftest import unit_vectors
+from qarm.lake.caching import Keeper
+from tests.lakes.codes import unit_vectors
 
 CAPACITY = 2
 SETTINGS = {"rq_levels": [3, 6], "vq_anchors": 10, "vq_k": 2, "resolve_capacity": CAPACITY}

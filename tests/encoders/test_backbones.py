@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from qarm.config.learning import Encoder
+from qarm.config.encoder import Encoder
 from qarm.encoders.backbones import ImageBackbone, TextBackbone, backbone_id, open_backbone
 from qarm.errors import ConfigError, InputError
-from tests.encoders.conftest import png
+from tests.lakes.encoders import png
 
 TEXTS = [
     "red ceramic mug",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qarm.config.learning import Encoder
+from qarm.config.encoder import Encoder
 from qarm.encoders.fusion import ItemBatch, ItemEncoder
 from qarm.encoders.towers import AttributesTower, DenseTower
 from qarm.errors import ConfigError

@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from qarm.errors import InputError
 from qarm.evaluation import ranking_metrics
 from qarm.evaluation.ranking_metrics import Model, as_metrics, evaluate, models
-from qarm.evaluation.slices import SLICES
+from qarm.evaluation.sample_slices import SLICES
 
 HEAD = 30
 

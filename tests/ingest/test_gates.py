@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qarm.config.data import Gates
+from qarm.config.gates import Gates
 from qarm.errors import GateError
 from qarm.ingest import gates
 

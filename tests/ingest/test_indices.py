@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pyspark.sql import functions as F
 
-from qarm.ingest.caching import Keeper
 from qarm.ingest.indices import numbered
+from qarm.lake.caching import Keeper
 
 pytestmark = pytest.mark.spark
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qarm.errors import GateError, InputError
-from qarm.ingest import stage
+from qarm.stages import ingest
 
 pytestmark = pytest.mark.spark
 
@@ -45,7 +45,7 @@ def one_file(tmp_path: Path, lines: str) -> dict[str, Any]:
 def test_the_file_gives_the_part(make_context, tmp_path) -> None:
     files = {"train": HEADER + TRAIN, "valid": HEADER + VALID, "test": HEADER + TEST}
     context = make_context("ingest", **make_sections(tmp_path, **files))
-    result = stage.run(context)
+    result = ingest.run(context)
     result.ledgers[0].close("ingest")
     assert (result.ledgers[0].rows_in, result.ledgers[0].rows_out) == (6, 5)
     # u1's event with a is in train and test: as a test event it is not trained on.
@@ -79,7 +79,7 @@ def test_the_file_gives_the_part(make_context, tmp_path) -> None:
 def test_parts_with_other_columns_are_refused(make_context, tmp_path, header, rows, words) -> None:
     sections = make_sections(tmp_path, train=HEADER + TRAIN, test=header + rows)
     with pytest.raises(InputError) as caught:
-        stage.run(make_context("ingest", **sections))
+        ingest.run(make_context("ingest", **sections))
     for word in ["split.files.test", *words]:
         assert word in str(caught.value)
 
@@ -90,7 +90,7 @@ def test_malformed_rows_go_to_quarantine(make_context, tmp_path) -> None:
     with (tmp_path / "items.csv").open("a") as catalog:
         catalog.write("d,Lamp, green\n")
     context = make_context("ingest", **sections)
-    result = stage.run(context)
+    result = ingest.run(context)
     for ledger in result.ledgers:
         ledger.close("ingest")
     log, items = result.ledgers
@@ -115,7 +115,7 @@ def test_a_title_of_the_log_keeps_its_quotes_and_newlines(make_context, tmp_path
     sections["log"]["labels"] = {"positive": "true"}
     sections["items"] = {"from_log": True, "title": "name"}
     context = make_context("ingest", **sections)
-    stage.run(context)
+    ingest.run(context)
     titles = {r.item_id: r.title for r in context.table("items").collect()}
     assert titles["a"] == 'The "A", or\nso'
 
@@ -125,7 +125,7 @@ def test_a_gate_shows_what_it_saw(make_context, tmp_path) -> None:
     gates = {"max_quarantine_share": 1.0}
     context = make_context("ingest", **one_file(tmp_path, lines), gates=gates)
     with pytest.raises(GateError, match="none of the 3 log rows") as caught:
-        stage.run(context)
+        ingest.run(context)
     message = str(caught.value)
     assert "unknown_item 1 (such as '1.0', the catalogue has ids such as 'a';" in message
     assert "unparsable_time 1 (such as 'yesterday'; see log.time and log.time_format)" in message

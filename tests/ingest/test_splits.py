@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from qarm.config import LogSource, Split
 from qarm.errors import ConfigError, InputError
 from qarm.ingest import merge, splits
-from qarm.ingest.caching import Keeper
+from qarm.lake.caching import Keeper
 
 pytestmark = pytest.mark.spark
 START = datetime(2024, 1, 1)

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from qarm.errors import InputError
 from qarm.pairs.itemcf_days import plan_days
-from qarm.pairs.stage import run
+from qarm.stages.mine_pairs import run
 
 from .reference import EPOCH, Event, random_log
 from .test_itemcf_days import days, spread

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qarm.config.learning import ItemCF, Swing
+from qarm.config.pairs import ItemCF, Swing
+from qarm.kernels.block_lists import OWN, SAMPLED, cut_to_blocks
+from qarm.kernels.cooccurrence import NORMALIZATIONS
 from qarm.pairs import itemcf, lists, swing
 from qarm.pairs.blocks import Routing, cut_lists, read_block, score_slices
-from qarm.pairs.blocks_kernel import OWN, SAMPLED, cut_to_blocks
-from qarm.pairs.itemcf_kernel import NORMALIZATIONS
 
 from . import reference
 from .collected import same, same_top

@@ -10,11 +10,11 @@ import pytest
 from pyspark.sql import functions as F
 
 from qarm.config import load
-from qarm.config.learning import Filters
+from qarm.config.pairs import Filters
 from qarm.errors import ConfigError
 from qarm.pairs import filters, judges
 from qarm.pairs.filters import filter_pairs, score_bounds
-from qarm.pairs.stage import run
+from qarm.stages.mine_pairs import run
 from schemas import items
 
 from .reference import random_log

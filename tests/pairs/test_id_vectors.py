@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qarm.config.learning import IdVectors
+from qarm.config.pairs import IdVectors
 from qarm.errors import InputError
 from qarm.pairs.id_vectors import train_id_vectors
 

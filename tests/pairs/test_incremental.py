@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from qarm.errors import ConfigError
-from qarm.pairs.stage import run
+from qarm.stages.mine_pairs import run
 from schemas import items
 
 from .reference import Event, random_log

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qarm.config.learning import ItemCF
-from qarm.pairs import shards
+from qarm.config.pairs import ItemCF
+from qarm.pairs import hot_items
 from qarm.pairs.itemcf import itemcf, mine_itemcf
 
 from . import reference
@@ -62,11 +62,11 @@ def test_items_of_many_users_are_added_up_from_shards_to_the_last_bit(
         top_k=4,
     )
     found, tally = collect(mine_itemcf(frame(log), config))
-    monkeypatch.setattr(shards, "CROWDED_ENTRIES", most)
-    monkeypatch.setattr(shards, "_HELD_ROWS", 5)
+    monkeypatch.setattr(hot_items, "CROWDED_ENTRIES", most)
+    monkeypatch.setattr(hot_items, "_HELD_ROWS", 5)
     crowded = []
 
-    def noted(items, nearest, choose=shards.crowded_items):
+    def noted(items, nearest, choose=hot_items.crowded_items):
         crowded[:] = choose(items, nearest)
         return np.array(crowded)
 

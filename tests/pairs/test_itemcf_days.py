@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from qarm.config.learning import ItemCF
-from qarm.pairs.days_kernel import UNITS, list_cooccurrences
+from qarm.config.pairs import ItemCF
+from qarm.kernels.cooccurrence_days import UNITS, list_cooccurrences
 from qarm.pairs.itemcf_days import count_days, describe_days, plan_days, score_days
 
 from . import reference

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qarm.config.learning import ItemCF
+from qarm.config.pairs import ItemCF
+from qarm.kernels.cooccurrence_days import UNITS
 from qarm.pairs import itemcf_users
-from qarm.pairs.days_kernel import UNITS
 from qarm.pairs.itemcf import mine_itemcf
 from qarm.pairs.itemcf_users import stream_terms
 from qarm.pairs.lists import LatestEvents
-from qarm.pairs.stage import run
+from qarm.stages.mine_pairs import run
 from schemas import itemcf_user_lists, items
 
 from . import reference

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qarm.kernels.user_lists import group
 from qarm.pairs import lists, tally
 from qarm.pairs.lists import DistinctItems, LatestEvents
-from qarm.pairs.lists_kernel import group
 
 from .reference import Event, random_log
 from .test_blocks import batches_of, listed

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qarm.config.learning import ItemCF, Swing
-from qarm.ingest.caching import Keeper
+from qarm.config.pairs import ItemCF, Swing
+from qarm.lake.caching import Keeper
 from qarm.pairs import itemcf, mass, swing
 
 from . import reference

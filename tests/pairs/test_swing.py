@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pyspark.sql import functions as F
 
-from qarm.config.learning import Swing
+from qarm.config.pairs import Swing
 from qarm.pairs.swing import mine_swing, swing
 
 from . import reference

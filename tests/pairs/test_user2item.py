@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
+from qarm.kernels.similar_trigger import PAIR, find_triggers, new_state, unit_rows
 from qarm.pairs.user2item import (
     TARGET_COUNTS,
     cap_user2item,
@@ -20,7 +21,6 @@ from qarm.pairs.user2item import (
     user2item,
     user_pairs,
 )
-from qarm.pairs.user2item_kernel import PAIR, find_triggers, new_state, unit_rows
 
 from . import reference
 from .reference import Event, random_log

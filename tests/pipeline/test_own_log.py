@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from qarm.cli import main
-from tests.encoders.conftest import tiny_text_model
+from tests.lakes.encoders import tiny_text_model
 
 __all__ = ["tiny_text_model"]
 

@@ -11,8 +11,8 @@ import pytest
 
 from qarm.config import Config
 from qarm.errors import ConfigError, GateError, MissingStageError, RowsLostError
-from qarm.lake import lineage, manifest
-from qarm.pipeline import runner, summary
+from qarm.lake import manifest
+from qarm.pipeline import lineage, runner, summary
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from qarm.pipeline.stages import STAGES, Stage
 from schemas import id_vectors, metrics
@@ -22,7 +22,7 @@ def _stage(monkeypatch, name: str, run, **fields) -> Stage:
     module = ModuleType(f"tiny_{name}")
     module.run = run
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    defaults = {"sections": ("ranker",), "inputs": (), "outputs": (), "packages": ("lake",)}
+    defaults = {"sections": ("ranker",), "inputs": (), "outputs": ()}
     return Stage(name=name, summary="", module=module.__name__, **{**defaults, **fields})
 
 

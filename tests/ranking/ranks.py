@@ -11,11 +11,11 @@ import torch
 from pyarrow import parquet
 
 from qarm.config import Ranker
-from qarm.config.learning import Loader
+from qarm.config.training import Loader
 from qarm.ranking import model, trainer
-from qarm.ranking.features import DENSE
+from qarm.ranking.inputs import DENSE
 from qarm.training import loop
-from tests.ranking.conftest import CODEBOOK
+from tests.lakes.ranking import CODEBOOK
 from tests.training.ranks import recorded_losses
 
 SAMPLES, ITEMS, USERS, LENGTH = 660, 40, 30, 6

@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from qarm.ranking import negatives, rates, samples
-from tests.ranking.conftest import START_SECOND, Event, random_log, tables
+from tests.lakes.ranking import START_SECOND, Event, random_log, tables
 
 PER_POSITIVE = 3
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.ranking.test_samples_stage import run
 
 from qarm.config import Samples
 from qarm.ranking import order_only, samples
-from tests.ranking.conftest import START_SECOND, random_log, tables
-from tests.ranking.test_samples_stage import run
+from tests.lakes.ranking import START_SECOND, random_log, tables
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qarm.ranking import rates, samples
-from tests.ranking.conftest import START_SECOND, tables
+from tests.lakes.ranking import START_SECOND, tables
 
 KEYS = {"item": ["item_idx"], "user": ["user_idx"], "pair": ["user_idx", "item_idx"]}
 

@@ -8,11 +8,12 @@ from datetime import datetime
 
 import pytest
 
-from qarm.report import codes, sections
+from qarm.pipeline.stages import STAGES
+from qarm.report import code_section, sections
+from qarm.report.aggregates import PairSource, Prefix
 from qarm.report.figures import Figures
 from qarm.report.findings import findings
-from qarm.report.stage import render, stages, versions
-from qarm.report.tables import PairSource, Prefix
+from qarm.stages.report import render, stages, versions
 
 SKEW = {
     "swing": {"items_capped": 1210, "share_of_score_mass_lost": 0.1234},
@@ -38,10 +39,10 @@ def page(manifests, metrics, **changes):
         "as_of": datetime(2011, 12, 9),
         "findings": findings(figures, 50, 3700),
         "log": sections.log(manifests),
-        "rows": sections.rows(manifests),
+        "rows": sections.rows(manifests, [stage.name for stage in STAGES]),
         "pairs": sections.pairs(figures, mined(), SKEW),
         "alignment": sections.alignment(manifests, figures, 50),
-        "codes": codes.codes(manifests, figures),
+        "codes": code_section.codes(manifests, figures),
         "prefixes": [Prefix((3, 17), 42, ["RED MUG", HOSTILE, "BLUE MUG"])] * 6,
         "ranker": sections.ranker(manifests, figures),
         "stages": stages(manifests),

@@ -1,0 +1,125 @@
+"""``qarm lineage TABLE``: from a table back to the logs, by the manifests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qarm.config import Config, fingerprint
+from qarm.errors import MissingStageError
+from qarm.lake import files, manifest
+from qarm.lake.manifest import Manifest
+from qarm.pipeline.stages import BY_NAME
+
+#: Folders of copies of the user's own tables; see ``qarm/pipeline/own_tables.py``.
+_EXTERNAL = "external_"
+
+
+def trace(config: Config, table: str) -> Iterator[str]:
+    """Lines of a tree: the table, the run that wrote it, and what that run read, recursively.
+
+    A version is traced to the run that wrote it, which need not be the stage's latest.
+
+    Raises:
+        MissingStageError: nobody has published the table.
+    """
+    root = files.absolute(config.lake)
+    if table in config.external.tables:
+        yield f"{table} (the user's own, {config.external.tables[table]})"
+        return
+    ref = manifest.pinned(root, table)
+    if ref is None:
+        published = {name for m in manifest.all_of(root).values() for name in m.outputs}
+        raise MissingStageError(
+            f"no stage has published {table} in {config.lake}; published: "
+            f"{', '.join(sorted(published)) or 'nothing'}"
+        )
+    writers = _writers(root)
+
+    def walk(name: str, ref: Mapping[str, Any], depth: int, seen: frozenset[str]) -> Iterator[str]:
+        pad = "  " * depth
+        folder, version = _folder(ref), int(ref["version"])
+        if folder.startswith(_EXTERNAL):
+            where = _commit(ref).get("source") or config.external.tables.get(name)
+            yield f"{pad}{name} version {version} (the user's own, {where or 'source not known'})"
+            return
+        writer = _writer(writers.get((folder, version), []), ref)
+        if writer is None:
+            yield f"{pad}{name} version {version} <- a run of which no manifest is left"
+            return
+        yield (
+            f"{pad}{name} version {version} <- {writer.stage} run {writer.run_id}, "
+            f"config {writer.config_hash}, code {writer.code_version}"
+        )
+        if writer.stage == "ingest":
+            yield from (f"{pad}  {line}" for line in _sources(config, writer))
+        for source, read in writer.inputs.items():
+            if source not in seen:
+                yield from walk(source, read, depth + 1, seen | {source})
+
+    yield from walk(table, ref.as_dict(), 0, frozenset({table}))
+
+
+def _folder(ref: Mapping[str, Any]) -> str:
+    """Name of the table's folder: a lake may have moved, so that paths differ."""
+    return str(ref["path"]).rstrip("/").rpartition("/")[2]
+
+
+def _writers(root: str) -> dict[tuple[str, int], list[Manifest]]:
+    """(Folder of a table, version) -> manifests of the runs that have published it, ever."""
+    current = manifest.all_of(root)
+    runs = {f"{m.stage}-{m.run_id}": m for m in current.values()}
+    for name in files.list_dir(files.join(root, "manifests", "history")):
+        run = name.removesuffix(".json")
+        if name.endswith(".json") and run not in runs:
+            found = manifest.find(root, f"history/{run}")
+            if found is not None:
+                runs[run] = found
+    writers: dict[tuple[str, int], list[Manifest]] = {}
+    for _, each in sorted(runs.items()):
+        for ref in each.outputs.values():
+            writers.setdefault((_folder(ref), int(ref["version"])), []).append(each)
+    return writers
+
+
+def _writer(published: list[Manifest], ref: Mapping[str, Any]) -> Manifest | None:
+    """The run that wrote the version, of those that have published it.
+
+    A run that changes nothing makes no commit and publishes the version of an earlier run again;
+    and a run that was forced replaces its own manifest. The commit says who wrote it then.
+    """
+    if len(published) == 1:
+        return published[0]
+    commit = _commit(ref)
+    for each in published:
+        if (each.stage, each.run_id) == (commit.get("stage"), commit.get("run_id")):
+            return each
+    if published:
+        return published[0]
+    fields = ("stage", "run_id", "config_hash", "code_version", "inputs")
+    if any(name not in commit for name in fields):
+        return None
+    return Manifest(**{name: commit[name] for name in fields}, outputs={})
+
+
+def _commit(ref: Mapping[str, Any]) -> dict[str, Any]:
+    """What the commit of a version says of itself (``Lake`` puts it there); empty if it is gone."""
+    log = files.join(str(ref["path"]), "_delta_log", f"{int(ref['version']):020d}.json")
+    if not files.exists(log):
+        return {}
+    for line in files.read_text(log).splitlines():
+        metadata = json.loads(line).get("commitInfo", {}).get("userMetadata")
+        if metadata:
+            found = json.loads(metadata)
+            return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _sources(config: Config, writer: Manifest) -> Iterator[str]:
+    """Files of the log and the catalogue: configuration, for manifests do not name them."""
+    split = [uri for uris in config.split.files.values() for uri in uris]
+    sources = [*config.log.path, *split, *config.items.path]
+    if fingerprint(BY_NAME[writer.stage].settings(config)) != writer.config_hash:
+        sources = [f"{uri} (as configured now; that run had another config)" for uri in sources]
+    yield from sources

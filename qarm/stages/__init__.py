@@ -1,0 +1,1 @@
+"""The eleven stages, named as the jobs: open tables, call pure functions, write, close ledgers."""

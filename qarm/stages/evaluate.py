@@ -1,0 +1,159 @@
+"""Stage evaluate: predictions, vectors and test pairs -> metrics."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qarm.evaluation import ranking_metrics, retrieval, vectors
+from qarm.evaluation.kept_pairs import pairs_of
+from qarm.evaluation.recall import recall_metrics
+from qarm.evaluation.sample_slices import SLICES, head_threshold
+from qarm.ingest.parts import training_parts, with_part
+from qarm.lake import manifest
+from qarm.pipeline.result import Ledger, Metric, StageResult
+from schemas import metrics as metrics_table
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from qarm.pipeline.context import Context
+
+#: Parts that the ranker is judged on.
+PARTS = ("valid", "test")
+
+
+def run(context: Context) -> StageResult:
+    """Judge the ranker and the vectors; write the metrics table."""
+    ranker = _evaluate_ranker(context)
+    alignment = _evaluate_vectors(context)
+    metrics = [*ranker.metrics, *alignment.metrics]
+    context.overwrite(metrics_table.TABLE, _as_rows(context, metrics))
+    return StageResult(
+        ledgers=[*ranker.ledgers, *alignment.ledgers],
+        metrics=metrics,
+        facts={**ranker.facts, **alignment.facts},
+    )
+
+
+def _evaluate_ranker(context: Context) -> StageResult:
+    from pyspark.sql import functions as F
+
+    predictions = context.table("predictions")
+    known = ranking_metrics.models(predictions)
+    judged = {model: rows for model, rows in known.items() if model.part in PARTS}
+    head = head_threshold(_training_events(context))
+    figures = ranking_metrics.evaluate(
+        predictions.where(F.col("part").isin(*PARTS)),
+        judged,
+        head,
+        context.config.evaluation.groups,
+    )
+    evaluated = sum(f.rows for (_, name), f in figures.items() if name == "all")
+    undefined = sorted(
+        f"{model.variant}/{model.part}/{name}"
+        for (model, name), f in figures.items()
+        if not np.isfinite(f.auc.value)
+    )
+    positive = context.facts("ingest").get("positive", context.config.log.positive)
+    return StageResult(
+        ledgers=[
+            Ledger(
+                name="predictions",
+                rows_in=sum(known.values()),
+                rows_out=evaluated,
+                dropped={"part_not_judged": sum(known.values()) - sum(judged.values())},
+            )
+        ],
+        metrics=ranking_metrics.as_metrics(figures, positive),
+        facts={"slices": list(SLICES.items()), "head_events": head, "auc_undefined": undefined},
+    )
+
+
+def _evaluate_vectors(context: Context) -> StageResult:
+    """New-pair recall; where the tables for it are not there, says so and measures nothing."""
+    missing = [t for t in ("item_embeddings", "item_pairs") if context.find(t) is None]
+    if missing:
+        why = f"no table {' and no table '.join(missing)}"
+        context.say(f"new-pair recall is left out: {why}")
+        return StageResult(ledgers=[], facts={"new_pairs": {"left_out": why}})
+    config = context.config.evaluation
+    found = pairs_of(context)
+    catalogue = _catalogue(context).persist()
+    candidates = catalogue.count() - 1
+    spaces = vectors.fit(catalogue)
+    trigger = np.concatenate([p.trigger for p in found.values()])
+    target = np.concatenate([p.target for p in found.values()])
+    result = StageResult(ledgers=[])
+    facts: dict[str, Any] = {"candidates": candidates, "spaces": spaces.names, "sources": {}}
+    if len(trigger):
+        ranks = retrieval.rank_targets(trigger, target, catalogue, spaces)
+        start = 0
+        for source, pairs in found.items():
+            own = {name: r.part(start, start + len(pairs)) for name, r in ranks.items()}
+            start += len(pairs)
+            result.metrics += recall_metrics(
+                source, pairs, own, candidates, config.recall_at, config.groups
+            )
+            facts["sources"][source] = {
+                "pairs": len(pairs),
+                "warm": int(pairs.warm.sum()),
+                "without_vector": {n: int((~r.found).sum()) for n, r in own.items()},
+            }
+    catalogue.unpersist()
+    for source, pairs in found.items():
+        result.ledgers.append(
+            Ledger(
+                name=f"distinct test pairs, {source}",
+                rows_in=pairs.mined,
+                rows_out=len(pairs),
+                dropped=pairs.dropped,
+            )
+        )
+        if not len(pairs):
+            context.say(f"no new {source} pairs in the test part ({pairs.mined} mined)")
+    result.facts["new_pairs"] = facts
+    return result
+
+
+def _catalogue(context: Context) -> DataFrame:
+    """Candidates: every item of the log, with ``in_training`` and its vectors."""
+    from pyspark.sql import functions as F
+
+    interactions = context.table("interactions")
+    training = _training_events(context).select("item_idx").distinct()
+    items = (
+        interactions.select("item_idx")
+        .distinct()
+        .join(training.withColumn("in_training", F.lit(True)), "item_idx", "left")
+        .withColumn("in_training", F.coalesce("in_training", F.lit(False)))
+    )
+    return vectors.wide_rows(context, items)
+
+
+def _training_events(context: Context) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    parts = training_parts(context.facts("ingest"))
+    splits = context.table("event_splits").where(F.col("part").isin(parts))
+    return with_part(context.table("interactions"), splits)
+
+
+def _as_rows(context: Context, metrics: list[Metric]) -> DataFrame:
+    """This stage's figures and those of the stages before it: the table holds every figure."""
+    rows = [{"run_id": context.run_id, "stage": context.stage, **asdict(m)} for m in metrics]
+    for stage, published in sorted(manifest.all_of(context.lake.root).items()):
+        if stage != context.stage:
+            rows += [{**m, "run_id": published.run_id} for m in published.result.get("metrics", [])]
+    columns = ", ".join(f"{c.name} {c.type}" for c in metrics_table.TABLE.columns)
+    numbers = ("value", "low", "high")  # Spark takes no int for a double
+    ordered = [
+        tuple(
+            float(row[c]) if c in numbers and row[c] is not None else row[c]
+            for c in metrics_table.TABLE.column_names
+        )
+        for row in rows
+    ]
+    return context.spark.createDataFrame(ordered, columns).coalesce(1)

@@ -1,0 +1,1 @@
+"""Fixtures that write small lakes, one module per part of the pipeline."""

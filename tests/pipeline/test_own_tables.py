@@ -1,0 +1,195 @@
+"""The user's own tables: no row is lost, nothing unknown is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from pyspark.sql import DataFrame, SparkSession
+
+from qarm.errors import InputError, RowsLostError, SchemaError
+from qarm.lake import manifest
+from qarm.lake.tables import Lake
+from qarm.pipeline import own_tables
+from qarm.pipeline.context import Context
+from schemas import TABLES, ranking_samples
+
+pytestmark = pytest.mark.spark
+
+Bring = Callable[..., Context]
+
+
+def _publish(lake: Lake, name: str, df: DataFrame) -> None:
+    ref = lake.overwrite(TABLES[name], df, {"stage": name})
+    manifest.publish(
+        lake.root,
+        manifest.Manifest(
+            stage=f"makes-{name}",
+            run_id="test",
+            config_hash="",
+            code_version="",
+            inputs={},
+            outputs={name: ref.as_dict()},
+        ),
+    )
+
+
+@pytest.fixture
+def catalogue(spark: SparkSession, lake: Lake) -> None:
+    """Items a, b, c (0, 1, 2) and users u, v (0, 1)."""
+    items = spark.createDataFrame([("a", 0), ("b", 1), ("c", 2)], "item_id string, item_idx long")
+    rows = items.selectExpr("*", "'h' content_hash", "'string' source_type")
+    _publish(lake, "items", rows)
+    users = spark.createDataFrame([("u", 0), ("v", 1)], "user_id string, user_idx long")
+    seen = "timestamp'2020-01-01' first_seen"
+    _publish(lake, "users", users.selectExpr("*", seen, "'string' source_type"))
+
+
+@pytest.fixture
+def bring(make_context: Callable[..., Context], tmp_path) -> Bring:
+    """Context of a stage for which ``df`` is the user's table ``name``."""
+
+    def write(name: str, df: DataFrame) -> Context:
+        path = str(tmp_path / f"own-{name}")
+        df.write.mode("overwrite").parquet(path)
+        return make_context("test", external={"tables": {name: path}})
+
+    return write
+
+
+def test_pairs_by_the_sources_ids(spark, catalogue, bring: Bring) -> None:
+    df = spark.createDataFrame(
+        [("a", "b", 0.5), ("b", "c", 0.25)],
+        "trigger_item_id string, target_item_id string, score double",
+    )
+    rows = bring("item_pairs", df).table("item_pairs").collect()
+    assert {(r.trigger, r.target, r.source, r.score) for r in rows} == {
+        (0, 1, "user", 0.5),
+        (1, 2, "user", 0.25),
+    }
+
+
+def test_unknown_ids_are_named(spark, catalogue, bring: Bring) -> None:
+    df = spark.createDataFrame(
+        [("a", "b"), ("b", "zz")], "trigger_item_id string, target_item_id string"
+    )
+    with pytest.raises(InputError, match=r"1 values of target_item_id are not in items.*'zz'"):
+        bring("item_pairs", df).table("item_pairs")
+
+
+@pytest.mark.parametrize(
+    ("row", "column"), [((0, 7), "target"), ((7, 0), "trigger")], ids=["target", "trigger"]
+)
+def test_unknown_numbers_of_pairs_are_named(spark, catalogue, bring: Bring, row, column) -> None:
+    df = spark.createDataFrame([(0, 1), row], "trigger int, target int")
+    with pytest.raises(InputError, match=rf"1 values of {column} are not in items.*\[7\]"):
+        bring("item_pairs", df).table("item_pairs")
+
+
+def test_known_numbers_are_taken(spark, catalogue, bring: Bring) -> None:
+    df = spark.createDataFrame([(0, 1), (2, 1)], "trigger int, target int")
+    rows = bring("item_pairs", df).table("item_pairs").collect()
+    assert {(r.trigger, r.target) for r in rows} == {(0, 1), (2, 1)}
+
+
+def test_vectors_by_number_get_their_ids_and_unknown_ones_do_not_vanish(
+    spark, catalogue, bring: Bring
+) -> None:
+    columns = "item_idx long, vector array<double>"
+    good = spark.createDataFrame([(0, [1.0]), (2, [2.0])], columns)
+    rows = bring("item_embeddings", good).table("item_embeddings").collect()
+    assert {(r.item_idx, r.item_id) for r in rows} == {(0, "a"), (2, "c")}
+    bad = spark.createDataFrame([(i, [1.0]) for i in (0, 5, 6, 7, 8)], columns)
+    with pytest.raises(
+        InputError, match=r"4 values of item_idx are not in items, such as \[\d, "
+    ) as seen:
+        bring("item_embeddings", bad).table("item_embeddings")
+    named = str(seen.value).partition("such as [")[2].partition("]")[0]
+    assert len(named.split(",")) == 3  # of the four
+
+
+def test_numbers_of_another_lake_do_not_name_other_items(spark, catalogue, bring: Bring) -> None:
+    df = spark.createDataFrame(
+        [("a", 0, [1.0]), ("b", 2, [1.0])], "item_id string, item_idx long, vector array<double>"
+    )
+    with pytest.raises(InputError, match=r"values of item_idx with item_id .*\(2, 'b'\)"):
+        bring("item_embeddings", df).table("item_embeddings")
+
+
+def test_null_where_a_number_must_be_is_refused(spark, catalogue, bring: Bring) -> None:
+    df = spark.createDataFrame([(0, [1.0]), (None, [2.0])], "item_idx long, vector array<double>")
+    with pytest.raises(SchemaError, match="rule of table external_id_vectors"):
+        bring("id_vectors", df).table("id_vectors")
+
+
+def test_centroids_have_no_item(spark, catalogue, bring: Bring) -> None:
+    columns = "kind string, level int, code int, item_idx long, vector array<float>"
+    rows = [("rq", 0, 0, None, [1.0]), ("vq", 0, 0, 2, [1.0])]
+    context = bring("codebooks", spark.createDataFrame(rows, columns))
+    assert context.table("codebooks").count() == 2
+    rows[1] = ("vq", 0, 0, 9, [1.0])
+    with pytest.raises(InputError, match=r"item_idx are not in items, such as \[9\]"):
+        bring("codebooks", spark.createDataFrame(rows, columns)).table("codebooks")
+
+
+def _samples(spark: SparkSession, *, user: int = 0, **labels: float) -> DataFrame:
+    of_label = [f"{value}D label_{name}" for name, value in labels.items()]
+    return spark.range(2).selectExpr(
+        "id sample_id", f"cast({user} AS bigint) user_idx", "id item_idx", "100 + id ts",
+        *of_label, "1.0D weight", "'train' part", "'none' negative_kind", "false is_repeat",
+        "3L item_train_events", "0.0D user_count", "0.0D user_rate", "0.0D item_count",
+        "0.0D item_rate", "1 history_length", "array(0L) history_item_idx", "array(9L) history_ts",
+    )  # fmt: skip
+
+
+def test_every_label_of_samples_is_kept(spark, catalogue, bring: Bring) -> None:
+    df = _samples(spark, click=1.0, positive=0.0, buy=1.0)
+    found = bring("ranking_samples", df).table("ranking_samples")
+    labels = [c for c in found.columns if c.startswith("label_")]
+    assert sorted(labels) == ["label_buy", "label_click", "label_positive"]
+    row = found.first()
+    assert (row.label_click, row.label_positive, row.label_buy) == (1.0, 0.0, 1.0)
+    with pytest.raises(SchemaError, match=r"needs column.*label_positive"):
+        bring("ranking_samples", _samples(spark)).table("ranking_samples")
+
+
+def test_unknown_users_are_named(spark, catalogue, bring: Bring) -> None:
+    with pytest.raises(InputError, match=r"1 values of user_idx are not in users.*\[4\]"):
+        bring("ranking_samples", _samples(spark, user=4, positive=1.0)).table("ranking_samples")
+
+
+def test_rows_that_get_lost_stop_the_run(spark, catalogue, bring: Bring, monkeypatch) -> None:
+    df = spark.createDataFrame([(0, 1), (2, 1)], "trigger int, target int")
+    context = bring("item_pairs", df)
+    conform = own_tables.conform
+    with monkeypatch.context() as patch:
+        patch.setattr(own_tables, "conform", lambda df, *more: conform(df, *more).limit(1))
+        with pytest.raises(RowsLostError, match=r"all 2 rows of item_pairs .* seen 1"):
+            context.table("item_pairs")
+    assert context.table("item_pairs").count() == 2  # the short copy is not taken later
+
+
+def test_what_could_not_be_checked_is_checked_once_there_are_items(
+    spark, lake, bring: Bring, request
+) -> None:
+    df = spark.createDataFrame([(0, 1), (2, 9)], "trigger int, target int")
+    context = bring("item_pairs", df)
+    assert context.table("item_pairs").count() == 2  # nothing to check against
+    request.getfixturevalue("catalogue")
+    context.inputs.clear()
+    with pytest.raises(InputError, match=r"target are not in items, such as \[9\]"):
+        context.table("item_pairs")
+
+
+def test_items_of_the_users_own_are_not_looked_up_in_themselves(spark, bring: Bring) -> None:
+    df = spark.createDataFrame([("a",)], "item_id string")
+    with pytest.raises(SchemaError, match="table items needs column"):
+        bring("items", df).table("items")
+
+
+def test_schema_of_samples_is_that_of_their_labels() -> None:
+    table = ranking_samples.TABLE
+    assert own_tables._with_labels(table, ["label_a", "x"]) == ranking_samples.table(["a"])
+    assert own_tables._with_labels(table, ["x"]) is table
+    other = TABLES["items"]
+    assert own_tables._with_labels(other, ["label_a"]) is other

@@ -1,0 +1,125 @@
+"""The stage on a lake: what it sees, what it counts, what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+from pyspark.sql import functions as F
+
+from qarm.errors import ConfigError, GateError, InputError
+from qarm.stages.mine_pairs import run
+
+from . import reference
+from .collected import same, same_top
+from .reference import Event, Pair, random_log
+
+PAIRS = {
+    "id_vectors": {"rank": 3, "iterations": 1},
+    "swing": {"min_items_per_user": 2},
+    "itemcf": {"window_events": 3, "top_k": 4},
+}
+
+
+def of_source(context, source):
+    rows = context.table("item_pairs").where(F.col("source") == source)
+    rows = rows.withColumn("last", F.unix_seconds("last_ts")).collect()
+    return {
+        (r["trigger"], r["target"]): Pair(r["score"], r["support"], r["weight"], r["last"])
+        for r in rows
+    }
+
+
+def table(context, name):
+    return sorted(tuple(row) for row in context.table(name).collect())
+
+
+def test_mines_the_training_period_alone_and_closes_its_ledgers(make_context, fill):
+    context = make_context("mine-pairs", pairs=PAIRS)
+    config = context.config.pairs
+    mined = fill(context, random_log(1, users=25, items=20, events=260))
+    result = run(context)
+    same(of_source(context, "swing"), reference.swing(mined, config.swing, lambda i, users: users))
+    same_top(of_source(context, "itemcf"), reference.itemcf(mined, config.itemcf), 4)
+    vectors = {row["item_idx"]: row["vector"] for row in context.table("id_vectors").collect()}
+    assert set(vectors) == {e.item for e in mined}
+    rows, counts = reference.user2item(mined, vectors, 50, 0.0)
+    assert set(of_source(context, "u2i")) == {row[:2] for row in rows}
+
+    ledgers = {ledger.name: ledger for ledger in result.ledgers}
+    for ledger in result.ledgers:
+        ledger.close("mine-pairs")
+    assert result.ledgers[0].name == "item pairs"
+    assert result.ledgers[0].rows_out == context.table("item_pairs").count()
+    assert result.ledgers[0].dropped["itemcf beyond_top_k"] > 0
+    assert ledgers["User2Item targets"].rows_in == len(mined) == counts["targets"]
+    assert ledgers["User2Item targets"].rows_out == len(rows)
+    metrics = {(m.metric, m.variant): m.value for m in result.metrics}
+    for source in ("u2i", "swing", "itemcf"):
+        pairs = of_source(context, source)
+        covered = {item for pair in pairs for item in pair}
+        assert metrics["pairs", source] == len(pairs) > 0
+        assert metrics["item_coverage", source] == pytest.approx(len(covered) / len(vectors))
+        assert {"items_capped", "most_pairs_of_a_target"} & set(result.facts["skew"][source])
+    end = context.table("item_pairs").select(F.unix_seconds(F.min("window_end"))).first()[0]
+    assert max(e.seconds for e in mined) <= end < reference.EPOCH.timestamp() + 150 * 60
+
+    before = {name: table(context, name) for name in ("id_vectors", "item_pairs")}
+    run(context)
+    assert {name: table(context, name) for name in before} == before
+
+
+def test_gate_and_empty_input_publish_nothing(make_context, fill):
+    context = make_context("mine-pairs", pairs={**PAIRS, "sources": ["itemcf"]})
+    fill(context, [Event(u, u, 0, 0, 1.0) for u in range(3)])
+    with pytest.raises(GateError, match=r"0 pairs were mined, at least 1 are asked for"):
+        run(context)
+    assert "item_pairs" not in context.outputs
+    assert context.lake.version("item_pairs") == -1
+    fill(context, [Event(0, 1, 200, 0, 1.0)])
+    with pytest.raises(InputError, match="the mining period has no positive event"):
+        run(context)
+    context = make_context("mine-pairs", pairs={"sources": []})
+    fill(context, [Event(0, 1, 0, 0, 1.0)])
+    with pytest.raises(ConfigError, match=r"pairs\.sources is empty"):
+        run(context)
+
+
+def test_own_splits_must_name_a_part_for_every_event(make_context, fill, spark, tmp_path):
+    log = [Event(0, item, item, item, 1.0) for item in range(4)]
+    context = make_context("mine-pairs", pairs=PAIRS)
+    fill(context, log)
+    splits = str(tmp_path / "splits")
+    context.table("event_splits").where("item_idx <> 2").write.parquet(splits)
+    own = {"tables": {"event_splits": splits}}
+    context = make_context("mine-pairs", pairs=PAIRS, external=own)
+    fill(context, log)
+    del context.outputs["event_splits"]
+    with pytest.raises(InputError, match=r"1 events of interactions have no row .*'item_idx': 2"):
+        run(context)
+
+
+def test_tables_of_the_user_take_the_place_of_ours(make_context, fill, spark, tmp_path):
+    log = [Event(0, 1, 0, 0, 1.0), Event(0, 2, 1, 1, 1.0), Event(0, 3, 2, 2, 1.0)]
+    rows = [(1, [1.0, 0.0]), (2, [0.0, 1.0]), (3, [1.0, 0.1])]
+    vectors, pairs = str(tmp_path / "vectors"), str(tmp_path / "pairs")
+    spark.createDataFrame(rows, "item_idx long, vector array<double>").write.parquet(vectors)
+    spark.createDataFrame([(1, 2)], "trigger long, target long").write.parquet(pairs)
+
+    context = make_context(
+        "mine-pairs",
+        pairs={**PAIRS, "sources": ["u2i"]},
+        external={"tables": {"id_vectors": vectors}},
+    )
+    fill(context, log)
+    result = run(context)
+    assert set(of_source(context, "u2i")) == {(1, 2), (1, 3)}  # 3 is nearer to 1 than to 2
+    assert "id_vectors" not in context.outputs
+    assert result.ledgers[0].name == "item pairs"
+
+    context = make_context("mine-pairs", pairs=PAIRS, external={"tables": {"item_pairs": pairs}})
+    fill(context, log)
+    result = run(context)
+    assert set(context.outputs) == {"interactions", "event_splits", "id_vectors"}
+    assert [(ledger.name, ledger.rows_out) for ledger in result.ledgers] == [
+        ("positive events of the mining period", 3),
+        ("ID vectors, items", 3),
+    ]
