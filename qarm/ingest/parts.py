@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qarm.errors import InputError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-    from qarm.pipeline.context import Context
 
 #: Parts in the order of time: mine_end <= train_end <= valid_end.
 PARTS = ("mine", "train", "valid", "test")
@@ -40,41 +38,38 @@ def with_part(interactions: DataFrame, event_splits: DataFrame) -> DataFrame:
     return interactions.join(parts, list(EVENT_KEY))
 
 
-def check_own_splits(context: Context) -> None:
+def check_every_event_has_a_part(
+    interactions: DataFrame, event_splits: DataFrame, where: str
+) -> None:
     """Every event must have a part in a table of the user's own; ours is made from the events.
+
+    Args:
+        interactions: the events.
+        event_splits: the user's own table.
+        where: its URI, for the message.
 
     Raises:
         InputError: some have none. They would be missing from all that is mined and judged.
     """
     from pyspark.sql import functions as F
 
-    if not context.is_external("event_splits"):
-        return
-    keys = context.table("event_splits").select(*EVENT_KEY)
-    without = context.table("interactions").join(keys, list(EVENT_KEY), "left_anti")
+    keys = event_splits.select(*EVENT_KEY)
+    without = interactions.join(keys, list(EVENT_KEY), "left_anti")
     if rows := without.count():
         first = without.orderBy(*EVENT_KEY).select(*map(F.col, EVENT_KEY)).first()
         raise InputError(
-            f"stage {context.stage}: {rows:,} events of interactions have no row in your "
-            f"event_splits ({context.config.external.tables['event_splits']}), such as "
+            f"{rows:,} events of interactions have no row in your event_splits ({where}), such as "
             f"{first.asDict() if first else None}; expected one part for each "
             f"({', '.join(EVENT_KEY)}). Add them, or leave the events out of the log"
         )
 
 
-def mining_events(context: Context) -> DataFrame:
-    """Positive events of the mining parts: (user_idx, item_idx, ts, seq, weight).
-
-    Raises:
-        InputError: see ``check_own_splits``.
-    """
+def mining_events(
+    interactions: DataFrame, event_splits: DataFrame, parts: Sequence[str]
+) -> DataFrame:
+    """Positive events of ``parts`` (``mining_parts``): (user_idx, item_idx, ts, seq, weight)."""
     from pyspark.sql import functions as F
 
-    check_own_splits(context)
-    facts = dict(context.facts("ingest"))
-    splits = context.table("event_splits")
-    if context.is_external("event_splits"):  # the facts are about another split
-        facts["has_mine"] = not splits.where(F.col("part") == "mine").isEmpty()
-    wanted = splits.where(F.col("part").isin(mining_parts(facts)))
-    events = with_part(context.table("interactions").where("positive"), wanted)
+    wanted = event_splits.where(F.col("part").isin(*parts))
+    events = with_part(interactions.where("positive"), wanted)
     return events.select("user_idx", "item_idx", "ts", "seq", "weight")

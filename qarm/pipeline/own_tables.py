@@ -284,3 +284,19 @@ def _with_defaults(df: DataFrame, name: str, uri: str, source: str) -> DataFrame
         if column not in df.columns:
             df = df.withColumn(column, value)
     return df
+
+
+def check_own_splits(context: Context) -> None:
+    """Every event must have a part in a table of the user's own; ours is made from the events.
+
+    Raises:
+        InputError: some have none. They would be missing from all that is mined and judged.
+    """
+    from qarm.ingest.parts import check_every_event_has_a_part
+
+    if context.is_external("event_splits"):
+        check_every_event_has_a_part(
+            context.table("interactions"),
+            context.table("event_splits"),
+            context.config.external.tables["event_splits"],
+        )

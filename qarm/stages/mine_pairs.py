@@ -20,6 +20,7 @@ from qarm.pairs.swing import mine_swing, swing_mass_lost
 from qarm.pairs.swing_touched import score_touched
 from qarm.pairs.u2i_days import find_changed
 from qarm.pairs.user2item import cap_user2item, mine_user2item, pair_user2item, user_pairs
+from qarm.pipeline.own_tables import check_own_splits
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from schemas import id_vectors as id_vectors_schema
 from schemas import item_pairs as item_pairs_schema
@@ -42,7 +43,12 @@ def run(context: Context) -> StageResult:
         ConfigError: pairs.sources is empty.
     """
     with Keeper() as kept:
-        mined = kept(mining_events(context))
+        check_own_splits(context)
+        mined = kept(
+            mining_events(
+                context.table("interactions"), context.table("event_splits"), _parts(context)
+            )
+        )
         known = _known(context, mined)
         events = kept(_of_live_items(context, known))
         log = _describe(events)
@@ -92,9 +98,17 @@ def _nothing_to_mine(context: Context, mined: DataFrame) -> str:
         )
     return (
         "the mining period has no positive event "
-        f"(part {' + '.join(mining_parts(context.facts('ingest')))} of the split); check "
+        f"(part {' + '.join(_parts(context))} of the split); check "
         "log.labels, log.positive and the shares of the split"
     )
+
+
+def _parts(context: Context) -> list[str]:
+    """Parts that pairs are mined from; the facts of ingest are about its own split only."""
+    if not context.is_external("event_splits"):
+        return mining_parts(context.facts("ingest"))
+    mine = context.table("event_splits").where("part = 'mine'")
+    return mining_parts({"has_mine": not mine.isEmpty()})
 
 
 def _of_live_items(context: Context, events: DataFrame) -> DataFrame:
@@ -403,7 +417,7 @@ def _result(
         rows_out=sum(rows.values()),
         dropped=dropped,
     )
-    part = "+".join(mining_parts(context.facts("ingest")))
+    part = "+".join(_parts(context))
     metrics = []
     for source in sources:
         n = rows.get(source, 0)

@@ -352,10 +352,13 @@ def test_value_that_an_expression_cannot_read(make_context, sources, tmp_path) -
         ingest.run(make_context("ingest", **sources))
 
 
-def test_mining_events_are_positives_of_the_mining_parts(ingested, monkeypatch) -> None:
+def test_mining_events_are_positives_of_the_mining_parts(ingested) -> None:
     context, result = ingested
-    monkeypatch.setattr(context, "facts", lambda _: result.facts)
-    found = parts.mining_events(context)
+    found = parts.mining_events(
+        context.table("interactions"),
+        context.table("event_splits"),
+        parts.mining_parts(result.facts),
+    )
     assert found.columns == ["user_idx", "item_idx", "ts", "seq", "weight"]
     events = sorted((r.user_idx, r.item_idx, r.weight) for r in found.collect())
     assert events == [(0, 0, 1.0), (1, 0, 2.0)]
