@@ -1,7 +1,7 @@
 # `make demo` and `make test` are all a newcomer needs; both do the set-up first (seconds, once it is done).
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test evidence lint format wheel docs clean
+.PHONY: help setup demo test quick evidence lint format wheel docs clean
 BIN := .venv/bin
 STEP := source scripts/step.sh; step
 # Arguments of pytest, e.g. make test PYTEST="tests/lake -x"
@@ -24,7 +24,11 @@ lint: setup ## ruff and mypy
 	@$(STEP) "mypy" $(BIN)/mypy qarm
 
 test: lint ## lint, types and the test suite
-	@$(STEP) "pytest" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
+	@$(STEP) "pytest" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20 $(PYTEST)
+
+quick: lint ## lint, types and the tests that need neither a JVM nor ranks
+	@$(STEP) "pytest" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		-m "not spark and not horovod and not cluster" $(PYTEST)
 
 evidence: setup ## the shipped configurations with three seeds each: means and deviations
 	@$(STEP) "evidence" $(BIN)/python -m qarm.evidence

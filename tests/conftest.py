@@ -54,10 +54,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files in order of what they cost: the standalone cluster, files with a slow test, others.
+    """Mark what needs Spark, and sort files by cost: the cluster, files with a slow test, others.
 
     A file is run by one process, so that a long one at the end would leave the other idle.
     """
+    for item in items:
+        if "spark" in getattr(item, "fixturenames", ()):
+            item.add_marker("spark")
     marks: dict[Path, set[str]] = {}
     for item in items:
         marks.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
@@ -66,7 +69,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
-    """Local Spark with two slots, settings from spark-defaults.conf, UI off, few partitions."""
+    """Local Spark with two slots and few partitions; all else is as users have it.
+
+    Adaptive execution and code generation are on, as in ``spark-defaults.conf``.
+    """
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     from qarm.session import open_session
 
@@ -85,15 +91,8 @@ def spark() -> Iterator[SparkSession]:
             "spark.sql.shuffle.partitions": "2",
             "spark.default.parallelism": "2",
             "spark.databricks.delta.snapshotPartitions": "1",
-            # Tables of a few rows: compiling a class for each plan takes a quarter of the time.
-            # Jobs started as processes (tests/jobs and others) run as users run them.
-            "spark.sql.codegen.wholeStage": "false",
-            "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-            "spark.databricks.delta.writeChecksumFile.enabled": "false",
         },
     )
-    # Planning once more after each shuffle costs an eighth of the time, and these tables are small.
-    session.conf.set("spark.sql.adaptive.enabled", "false")
     yield session
     session.stop()
 
