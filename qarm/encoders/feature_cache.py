@@ -17,7 +17,7 @@ from qarm.encoders.backbones import BACKBONE_MODALITIES, backbone_id, shared_bac
 from qarm.errors import InputError
 from qarm.lake import files
 from qarm.lake.tables import TableRef, check_vectors
-from qarm.pipeline.result import Ledger
+from qarm.ledger import Ledger
 from schemas import item_features
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from qarm.errors import ConfigError
 
 if TYPE_CHECKING:
     from qarm.config import Config
+    from qarm.ledger import StageResult
     from qarm.pipeline.context import Context
-    from qarm.pipeline.result import StageResult
 
 
 @dataclass(frozen=True, kw_only=True)

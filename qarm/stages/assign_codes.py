@@ -18,7 +18,7 @@ from qarm.errors import InputError
 from qarm.ingest.times import micros_of
 from qarm.lake.caching import Keeper
 from qarm.lake.scan import map_files
-from qarm.pipeline.result import Ledger, Metric, StageResult
+from qarm.ledger import Ledger, Metric, StageResult
 from qarm.session import narrow_rows
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from qarm.errors import InputError, RowsLostError
 from qarm.ingest.parts import training_parts
 from qarm.lake.caching import Keeper
+from qarm.ledger import Ledger, StageResult
 from qarm.pipeline.own_tables import check_own_splits
-from qarm.pipeline.result import Ledger, StageResult
 from qarm.ranking import history, negatives, order_only, rates, samples
 from qarm.training.writer import FixedList, write_training_table
 from schemas import ranking_samples

@@ -20,7 +20,7 @@ from qarm.encoders.fusion import ATTRIBUTES, ItemBatch, ItemEncoder
 from qarm.encoders.hashing import attribute_buckets
 from qarm.errors import InputError
 from qarm.lake.tables import TableRef
-from qarm.pipeline.result import Ledger, StageResult
+from qarm.ledger import Ledger, StageResult
 from schemas import item_embeddings
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from qarm.errors import InputError
 from qarm.kernels.nearest import Floats
 from qarm.lake import files
 from qarm.lake.tables import TableRef
-from qarm.pipeline.result import Ledger, Metric, StageResult
+from qarm.ledger import Ledger, Metric, StageResult
 from schemas import codebooks
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from qarm.ingest import catalog, gates, log, merge, registry, splits, statistics
 from qarm.ingest.content import CONTENT
 from qarm.ingest.expressions import explained
 from qarm.lake.caching import Keeper
-from qarm.pipeline.result import Ledger, StageResult
+from qarm.ledger import Ledger, StageResult
 from schemas import event_splits, interactions, items, quarantine, users
 
 if TYPE_CHECKING:

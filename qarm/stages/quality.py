@@ -17,7 +17,7 @@ from qarm.evaluation.code_slices import SLICES, with_slices
 from qarm.evaluation.prefix_cosine import prefix_cosines
 from qarm.evaluation.purity import category_purity
 from qarm.lake import files
-from qarm.pipeline.result import Ledger, Metric, StageResult
+from qarm.ledger import Ledger, Metric, StageResult
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

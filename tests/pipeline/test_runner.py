@@ -12,8 +12,8 @@ import pytest
 from qarm.config import Config
 from qarm.errors import ConfigError, GateError, MissingStageError, RowsLostError
 from qarm.lake import manifest
+from qarm.ledger import Ledger, Metric, StageResult
 from qarm.pipeline import lineage, runner, summary
-from qarm.pipeline.result import Ledger, Metric, StageResult
 from qarm.pipeline.stages import STAGES, Stage
 from schemas import id_vectors, metrics
 
