@@ -13,8 +13,8 @@ from qarm.codes.codebook import Codebook, lists_to_matrix, matrix_to_lists
 from qarm.codes.drift import check_drift
 from qarm.codes.recode import TABLE, Plan, plan_recode
 from qarm.codes.resolve import measure_resolved, resolve
-from qarm.codes.sources import encoder_versions, load_codebook, plain_errors
-from qarm.errors import InputError
+from qarm.codes.sources import encoder_versions, load_codebook
+from qarm.errors import InputError, plain_errors
 from qarm.ingest.times import micros_of
 from qarm.lake.caching import Keeper
 from qarm.lake.scan import map_files

@@ -21,7 +21,6 @@ from qarm.pairs.swing import mine_swing, swing_mass_lost
 from qarm.pairs.swing_touched import score_touched
 from qarm.pairs.u2i_days import find_changed
 from qarm.pairs.user2item import cap_user2item, mine_user2item, pair_user2item, user_pairs
-from qarm.pipeline.own_tables import check_own_splits
 from schemas import id_vectors as id_vectors_schema
 from schemas import item_pairs as item_pairs_schema
 from schemas import u2i_days
@@ -43,7 +42,6 @@ def run(context: Context) -> StageResult:
         ConfigError: pairs.sources is empty.
     """
     with Keeper() as kept:
-        check_own_splits(context)
         mined = kept(
             mining_events(
                 context.table("interactions"), context.table("event_splits"), _parts(context)
