@@ -31,7 +31,6 @@ from qarm.config.pairs import ItemCF
 from qarm.lake.caching import Keeper
 from qarm.lake.files import local_path
 from qarm.pairs.itemcf import mine_itemcf
-from qarm.session import start_workers
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -49,7 +48,6 @@ SMALL = (100_000, 20_000, 1_800_000, "zipf")
 
 def ours(spark: SparkSession, log: Path, out: Path) -> None:
     """Parquet -> Delta."""
-    start_workers(spark)  # as each stage does
     with Keeper() as kept:
         mined = mine_itemcf(spark.read.parquet(str(log)), CONFIG, kept)
         # No statistics, as item_pairs has none of these columns but last_ts.

@@ -4,11 +4,9 @@
 
 ``start``: a session and the count of a Delta table, with and without the archive of JVM classes
 that the set-up makes. ``tasks``: 40 tasks on two slots that hand three rows to Python and back,
-from ``qarm.worker_daemon`` and from Spark's own daemon, third time in a session. ``first``: a Delta
-table written, counted and read by two Python tasks that call a kernel, in a new session (its start
-is left out), with and without ``start_workers``. ``--stages`` (minutes): ingest and mine-pairs of a
-small log, with the partitions of one machine and with Spark's and Delta's defaults. Each side is a
-process of its own; ``equal``: both counted the same rows.
+from ``qarm.worker_daemon`` and from Spark's own daemon, third time in a session. ``--stages``
+(minutes): ingest and mine-pairs of a small log, with the partitions of one machine and with Spark's
+and Delta's defaults. Each side is a process of its own; ``equal``: both counted the same rows.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +26,6 @@ from typing import TYPE_CHECKING
 from timing import interleaved, report
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyspark.sql import DataFrame, SparkSession
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +39,6 @@ SPARKS = {
 PEERS = {
     "start": "no archive of classes",
     "tasks": "pyspark.daemon",
-    "first": "workers started by their first task",
     "stages": "200 and 50 partitions",
 }
 
@@ -58,14 +54,7 @@ def child(case: str, ours: bool) -> dict[str, float]:
     spark = session.open_session("benchmark", master="local[2]", settings=settings)
     if case == "stages":
         return stages(spark)
-    if case == "first":
-        started = time.perf_counter()
-        if ours:
-            session.start_workers(spark)
-        with delta_table(spark) as table:
-            assert table.count() == 9
-            count = len(table.mapInArrow(distinct, "id long").collect())
-    elif case == "tasks":
+    if case == "tasks":
         count = 0
         for _ in range(3):
             started = time.perf_counter()
@@ -83,16 +72,6 @@ def delta_table(spark: SparkSession) -> Iterator[DataFrame]:
     with tempfile.TemporaryDirectory() as folder:
         spark.range(9).write.format("delta").save(f"{folder}/table")
         yield spark.read.format("delta").load(f"{folder}/table")
-
-
-def distinct(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Distinct numbers of each batch, by a compiled kernel."""
-    import pyarrow as pa
-
-    from qarm.kernels.user_lists import group
-
-    for batch in batches:
-        yield pa.record_batch([pa.array(group(batch.column(0).to_numpy())[0])], names=["id"])
 
 
 def stages(spark) -> dict[str, float]:
@@ -125,7 +104,7 @@ def main() -> None:
     if given.child:
         print("RESULT", json.dumps(child(given.child[0], given.child[1] == "ours")))
         return
-    for case in ["start", "tasks", "first", *(["stages"] if given.stages else [])]:
+    for case in ["start", "tasks", *(["stages"] if given.stages else [])]:
         found: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
 
         def side(name: str, case: str = case, found: dict = found) -> None:

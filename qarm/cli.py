@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from qarm import __version__
 from qarm.config import Config, load
-from qarm.errors import ConfigError, QarmError
+from qarm.errors import ConfigError, guarded
 from qarm.pipeline.stages import STAGES, stage
 
 EXIT_CODES = """exit codes: 0 done; 1 other error; 2 configuration; 3 bad input; 4 a gate stopped
@@ -231,34 +230,6 @@ def build_parser() -> argparse.ArgumentParser:
     tables.add_argument("table", nargs="?", help="only this table")
     tables.set_defaults(do=_tables)
     return parser
-
-
-#: How Spark says that the JVM's memory is too small, among long traces.
-_OUT_OF_MEMORY = re.compile(r"(?:OutOfMemoryError|TaskResultLost|Java heap space).*")
-
-
-def guarded(action: Callable[[], None]) -> int:
-    """Run ``action``; print errors that a user can act on without a traceback; the exit code."""
-    try:
-        action()
-    except QarmError as error:
-        print(f"qarm: {type(error).__name__}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("qarm: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    except Exception as error:
-        said = _OUT_OF_MEMORY.search(str(error))  # py4j's first line names no cause
-        if said is None:
-            raise
-        print(
-            "qarm: Spark had too little memory, or lost an executor. On one machine give it more "
-            'in the configuration (section [spark]: "spark.driver.memory" = "8g"), under '
-            f"spark-submit by --driver-memory and --executor-memory. It said: {said[0][:200]}",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from qarm import progress
-from qarm.cli import guarded
 from qarm.config import Config, load
-from qarm.errors import QarmError
+from qarm.errors import QarmError, guarded
 from qarm.lake import files
 from qarm.report.figures import Figures, combine
 from qarm.report.findings import EVALUATE, SOURCES, VARIANTS, ordered

@@ -1,4 +1,4 @@
-"""The Spark session: settings come from ``spark-defaults.conf``, never from code."""
+"""The Spark session, with the settings of ``spark-defaults.conf``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from qarm.errors import ConfigError
@@ -20,19 +18,12 @@ from qarm.lake.files import local_path
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-_BATCH_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
-_BATCH_BYTES = "spark.sql.execution.arrow.maxBytesPerBatch"
-_BATCH_MB = 64
-_FEW_ROWS = 1000
-#: Applications whose workers were started.
-_STARTED: set[str] = set()
-
 
 def defaults_file() -> Path:
-    """``spark-defaults.conf`` beside the package, or the one that QARM_SPARK_DEFAULTS names.
+    """``spark-defaults.conf`` beside the package, or the file that QARM_SPARK_DEFAULTS names.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such file.
     """
     named = os.environ.get("QARM_SPARK_DEFAULTS")
     path = Path(named) if named else Path(__file__).resolve().parent.parent / "spark-defaults.conf"
@@ -45,14 +36,14 @@ def defaults_file() -> Path:
 
 
 def class_archive() -> Path:
-    """Where the set-up leaves the JVM classes of Spark and Delta, mapped instead of loaded."""
+    """Archive of the JVM classes of Spark and Delta, which the set-up writes; may be absent."""
     return Path(sys.prefix) / "spark-classes.jsa"
 
 
 def class_archive_options() -> str:
-    """Options of a JVM that shall use the archive; empty where there is none.
+    """JVM options that make it map the archive; empty where there is none.
 
-    A JVM that it does not fit (another version, other jars) does without it.
+    A JVM of another version or with other jars ignores the archive.
     """
     archive = class_archive()
     if not archive.is_file():
@@ -61,12 +52,12 @@ def class_archive_options() -> str:
 
 
 def local_settings(master: str) -> dict[str, str]:
-    """Settings of a session on one machine, but for those that ``spark-defaults.conf`` has.
+    """Settings of a session on one machine, except those that ``spark-defaults.conf`` names.
 
-    Spark's 200 and Delta's 50 partitions are meant for clusters. A kept frame has as many as it was
-    planned with, and each is a task: on two cores, a log of 15,000 events took four times as long.
-    Its 1 GB is meant for a driver that only plans; here the driver computes as well.
-    Workers have this Python, so that they can be forked by ``qarm.worker_daemon``.
+    Spark's default of 200 shuffle partitions and Delta's of 50 are meant for clusters: each is a
+    task, and on two cores a log of 15,000 events took four times as long with them. Spark's default
+    of 1 GB is meant for a driver that only plans; here the driver computes as well. Workers run
+    this Python, so that ``qarm.worker_daemon`` can fork them.
     """
     found = re.fullmatch(r"local(?:\[(\*|\d+)(?:,\s*\d+)?\])?", master)
     slots = (found[1] or "1") if found else "*"  # "local" alone is one
@@ -83,7 +74,7 @@ def local_settings(master: str) -> dict[str, str]:
 
 
 def _quarter_of_memory() -> int:
-    """MB: a quarter of what this machine or container has, from 1 to 8 GB."""
+    """A quarter of the memory of this machine or container, in MB, between 1 and 8 GB."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.is_file() and (given := limit.read_text().strip()).isdigit():
@@ -96,8 +87,8 @@ def open_session(
 ) -> SparkSession:
     """The running session, or a new one.
 
-    Under ``spark-submit`` the session takes all its settings from there. Else one is started with
-    ``spark-defaults.conf``, then ``local_settings``, then ``settings``, on ``master``.
+    Under ``spark-submit`` all settings come from there. Otherwise a session is started on
+    ``master`` with ``spark-defaults.conf``, overridden by ``local_settings`` and ``settings``.
     """
     from pyspark.sql import SparkSession
 
@@ -105,7 +96,9 @@ def open_session(
     if active is not None:
         return active
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not under spark-submit
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers take PATH's python3
+        os.environ.setdefault(
+            "PYSPARK_PYTHON", sys.executable
+        )  # otherwise workers run PATH's python3
         arguments = ["--properties-file", str(defaults_file()), "--master", master, "--name", name]
         local = local_settings(master) if master.startswith("local") else {}
         for key, value in {**local, **(settings or {})}.items():
@@ -119,28 +112,10 @@ def open_session(
     return session
 
 
-def start_workers(spark: SparkSession) -> None:
-    """Start the Python workers of a session on one machine, once, and do not wait for them.
-
-    They import for two seconds before their first task, which this has done beside what the
-    session does in the JVM first.
-    """
-    if spark.sparkContext.applicationId not in _STARTED and is_local(spark):
-        _STARTED.add(spark.sparkContext.applicationId)
-        # Waited for at the end of the program: a task that is cut off prints a trace.
-        Thread(target=_run_one_task, args=(spark,)).start()
-
-
-def _run_one_task(spark: SparkSession) -> None:
-    with suppress(Exception):  # whoever needs a worker will see what is wrong
-        spark.sparkContext.setJobDescription("start of Python workers")
-        spark.range(0, 1, 1, 1).mapInArrow(lambda rows: rows, "id bigint").collect()
-
-
 def _ship_wheels(spark: SparkSession) -> None:
-    """Put wheels of ``--py-files`` on the path of the workers.
+    """Put the wheels of ``--py-files`` on the workers' path.
 
-    Spark sends them along but puts only .zip, .egg and .jar on the path; a wheel is a zip.
+    Spark distributes them, but adds only .zip, .egg and .jar files to the path. A wheel is a zip.
     """
     context = spark.sparkContext
     shipped = (context.getConf().get("spark.submit.pyFiles") or "").split(",")
@@ -153,36 +128,6 @@ def _ship_wheels(spark: SparkSession) -> None:
             context.addPyFile(copy)
 
 
-@contextmanager
-def narrow_rows(spark: SparkSession, row_bytes: int) -> Iterator[None]:
-    """Frames that are kept and jobs that run in the block send rows to Python by number alone.
-
-    Spark adds up the bytes of a batch after each row, to end it at 64 MB, which takes as long as
-    the rows themselves where these are a few numbers. In the block a batch has as many rows of
-    ``row_bytes`` as make up those 64 MB, at most as many as elsewhere; with fewer than 1,000
-    nothing changes. All that the block's jobs send must be as narrow, or few rows.
-    """
-    rows = min(_BATCH_MB * 2**20 // row_bytes, _number(spark, _BATCH_ROWS))
-    if rows < _FEW_ROWS:
-        yield
-        return
-    wanted = {_BATCH_ROWS: rows, _BATCH_BYTES: 2**31 - 1}
-    before = {name: spark.conf.get(name) for name in wanted}
-    for name, number in wanted.items():
-        spark.conf.set(name, str(number))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            spark.conf.set(name, str(value))
-
-
-def _number(spark: SparkSession, name: str) -> int:
-    """A setting that is a number; one that means no limit is very large."""
-    value = int(spark.conf.get(name) or 0)
-    return value if value > 0 else 2**31 - 1
-
-
 def is_local(spark: SparkSession) -> bool:
-    """Whether the session runs on this machine alone."""
+    """Whether the session runs on this machine only."""
     return str(spark.sparkContext.master).startswith("local")

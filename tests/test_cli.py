@@ -65,18 +65,3 @@ def test_lineage_of_an_empty_lake_is_exit_code_7(tmp_path, capsys) -> None:
     code = cli.main(["lineage", "--config", str(path), "--lake", str(tmp_path), "items"])
     assert code == 7
     assert "no stage has published items" in capsys.readouterr().err
-
-
-def test_too_little_memory_is_said_in_a_sentence_and_other_faults_keep_their_trace(capsys) -> None:
-    def lost() -> None:
-        raise RuntimeError(
-            "An error\nCaused by: TaskResultLost (result lost from block manager)\n at x"
-        )
-
-    assert cli.guarded(lost) == 1
-    err = capsys.readouterr().err
-    assert "spark.driver.memory" in err
-    assert "result lost" in err
-    assert " at x" not in err
-    with pytest.raises(ZeroDivisionError):
-        cli.guarded(lambda: print(1 / 0))

@@ -35,7 +35,7 @@ from qarm.config.codes import Codes
 from qarm.kernels.nearest import Floats
 from qarm.lake import files, manifest
 from qarm.lake.tables import TableRef
-from qarm.pipeline.result import Metric
+from qarm.ledger import Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -39,7 +39,7 @@ from qarm.errors import InputError
 from qarm.kernels.nearest import Floats, Ints
 from qarm.lake import files, manifest
 from qarm.lake.tables import TableRef
-from qarm.pipeline.result import Metric
+from qarm.ledger import Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa

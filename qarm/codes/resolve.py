@@ -32,7 +32,7 @@ from qarm.kernels.microkernel import MOST
 from qarm.kernels.nearest import Floats, Ints
 from qarm.kernels.threads import REORDERED, kernel
 from qarm.lake.caching import Keeper
-from qarm.pipeline.result import Ledger, Metric
+from qarm.ledger import Ledger, Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa

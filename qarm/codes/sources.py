@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from qarm.codes.codebook import Codebook
@@ -73,18 +70,3 @@ def load_codebook(context: Context) -> Codebook:
         rows = rows.where(F.col("codebook_id") == chosen)
         where = f"codebook {chosen}"
     return Codebook.from_rows(rows.toArrow(), where)
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """An InputError raised inside a Spark task reaches the caller as that error."""
-    from py4j.protocol import Py4JJavaError
-    from pyspark.errors import PySparkException
-
-    try:
-        yield
-    except (PySparkException, Py4JJavaError) as error:
-        found = re.search(r"qarm\.errors\.InputError: (.*)", str(error))
-        if found is None:
-            raise
-        raise InputError(found.group(1).strip()) from error

@@ -54,6 +54,11 @@ class Config(Section):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
 
+    def source_uris(self) -> list[str]:
+        """Files of the log, the split and the catalogue, as configured."""
+        split = [uri for uris in self.split.files.values() for uri in uris]
+        return [*self.log.path, *split, *self.items.path]
+
     @model_validator(mode="after")
     def _ranks_share_shards(self) -> Config:
         shards, ranks = self.loader.shards, self.training.ranks

@@ -14,10 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qarm.encoders.backbones import BACKBONE_MODALITIES, backbone_id, shared_backbone
-from qarm.errors import InputError
+from qarm.errors import InputError, plain_errors
 from qarm.lake import files
 from qarm.lake.tables import TableRef, check_vectors
-from qarm.pipeline.result import Ledger
+from qarm.ledger import Ledger
 from schemas import item_features
 
 if TYPE_CHECKING:
@@ -319,26 +319,3 @@ def _arrow_rows(context: Context, rows: int) -> Iterator[None]:
         yield
     finally:
         conf.set(_ARROW_ROWS, before)
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Raise an InputError or ConfigError of a Spark task as itself, not as Spark's report of it."""
-    from py4j.protocol import Py4JJavaError
-    from pyspark.errors import PySparkException
-
-    from qarm import errors
-
-    try:
-        yield
-    except (Py4JJavaError, PySparkException) as error:
-        for line in str(error).splitlines():
-            name, found, message = line.strip().partition(": ")
-            kind = name.removeprefix("qarm.errors.")
-            if (
-                found
-                and kind != name
-                and issubclass(getattr(errors, kind, Exception), errors.QarmError)
-            ):
-                raise getattr(errors, kind)(message) from error
-        raise

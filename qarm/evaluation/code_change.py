@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from qarm.evaluation.code_arrays import PartitionSums
-from qarm.pipeline.result import Metric
+from qarm.ledger import Metric
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame

@@ -20,7 +20,7 @@ from qarm.codes.residual import reconstruct
 from qarm.evaluation import nearest_items as core
 from qarm.evaluation.code_slices import BITS, SLICES, within
 from qarm.evaluation.estimates import student_t
-from qarm.pipeline.result import Metric
+from qarm.ledger import Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa

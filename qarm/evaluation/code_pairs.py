@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from qarm.codes.codebook import lists_to_matrix
 from qarm.evaluation.code_arrays import pairs_by_chance
 from qarm.evaluation.estimates import ratio_of_sums
-from qarm.pipeline.result import Metric
+from qarm.ledger import Metric
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

@@ -16,7 +16,7 @@ from qarm.codes.codebook import Codebook, lists_to_matrix
 from qarm.errors import InputError
 from qarm.evaluation.code_arrays import Collisions, reconstruction, usage
 from qarm.evaluation.code_slices import BITS, SLICES, member, names, told, within
-from qarm.pipeline.result import Metric
+from qarm.ledger import Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa

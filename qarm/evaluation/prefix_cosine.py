@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qarm.codes.codebook import lists_to_matrix
 from qarm.evaluation.code_arrays import group_cosines, mean_pair_cosine
 from qarm.evaluation.code_use import drawn
-from qarm.pipeline.result import Metric
+from qarm.ledger import Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qarm.pipeline.result import Metric
+from qarm.ledger import Metric
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

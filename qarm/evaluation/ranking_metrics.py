@@ -29,7 +29,7 @@ from qarm.evaluation.estimates import (
     wins_in_range,
 )
 from qarm.evaluation.sample_slices import SLICES, membership
-from qarm.pipeline.result import Metric
+from qarm.ledger import Metric
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

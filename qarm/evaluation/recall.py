@@ -12,7 +12,7 @@ from qarm.evaluation.estimates import Estimate, ratio_of_sums
 from qarm.evaluation.new_pairs import TestPairs
 from qarm.evaluation.retrieval import Ranks
 from qarm.evaluation.vectors import ALIGNED, CHANCE, RAW
-from qarm.pipeline.result import Metric
+from qarm.ledger import Metric
 
 
 def recall_metrics(

@@ -11,12 +11,10 @@ from qarm.ingest import content, times
 from qarm.ingest.indices import numbered
 from qarm.lake.caching import Keeper
 from qarm.lake.tables import Lake, TableRef
-from schemas import Table, items, users
+from schemas import items, users
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
-
-    from qarm.pipeline.context import Context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,20 +62,6 @@ def check_unchanged(lake: Lake, known: Known) -> None:
                 f"{lake.path(name)}: version {now} was committed while this run was working on "
                 f"version {version}; two ingests of one lake must not run at once. Run it again"
             )
-
-
-def commit(
-    context: Context, table: Table, changes: DataFrame, known: Known, update_when: str
-) -> None:
-    """MERGE ``changes`` into the table; without any, its version stays what it was."""
-    version = known.versions[table.name]
-    if version < 0:
-        context.overwrite(table, changes)
-    elif changes.isEmpty():
-        path = context.lake.path(table.name)
-        context.outputs[table.name] = TableRef(table.name, path, version)
-    else:
-        context.merge(table, changes, update_when=update_when)
 
 
 def _next(known: DataFrame, index: str) -> int:

@@ -11,11 +11,10 @@ import numpy as np
 from qarm.pairs.blocks import Block, Call, Routing, Scored, count_blocks, score_in_blocks
 from qarm.pairs.hot_items import crowded_items, score_in_shards, shard_users
 from qarm.pairs.itemcf_days import of_latest_days
-from qarm.pairs.lists import LatestEvents, pack_lists, row_bytes
+from qarm.pairs.lists import LatestEvents, pack_lists
 from qarm.pairs.mass import ALL_PAIRS, MOST_EVENTS, sample_triggers, share_of_mass_lost
 from qarm.pairs.mined import PAIR_COLUMNS, Keep, Mined, recompute
 from qarm.pairs.tally import decay_of, tally_items
-from qarm.session import narrow_rows
 
 if TYPE_CHECKING:
     from pyspark.core.broadcast import Broadcast
@@ -69,16 +68,13 @@ def mine_itemcf(
     from pyspark.sql import functions as F
 
     events = of_latest_days(events, config.history_days)
-    # No part of a list on its way has more than the cap of a user either.
-    narrow = narrow_rows(events.sparkSession, row_bytes(config.max_events_per_user))
     half_life = config.half_life_days * _DAY_MICROS or math.inf
     last = _last_ts(events) if config.half_life_days else 0
     width = 2 * (config.window_events or config.max_events_per_user) + 1
     once = config.counts == "users"
-    with narrow:
-        lists = keep(pack_lists(events, LatestEvents(config.max_events_per_user)))
-        items = keep(tally_items(lists, half_life, last, width=width, once_a_user=once))
-        skew, n = _skew(lists, items)
+    lists = keep(pack_lists(events, LatestEvents(config.max_events_per_user)))
+    items = keep(tally_items(lists, half_life, last, width=width, once_a_user=once))
+    skew, n = _skew(lists, items)
     # A window that nobody's list exceeds is none: all events of a user meet.
     reach = min(config.window_events or config.max_events_per_user, int(n["longest"]))
     everything = config.recency == 1.0 and reach >= n["longest"]

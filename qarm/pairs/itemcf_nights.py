@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qarm.config import fingerprint
 from qarm.lake.caching import Keeper
 from qarm.lake.latest import latest, publish_again
+from qarm.ledger import Ledger
 from qarm.pairs.itemcf import mine_itemcf
 from qarm.pairs.itemcf_days import (
     count_days,
@@ -18,7 +19,6 @@ from qarm.pairs.itemcf_days import (
 )
 from qarm.pairs.itemcf_users import count_changed
 from qarm.pairs.mined import keep_pairs
-from qarm.pipeline.result import Ledger
 from schemas import itemcf_counted, itemcf_days, itemcf_item_days
 
 if TYPE_CHECKING:

@@ -182,11 +182,6 @@ def pack_lists(events: DataFrame, packer: Packer) -> DataFrame:
     )
 
 
-def row_bytes(most: int) -> int:
-    """Bytes of a row of ``LISTS_SCHEMA`` with ``most`` entries."""
-    return 64 + most * RECORD.itemsize
-
-
 def stream_parts(
     batches: Iterable[pa.RecordBatch], packer: Packer, keys: np.ndarray
 ) -> Iterator[pa.RecordBatch]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qarm.pipeline.result import Ledger
+from qarm.ledger import Ledger
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame

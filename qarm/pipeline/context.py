@@ -1,7 +1,8 @@
-"""What a stage is handed: configuration, session, pinned inputs, and where to write."""
+"""What a stage receives: configuration, session, pinned inputs, and where to write."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Context:
-    """Handed to a stage's ``run``. Reads are pinned; writes carry lineage."""
+    """Argument of a stage's ``run``. Reads are pinned to a version; writes carry lineage."""
 
     config: Config
     spark: SparkSession
@@ -30,42 +31,55 @@ class Context:
     code_version: str
     config_hash: str
     as_of: datetime | None = None
-    """What "now" is; None: the moment after the log's last event (fact ``as_of`` of ingest)."""
+    """The current time of the run; None: just after the log's last event (``as_of`` of ingest)."""
     outputs: dict[str, TableRef] = field(default_factory=dict)
+    """Tables written so far."""
     inputs: dict[str, TableRef] = field(default_factory=dict)
+    """Tables read so far."""
+    adopted: dict[str, TableRef] = field(default_factory=dict)
+    """Copies of the user's own tables, made before the stage started (``own_tables.adopt``)."""
 
     def ref(self, name: str) -> TableRef:
         """The pinned version of a table: written by this run, the user's own, or published.
 
         Raises:
-            MissingStageError: no stage has published it and the user has brought none.
+            MissingStageError: no stage has published it, and the user has brought none.
         """
-        found = self.find(name)
-        if found is None:
+        pinned = self.find(name)
+        if pinned is None:
             raise MissingStageError(
-                f"stage {self.stage} needs table {name}, which nobody has published in "
-                f"{self.lake.root}; run the stage that writes it, or name a table of your own "
-                f"under [own_tables.tables] {name}"
+                f"stage {self.stage} needs table {name}, which no stage has published in "
+                f"{self.lake.root}; run the stage that writes it, or name your own table under "
+                f"[external.tables] {name}"
             )
-        return found
+        return pinned
 
     def find(self, name: str) -> TableRef | None:
-        """Like ``ref``, or None."""
+        """Like ``ref``, or None where there is no such table.
+
+        Raises:
+            LookupError: a table of the user's own that the stage does not declare as an input.
+        """
         if name in self.outputs:
             return self.outputs[name]
-        if name not in self.inputs:
-            if name in self.config.external.tables:
-                found = own_tables.adopt(self, name, self.config.external.tables[name])
-            else:
-                pinned = manifest.pinned(self.lake.root, name)
-                if pinned is None:
-                    return None
-                found = pinned
-            self.inputs[name] = found
-        return self.inputs[name]
+        if name in self.inputs:
+            return self.inputs[name]
+        if self.is_external(name):
+            if name not in self.adopted:
+                raise LookupError(
+                    f"stage {self.stage} reads {name}, which is not among its inputs in "
+                    "qarm/pipeline/stages.py, so that your own table was not copied in; this is a "
+                    "bug: please report it"
+                )
+            pinned: TableRef | None = self.adopted[name]
+        else:
+            pinned = manifest.pinned(self.lake.root, name)
+        if pinned is not None:
+            self.inputs[name] = pinned
+        return pinned
 
     def is_external(self, name: str) -> bool:
-        """Whether the user brings this table."""
+        """Whether the user brings this table (``external.tables``)."""
         return name in self.config.external.tables
 
     def table(self, name: str) -> DataFrame:
@@ -73,7 +87,7 @@ class Context:
         return self.lake.read(self.ref(name))
 
     def artifact(self, stage: str, name: str) -> dict[str, Any]:
-        """An artifact that another stage has published: {uri, version, ...}.
+        """An artifact published by another stage: {uri, version, ...}.
 
         Raises:
             MissingStageError: the stage has not run.
@@ -87,13 +101,13 @@ class Context:
         return found.artifacts[name]
 
     def facts(self, stage: str) -> dict[str, Any]:
-        """Facts that another stage has published; empty if it has not run."""
+        """Facts published by another stage; empty if it has not run."""
         found = manifest.find(self.lake.root, stage)
         return found.facts if found is not None else {}
 
     @property
     def now(self) -> datetime:
-        """``--as-of``, else the moment after the log's last event, else 1970 (UTC, naive)."""
+        """``--as-of``, else just after the log's last event, else 1970 (UTC, naive)."""
         if self.as_of is not None:
             return self.as_of
         known = self.facts("ingest").get("as_of")
@@ -101,7 +115,7 @@ class Context:
 
     @property
     def lineage(self) -> dict[str, Any]:
-        """Goes into every commit."""
+        """Metadata of every commit."""
         return {
             "stage": self.stage,
             "run_id": self.run_id,
@@ -118,7 +132,7 @@ class Context:
         return ref
 
     def pin(self, table: Table, version: int) -> TableRef:
-        """Publish an earlier version of a table of this stage's own again.
+        """Publish an earlier version of one of this stage's tables again.
 
         Raises:
             ConfigError: there is no such version.
@@ -126,7 +140,7 @@ class Context:
         newest = self.lake.version(table.name)
         if version > newest:
             raise ConfigError(
-                f"{table.name}: version {version} was asked for, the lake has "
+                f"{table.name}: expected version {version}, the lake has "
                 f"{f'versions up to {newest}' if newest >= 0 else 'no such table'}"
             )
         ref = TableRef(table.name, self.lake.path(table.name), version)
@@ -156,21 +170,30 @@ class Context:
         return ref
 
     def live_files(self, name: str) -> list[str]:
-        """Parquet files of a table's pinned version: what training reads."""
+        """URIs of the Parquet files of a table's pinned version."""
         return self.lake.live_files(self.ref(name))
 
     def work_dir(self, *parts: str) -> str:
-        """URI of a folder for this run's artifacts; equal runs have the same one."""
+        """URI of the folder of this run's artifacts; equal runs share it."""
         return files.join(self.lake.root, "artifacts", self.stage, self.run_id, *parts)
 
     def say(self, message: str) -> None:
-        """A line of progress."""
+        """Print a line of progress."""
         progress.say(f"{self.stage}: {message}")
 
 
-def open_context(config: Config, spark: SparkSession, name: str) -> Context:
-    """Context of a command that reads what stages have published and is none itself."""
-    return Context(
+def open_context(
+    config: Config, spark: SparkSession, name: str, tables: Iterable[str] | None = None
+) -> Context:
+    """Context of a command that only reads what stages have published.
+
+    Args:
+        config: the configuration.
+        spark: the session.
+        name: of the command, for messages.
+        tables: what it reads; the user's own tables among them are adopted. None: all of these.
+    """
+    context = Context(
         config=config,
         spark=spark,
         lake=Lake(spark, config.lake),
@@ -179,3 +202,5 @@ def open_context(config: Config, spark: SparkSession, name: str) -> Context:
         code_version=__version__,
         config_hash=fingerprint(config.model_dump(mode="json")),
     )
+    own_tables.adopt(context, tables)
+    return context

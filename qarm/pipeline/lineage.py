@@ -10,19 +10,17 @@ from qarm.config import Config, fingerprint
 from qarm.errors import MissingStageError
 from qarm.lake import files, manifest
 from qarm.lake.manifest import Manifest
+from qarm.pipeline import own_tables
 from qarm.pipeline.stages import BY_NAME
-
-#: Folders of copies of the user's own tables; see ``qarm/pipeline/own_tables.py``.
-_EXTERNAL = "external_"
 
 
 def trace(config: Config, table: str) -> Iterator[str]:
     """Lines of a tree: the table, the run that wrote it, and what that run read, recursively.
 
-    A version is traced to the run that wrote it, which need not be the stage's latest.
+    A version is traced to the run that wrote it, which may not be the stage's latest.
 
     Raises:
-        MissingStageError: nobody has published the table.
+        MissingStageError: no stage has published the table.
     """
     root = files.absolute(config.lake)
     if table in config.external.tables:
@@ -40,7 +38,7 @@ def trace(config: Config, table: str) -> Iterator[str]:
     def walk(name: str, ref: Mapping[str, Any], depth: int, seen: frozenset[str]) -> Iterator[str]:
         pad = "  " * depth
         folder, version = _folder(ref), int(ref["version"])
-        if folder.startswith(_EXTERNAL):
+        if folder.startswith(own_tables.PREFIX):
             where = _commit(ref).get("source") or config.external.tables.get(name)
             yield f"{pad}{name} version {version} (the user's own, {where or 'source not known'})"
             return
@@ -52,7 +50,7 @@ def trace(config: Config, table: str) -> Iterator[str]:
             f"{pad}{name} version {version} <- {writer.stage} run {writer.run_id}, "
             f"config {writer.config_hash}, code {writer.code_version}"
         )
-        if writer.stage == "ingest":
+        if writer.stage in BY_NAME and BY_NAME[writer.stage].reads_sources:
             yield from (f"{pad}  {line}" for line in _sources(config, writer))
         for source, read in writer.inputs.items():
             if source not in seen:
@@ -117,9 +115,8 @@ def _commit(ref: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sources(config: Config, writer: Manifest) -> Iterator[str]:
-    """Files of the log and the catalogue: configuration, for manifests do not name them."""
-    split = [uri for uris in config.split.files.values() for uri in uris]
-    sources = [*config.log.path, *split, *config.items.path]
+    """Files of the log and the catalogue, from the configuration: manifests do not list them."""
+    sources = config.source_uris()
     if fingerprint(BY_NAME[writer.stage].settings(config)) != writer.config_hash:
         sources = [f"{uri} (as configured now; that run had another config)" for uri in sources]
     yield from sources

@@ -1,41 +1,35 @@
-"""The user's own table in place of ours: checked, counted, and copied in as a pinned version."""
+"""The user's own tables in place of ours: checked, counted, and copied in before a stage starts."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qarm.config import fingerprint
-from qarm.errors import ConfigError, InputError, RowsLostError
+from qarm.errors import InputError, RowsLostError
+from qarm.ingest.parts import check_every_event_has_a_part
 from qarm.lake import files
 from qarm.lake.tables import TableRef, check_vectors, conform
-from qarm.pipeline import own_tensors
-from schemas import TABLES, Table, ranking_samples
+from qarm.pipeline import own_rows, own_tensors
+from schemas import TABLES, Table
 from schemas.table import col
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from qarm.pipeline.context import Context
+    from qarm.pipeline.stages import Stage
 
-#: Our index column -> the source-id column that a user may give instead, and what it numbers.
-_ID_COLUMNS = {
-    "item_idx": ("item_id", "item"),
-    "trigger": ("trigger_item_id", "item"),
-    "target": ("target_item_id", "item"),
-    "user_idx": ("user_id", "user"),
-}
-
-#: Rises when other rows or columns are copied or checked: older copies are not taken again then.
+#: Increased when the rules of copying or checking change: older copies are not reused then.
 _RULES = 2
+#: Prefix of the copies' names.
+PREFIX = "external_"
 
-_LABEL = "label_"
-
-#: Numbers of the items of somebody without a catalogue.
+#: Indices of the items of a user who has no catalogue.
 _OWN_ITEMS = Table(
-    name="external_items",
-    comment="One row an item that the user's own vectors have ever named",
+    name=f"{PREFIX}items",
+    comment="One row per item that the user's own vectors have ever named",
     columns=(
         col("item_id", "string", "The user's id, as text"),
         col("item_idx", "bigint", "Dense, 0-based, append-only, never reused"),
@@ -44,110 +38,104 @@ _OWN_ITEMS = Table(
 )
 
 
-def read_any(spark: SparkSession, uri: str, name: str = "") -> DataFrame:
-    """A Delta table, or Parquet files; of table ``name``, where it can be, a safetensors file.
+def adopt_inputs(context: Context, stage: Stage) -> None:
+    """Adopt the user's own tables that ``stage`` reads, and check them against each other.
 
     Raises:
-        InputError: nothing there, or none of these.
+        InputError: an event has no part in the user's own event_splits. Such events would be
+            missing from everything that is mined and evaluated. (Our own table is made from the
+            events.) Other errors as ``adopt``.
     """
-    from delta.tables import DeltaTable
-    from pyspark.errors import AnalysisException
-
-    if not files.exists(uri):
-        raise InputError(f"no table at {uri}; expected a Delta table or Parquet files")
-    if uri.endswith(own_tensors.SUFFIX):
-        return own_tensors.read_tensors(spark, uri, name)
-    try:
-        if DeltaTable.isDeltaTable(spark, uri):
-            return spark.read.format("delta").load(uri)
-        return spark.read.parquet(uri)
-    except AnalysisException as error:
-        raise InputError(f"{uri} is neither a Delta table nor Parquet files: {error}") from error
+    names = {*stage.inputs, *stage.optional_inputs}
+    adopt(context, names)
+    if not (context.is_external("event_splits") and {"interactions", "event_splits"} <= names):
+        return
+    if context.find("interactions") is not None:
+        uri = context.config.external.tables["event_splits"]
+        check_every_event_has_a_part(
+            context.table("interactions"), context.table("event_splits"), uri
+        )
 
 
-def adopt(context: Context, name: str, uri: str) -> TableRef:
-    """Copy the user's table into the lake under its schema, once a state of the source.
+def adopt(context: Context, names: Iterable[str] | None = None) -> None:
+    """Copy the user's own tables into the lake and pin the copies; reading them copies nothing.
 
-    Rows may name items and users by the source's own ids; rows of unknown ids or indices are an
-    error, since leaving them out in silence would make the result look complete. Indices are taken
-    as they are where there are no items (or users) to look them up in.
+    Each state of a source is copied once, under the schema of our table. Rows may name items and
+    users by the source's own ids. Rows with unknown ids or indices are an error, since the result
+    would look complete without them. Where there is no table of items (or users), indices are taken
+    unchecked.
+
+    Args:
+        context: of the stage that reads them.
+        names: tables to adopt, those of ``external.tables`` among them; None: all of these.
 
     Raises:
-        ConfigError: no such table.
-        InputError: unreadable, unknown ids or indices, or vectors with NaN.
-        RowsLostError: the copy has more or fewer rows than were read.
-        SchemaError: columns missing or of another type.
+        InputError: unreadable, unknown ids or indices, duplicate keys, or vectors with NaN.
+        RowsLostError: the copy has more or fewer rows than the source.
+        SchemaError: columns are missing or have another type.
     """
-    if name not in TABLES:
-        raise ConfigError(f"external.tables names {name!r}; tables: {', '.join(TABLES)}")
-    lake = context.lake
+    sources = context.config.external.tables
+    wanted = set(sources) if names is None else set(sources) & set(names)
+    wanted |= {t for name in wanted for t in own_rows.tables_named_by(TABLES[name])} & set(sources)
+    # Items and users first: the rows of other tables are checked against them.
+    for name in sorted(wanted, key=lambda name: (name not in ("items", "users"), name)):
+        context.adopted[name] = _adopt(context, name, sources[name])
+
+
+def _adopt(context: Context, name: str, uri: str) -> TableRef:
+    lake, table = context.lake, TABLES[name]
+    named = own_rows.tables_named_by(table)
+    known = {each: context.table(each) for each in named if context.find(each) is not None}
     source = fingerprint(uri, files.describe(uri))
-    table = TABLES[name]
-    absent = [kind for kind in _kinds(table) if context.find(f"{kind}s") is None]
-    # Vectors and codes alone are of use without a catalogue; their items are numbered here then.
-    own = name in ("item_embeddings", "semantic_ids") and "item" in absent
-    # A copy that could not be checked is made again once there is something to check it against.
-    unchecked = "".join(f"-no-{kind}s" for kind in absent)
+    # A copy that could not be checked is made again once there is a table to check it against.
+    unchecked = "".join(f"-no-{each}" for each in named if each not in known)
     mark = f"{name}-{source}{unchecked}-{_RULES}.txt"
     mark = files.join(lake.root, "manifests", "external", mark)
-    path_name = f"external_{name}"
+    copy_name = f"{PREFIX}{name}"
     if files.exists(mark):
-        return TableRef(name, lake.path(path_name), int(files.read_text(mark)))
+        return TableRef(name, lake.path(copy_name), int(files.read_text(mark)))
     df = read_any(context.spark, uri, name)
     rows = df.count()
-    table = _with_labels(table, df.columns)
-    for column in table.columns:
-        if column.name in ("item_id", "user_id") and column.name in df.columns:
-            df = df.withColumn(column.name, df[column.name].cast("string"))
-    df = _numbered_here(context, df) if own else _with_indices(context, df, table, absent, uri)
-    if "vector" in df.columns:
-        check_vectors(df, "vector", uri)
-    df = conform(_with_defaults(df, name, uri, source), table, uri)
-    _check_key(df, table, uri)
-    copy = replace(table, name=path_name)
-    written = lake.overwrite(copy, df, {**context.lineage, "source": uri})
-    if (kept := lake.read(written).count()) != rows:
+    copy = _copy(context, df, table, known, source)
+    written = lake.overwrite(
+        replace(own_rows.with_labels(table, df.columns), name=copy_name),
+        copy,
+        {**context.lineage, "source": uri},
+    )
+    if (copied := lake.read(written).count()) != rows:
         raise RowsLostError(
             f"stage {context.stage}: expected all {rows} rows of {name} from {uri} in its copy, "
-            f"seen {kept} in {written.path} version {written.version}. If the source was being "
-            "written meanwhile, run again; if not, this is a fault of ours: please report it"
+            f"seen {copied} in {written.path} version {written.version}. If the source was being "
+            "written meanwhile, run again; if not, this is a bug: please report it"
         )
-    context.say(f"took {rows} rows of {name} from {uri}")
+    context.say(f"copied {rows} rows of {name} from {uri}")
     files.write_text(mark, str(written.version))
     return TableRef(name, written.path, written.version)
 
 
-def _kinds(table: Table) -> list[str]:
-    """What the table's rows name by number: item, user; without what it numbers itself."""
-    named = {kind for index, (_, kind) in _ID_COLUMNS.items() if index in table.column_names}
-    return sorted(kind for kind in named if table.name != f"{kind}s")
-
-
-def _with_labels(table: Table, columns: Sequence[str]) -> Table:
-    """The schema of ranking_samples for the labels that the user's own have; others as they are."""
-    labels = [name.removeprefix(_LABEL) for name in columns if name.startswith(_LABEL)]
-    if table.name != ranking_samples.TABLE.name or not labels:
-        return table
-    return ranking_samples.table(labels)
-
-
-def _check_key(df: DataFrame, table: Table, uri: str) -> None:
-    """Raise InputError where two rows have one key."""
-    if not table.key:
-        return
-    twice = df.groupBy(*table.key).count().where("count > 1").limit(3).collect()
-    if twice:
-        examples = [tuple(row[k] for k in table.key) for row in twice]
-        raise InputError(
-            f"{uri}: expected one row for each ({', '.join(table.key)}), seen several for "
-            f"{examples}; leave one of each"
-        )
+def _copy(
+    context: Context, df: DataFrame, table: Table, known: Mapping[str, DataFrame], source: str
+) -> DataFrame:
+    """The rows of ``df`` under our schema, checked."""
+    uri = context.config.external.tables[table.name]
+    schema = own_rows.with_labels(table, df.columns)
+    df = own_rows.ids_as_text(df)
+    # Vectors and codes can be used without a catalogue; their items are numbered here then.
+    if table.name in ("item_embeddings", "semantic_ids") and "items" not in known:
+        df = _numbered_here(context, df)
+    else:
+        df = own_rows.with_indices(df, schema, known, uri)
+    if "vector" in df.columns:
+        check_vectors(df, "vector", uri)
+    df = conform(own_rows.with_defaults(df, table.name, uri, source), schema, uri)
+    own_rows.check_key(df, schema, uri)
+    return df
 
 
 def _numbered_here(context: Context, df: DataFrame) -> DataFrame:
-    """``df`` with item_id and item_idx for somebody who has no catalogue.
+    """``df`` with item_id and item_idx for a user without a catalogue.
 
-    Numbers are kept in a table of their own: dense, append-only, never used again.
+    The indices are kept in a table of their own: dense, append-only, never reused.
     """
     from pyspark.sql import functions as F
 
@@ -171,132 +159,22 @@ def _numbered_here(context: Context, df: DataFrame) -> DataFrame:
     return df.join(lake.read(ref), "item_id", "left")
 
 
-def _with_indices(
-    context: Context, df: DataFrame, table: Table, absent: Collection[str], uri: str
-) -> DataFrame:
-    """``df`` with our indices looked up by the source's ids, or checked where it has them itself.
-
-    Args:
-        context: finds items and users.
-        df: the user's rows.
-        table: its schema.
-        absent: kinds (item, user) that there is no table of: indices are not checked then.
-        uri: for messages.
-    """
-    from pyspark.sql import functions as F
-
-    for index, (source_id, kind) in _ID_COLUMNS.items():
-        if index not in table.column_names or table.name == f"{kind}s":
-            continue
-        if index in df.columns:
-            if kind not in absent:
-                _check_indices(context, df, index, uri)
-            continue
-        if source_id not in df.columns:
-            continue
-        known = context.table(f"{kind}s").select(
-            F.col(f"{kind}_id").alias("__id"), F.col(f"{kind}_idx").alias(index)
-        )
-        joined = df.join(known, F.col(source_id).cast("string") == F.col("__id"), "left")
-        unknown = joined.where(F.col(index).isNull()).select(source_id).distinct()
-        if examples := [row[0] for row in unknown.limit(3).collect()]:
-            raise InputError(
-                f"{uri}: {unknown.count()} values of {source_id} are not in {kind}s, such as "
-                f"{examples}; ids are compared as text. Add them to the catalogue or leave the "
-                "rows out"
-            )
-        df = joined.drop("__id")
-    if "item_id" not in df.columns and "item_id" in table.column_names and "item_idx" in df.columns:
-        df = df.join(context.table("items").select("item_idx", "item_id"), "item_idx", "left")
-    return df
-
-
-def _check_indices(context: Context, df: DataFrame, index: str, uri: str) -> None:
-    """Raise InputError where ``index`` names nothing, or not what the id beside it names.
-
-    Numbers are of one lake: those of another one would name other items without any error.
-    """
-    from pyspark.sql import functions as F
-
-    if df.schema[index].dataType.simpleString() not in ("tinyint", "smallint", "int", "bigint"):
-        return  # of no type that an index can have; conform says so
-    source_id, kind = _ID_COLUMNS[index]
-    known = context.table(f"{kind}s").select(
-        F.col(f"{kind}_idx").alias("__idx"), F.col(f"{kind}_id").alias("__id")
-    )
-    same, shown = F.col(index) == F.col("__idx"), [index]
-    if source_id in df.columns:
-        same, shown = same & (F.col(source_id).cast("string") == F.col("__id")), [index, source_id]
-    # Null is a value of codebooks (a centroid); where a table does not allow it, its rule says so.
-    given = df.where(F.col(index).isNotNull()).select(*shown).distinct()
-    unknown = given.join(known, same, "left_anti")
-    if rows := unknown.limit(3).collect():
-        examples = [tuple(row) if len(shown) > 1 else row[0] for row in rows]
-        raise InputError(
-            f"{uri}: {unknown.count()} values of {' with '.join(shown)} are not in {kind}s, such "
-            f"as {examples}; {index} is the number that this lake gave ({kind}s.{kind}_idx). Give "
-            f"{source_id} in place of {index}, or leave the rows out"
-        )
-
-
-def _with_defaults(df: DataFrame, name: str, uri: str, source: str) -> DataFrame:
-    """Columns that a user's table need not have.
-
-    Vectors that come from one place are taken to be of one encoder, also when rows are added: a
-    frozen codebook goes on to code them. Name the encoder (encoder_version) to have it checked.
-    """
-    from pyspark.sql import functions as F
-
-    defaults = {
-        "item_embeddings": {
-            "encoder_version": F.lit(f"user-{fingerprint(uri)}"),
-            "content_hash": F.sha2(F.col("vector").cast("string"), 256)
-            if "vector" in df.columns
-            else F.lit(""),
-            "modalities": F.array(F.lit("user")),
-        },
-        "id_vectors": {"model": F.lit(f"user-{source}")},
-        "item_pairs": {
-            "source": F.lit("user"),
-            "split_id": F.lit("user"),
-            "window_end": F.lit("1970-01-01").cast("timestamp"),
-            "miner_version": F.lit(f"user-{source}"),
-            "score": F.lit(1.0),
-            "support": F.lit(1).cast("bigint"),
-            "weight": F.lit(1.0),
-        },
-        "semantic_ids": {
-            "codebook_id": F.lit(f"user-{source}"),
-            "encoder_version": F.lit(f"user-{source}"),
-            "content_hash": F.lit(""),
-            "assigned_at": F.lit("1970-01-01").cast("timestamp"),
-            "residual_error": F.lit(0.0).cast("float"),
-            "vq": F.array().cast("array<int>"),
-            "rq": F.array().cast("array<int>"),
-        },
-        "codebooks": {
-            "codebook_id": F.lit(f"user-{source}"),
-            "encoder_version": F.lit(""),  # not known
-            "fit": F.lit("{}"),
-        },
-    }
-    for column, value in defaults.get(name, {}).items():
-        if column not in df.columns:
-            df = df.withColumn(column, value)
-    return df
-
-
-def check_own_splits(context: Context) -> None:
-    """Every event must have a part in a table of the user's own; ours is made from the events.
+def read_any(spark: SparkSession, uri: str, name: str = "") -> DataFrame:
+    """A Delta table, Parquet files, or a safetensors file with rows of table ``name``.
 
     Raises:
-        InputError: some have none. They would be missing from all that is mined and judged.
+        InputError: nothing there, or none of these.
     """
-    from qarm.ingest.parts import check_every_event_has_a_part
+    from delta.tables import DeltaTable
+    from pyspark.errors import AnalysisException
 
-    if context.is_external("event_splits"):
-        check_every_event_has_a_part(
-            context.table("interactions"),
-            context.table("event_splits"),
-            context.config.external.tables["event_splits"],
-        )
+    if not files.exists(uri):
+        raise InputError(f"no table at {uri}; expected a Delta table or Parquet files")
+    if uri.endswith(own_tensors.SUFFIX):
+        return own_tensors.read_tensors(spark, uri, name)
+    try:
+        if DeltaTable.isDeltaTable(spark, uri):
+            return spark.read.format("delta").load(uri)
+        return spark.read.parquet(uri)
+    except AnalysisException as error:
+        raise InputError(f"{uri} is neither a Delta table nor Parquet files: {error}") from error

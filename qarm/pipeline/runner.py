@@ -1,4 +1,4 @@
-"""Runs stages: skip what is up to date, check that rows add up, gate, publish, summarise."""
+"""Run stages: skip what is up to date, check that rows add up, check gates, publish, summarise."""
 
 from __future__ import annotations
 
@@ -11,28 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from qarm import progress
 from qarm.config import Config, fingerprint
-from qarm.errors import ConfigError, GateError
+from qarm.errors import ConfigError, GateError, plain_errors
 from qarm.lake import files, manifest
 from qarm.lake.tables import Lake
 from qarm.memory import PeakMemory
-from qarm.pipeline import summary
+from qarm.pipeline import own_tables, summary
 from qarm.pipeline.code_version import code_version
 from qarm.pipeline.context import Context
 from qarm.pipeline.stages import STAGES, Stage
-from qarm.session import start_workers
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-#: A stage is not needed when the user brings all tables of one of these groups.
-_REPLACED_BY: dict[str, tuple[tuple[str, ...], ...]] = {
-    "mine-pairs": (("item_pairs", "id_vectors"),),
-    "train-alignment": (("item_embeddings",),),
-    "embed-catalog": (("item_embeddings",),),
-    "fit-codebooks": (("codebooks",), ("semantic_ids",)),
-    "assign-codes": (("semantic_ids",),),
-    "build-samples": (("ranking_samples",),),
-}
 
 
 def run_stage(
@@ -43,7 +32,7 @@ def run_stage(
     as_of: datetime | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Run one stage, or say why it need not run; returns its entry of summary.json.
+    """Run one stage unless it is replaced or up to date; returns its entry of summary.json.
 
     Raises:
         QarmError: the input cannot be used, a gate stopped the run, or rows do not add up. Nothing
@@ -51,9 +40,8 @@ def run_stage(
     """
     lake = Lake(spark, config.lake)
     brought = set(config.external.tables)
-    groups = _REPLACED_BY.get(stage.name, ())
-    if replaced := next((names for names in groups if brought >= set(names)), None):
-        progress.say(f"{stage.name}: not needed, you bring {', '.join(replaced)}")
+    if replaced := next((names for names in stage.replaced_by if brought >= set(names)), None):
+        progress.say(f"{stage.name}: not needed, since you bring {', '.join(replaced)}")
         return summary.skipped(stage.name, "external")
     context = _context(stage, config, spark, lake, as_of)
     before = manifest.find(lake.root, stage.name)
@@ -62,17 +50,17 @@ def run_stage(
         _check_published(stage, config, lake.root, before.result.get("metrics", []))
         return {**before.result, "status": "skipped"}
     progress.say(f"{stage.name}: {stage.summary}")
-    start_workers(spark)
     started = time.monotonic()
-    with PeakMemory() as memory:
+    with PeakMemory() as memory, plain_errors():
+        own_tables.adopt_inputs(context, stage)
         result = stage.load()(context)
     for ledger in result.ledgers:
         ledger.close(stage.name)
     metrics = [asdict(metric) for metric in result.metrics]
     _check_metric_gates(
-        config, metrics, "Nothing was published, the tables of the run before stand"
+        config, metrics, "Nothing was published; the tables of the previous run remain valid"
     )
-    if stage.name == "evaluate":  # all metrics that a gate can name are there now
+    if stage.completes_metrics:
         _check_gate_names(config, lake.root, metrics)
     entry = summary.entry(
         stage.name, context, result, time.monotonic() - started, memory.peak_bytes
@@ -132,29 +120,26 @@ def _context(
     context.run_id = fingerprint(
         stage.name, config_hash, version, str(as_of), _input_marks(stage, config, context)
     )
-    context.inputs.clear()  # only what the stage really reads belongs into its lineage
     return context
 
 
 def _input_marks(stage: Stage, config: Config, context: Context) -> dict[str, Any]:
-    """What the result depends on beside config and code: files, table versions, artifacts."""
+    """What the result depends on besides settings and code: files, table versions, artifacts."""
     marks: dict[str, Any] = {}
-    if stage.name == "ingest":
-        sources = [*config.log.path, *config.items.path]
-        sources += [uri for uris in config.split.files.values() for uri in uris]
-        marks["sources"] = {uri: files.describe(uri) for uri in sources}
+    if stage.reads_sources:
+        marks["sources"] = {uri: files.describe(uri) for uri in config.source_uris()}
     for name in (*stage.inputs, *stage.optional_inputs):
-        if name in stage.outputs:
-            continue
         if context.is_external(name):
             uri = config.external.tables[name]
             marks[name] = {"external": uri, "files": files.describe(uri)}
-        elif (ref := manifest.pinned(context.lake.root, name)) is not None:
-            marks[name] = ref.version
+        elif name not in stage.outputs:
+            ref = manifest.pinned(context.lake.root, name)
+            if ref is not None:
+                marks[name] = ref.version
     for artifact in stage.artifacts:
         owner, _, key = artifact.partition("/")
-        found = manifest.find(context.lake.root, owner)
-        marks[artifact] = found.artifacts.get(key, {}).get("version") if found else None
+        published = manifest.find(context.lake.root, owner)
+        marks[artifact] = published.artifacts.get(key, {}).get("version") if published else None
     return marks
 
 
@@ -165,18 +150,18 @@ def _gate_name(metric: Mapping[str, Any]) -> str:
 def _check_published(
     stage: Stage, config: Config, root: str, metrics: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Gates of metrics hold for a stage that need not run, too: they may have been edited."""
-    _check_metric_gates(config, metrics, "The run is published, and was not made again")
-    if stage.name == "evaluate":
+    """Check the metric gates of a stage that is up to date: the gates may have been edited."""
+    _check_metric_gates(config, metrics, "The run stays published and was not repeated")
+    if stage.completes_metrics:
         _check_gate_names(config, root, metrics)
 
 
 def _check_gate_names(config: Config, root: str, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ConfigError for a metric gate that no metric answers to: it would never stop a run."""
-    found = [*metrics]
+    """Raise ConfigError for a gate that matches no metric: it would never stop a run."""
+    known = [*metrics]
     for published in manifest.all_of(root).values():
-        found += published.result.get("metrics", [])
-    names = {_gate_name(metric) for metric in found if metric["slice"] == "all"}
+        known += published.result.get("metrics", [])
+    names = {_gate_name(metric) for metric in known if metric["slice"] == "all"}
     for gate in config.gates.min_metric:
         if gate not in names:
             near = difflib.get_close_matches(gate, names, n=3)
@@ -196,5 +181,5 @@ def _check_metric_gates(
         if metric["slice"] == "all" and least is not None and not metric["value"] >= least:
             raise GateError(
                 f"gates.min_metric: {name} is {metric['value']:.4f}, below {least}. {consequence}. "
-                "Look at what changed in the input (qarm lineage), or lower the gate"
+                "Check what changed in the input (qarm lineage), or lower the gate"
             )

@@ -1,4 +1,4 @@
-"""The eleven stages, in order: what each reads, writes, and is configured by."""
+"""The eleven stages in order: what each reads and writes, and which settings it depends on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from qarm.errors import ConfigError
 
 if TYPE_CHECKING:
     from qarm.config import Config
+    from qarm.ledger import StageResult
     from qarm.pipeline.context import Context
-    from qarm.pipeline.result import StageResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,7 @@ class Stage:
     """One line for --help."""
     module: str
     sections: tuple[str, ...]
-    """Configuration sections, or single settings of one (section.name), whose change makes the
-    stage run again."""
+    """Sections, or single settings (section.name), whose change makes the stage run again."""
     inputs: tuple[str, ...]
     """Tables read."""
     outputs: tuple[str, ...]
@@ -34,7 +33,13 @@ class Stage:
     artifacts: tuple[str, ...] = ()
     """Artifacts of other stages read, as "stage/name"."""
     optional_inputs: tuple[str, ...] = ()
-    """Tables read if they are there."""
+    """Tables read if they exist."""
+    replaced_by: tuple[tuple[str, ...], ...] = ()
+    """Groups of tables: where the user brings all tables of a group, the stage is not needed."""
+    reads_sources: bool = False
+    """Whether it reads the user's files (``Config.source_uris``)."""
+    completes_metrics: bool = False
+    """Whether every metric that a gate can name exists once this stage has run."""
 
     def load(self) -> Callable[[Context], StageResult]:
         """The stage's function."""
@@ -43,19 +48,19 @@ class Stage:
 
     def settings(self, config: Config) -> dict[str, Any]:
         """The part of ``config`` that the result depends on, as JSON values."""
-        found: dict[str, Any] = {}
+        values_by_name: dict[str, Any] = {}
         for name in self.sections:
             section, _, setting = name.partition(".")
             values = getattr(config, section).model_dump(mode="json")
-            found[name] = values[setting] if setting else values
-        return found
+            values_by_name[name] = values[setting] if setting else values
+        return values_by_name
 
 
-#: What a training's result depends on: not on where it runs, nor on how often it is saved. Ranks
-#: share the same steps, so that a stopped run goes on with another number of them.
+#: Settings that a training's result depends on. The number of ranks is not among them: a stopped
+#: training resumes with another number of ranks, since all ranks share the same steps.
 _TRAINING = ("loader.shards", "loader.shuffle_rows", "training.mixed_precision")
 
-#: Settings of section codes that only assign-codes looks at: others make a codebook another one.
+#: Settings of section codes that assign-codes alone reads; the others change the codebook.
 _ASSIGN_ONLY = (
     *("keep_old_codes", "resolve_capacity", "vq_exact_anchors", "vq_index_probes"),
     *("drift_max_error_ratio", "drift_max_usage_shift", "drift_max_dead"),
@@ -73,6 +78,7 @@ STAGES: tuple[Stage, ...] = (
         ),
         inputs=(),
         outputs=("items", "users", "interactions", "event_splits", "quarantine"),
+        reads_sources=True,
     ),
     Stage(
         name="mine-pairs",
@@ -86,6 +92,8 @@ STAGES: tuple[Stage, ...] = (
             *("itemcf_user_counts", "itemcf_user_lists"),
             *("u2i_days", "u2i_counted", "swing_scored", "swing_items"),
         ),
+        optional_inputs=("id_vectors",),
+        replaced_by=(("item_pairs", "id_vectors"),),
     ),
     Stage(
         name="train-alignment",
@@ -94,6 +102,8 @@ STAGES: tuple[Stage, ...] = (
         sections=("encoder", "alignment", *_TRAINING),
         inputs=("items", "item_pairs", "event_splits"),
         outputs=("item_features", "alignment_pairs"),
+        optional_inputs=("item_features",),
+        replaced_by=(("item_embeddings",),),
     ),
     Stage(
         name="embed-catalog",
@@ -103,6 +113,8 @@ STAGES: tuple[Stage, ...] = (
         inputs=("items",),
         outputs=("item_features", "item_embeddings"),
         artifacts=("train-alignment/encoder",),
+        optional_inputs=("item_features",),
+        replaced_by=(("item_embeddings",),),
     ),
     Stage(
         name="fit-codebooks",
@@ -112,6 +124,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("item_embeddings",),
         outputs=("codebooks",),
         optional_inputs=("items", "event_splits"),
+        replaced_by=(("codebooks",), ("semantic_ids",)),
     ),
     Stage(
         name="assign-codes",
@@ -122,6 +135,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=("semantic_ids",),
         artifacts=("fit-codebooks/codebook",),
         optional_inputs=("items",),
+        replaced_by=(("semantic_ids",),),
     ),
     Stage(
         name="quality",
@@ -139,6 +153,7 @@ STAGES: tuple[Stage, ...] = (
         sections=("samples", "loader.shards"),
         inputs=("items", "interactions", "event_splits"),
         outputs=("ranking_samples",),
+        replaced_by=(("ranking_samples",),),
     ),
     Stage(
         name="train-ranker",
@@ -155,6 +170,7 @@ STAGES: tuple[Stage, ...] = (
         sections=("evaluation", "pairs"),
         inputs=("predictions", "interactions", "event_splits", "item_embeddings"),
         outputs=("metrics",),
+        completes_metrics=True,
         optional_inputs=("item_pairs", "id_vectors", "item_features", "semantic_ids", "items"),
     ),
     Stage(
@@ -173,12 +189,12 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 
 
 def stage(name: str) -> Stage:
-    """The stage of that name (``-`` and ``_`` are the same).
+    """The stage of that name (``-`` and ``_`` are equivalent).
 
     Raises:
-        ConfigError: there is none; names those that are.
+        ConfigError: there is none; lists the names.
     """
-    found = BY_NAME.get(name.replace("_", "-"))
-    if found is None:
+    by_name = BY_NAME.get(name.replace("_", "-"))
+    if by_name is None:
         raise ConfigError(f"no stage {name!r}; stages: {', '.join(BY_NAME)}")
-    return found
+    return by_name

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qarm import progress
 from qarm.config import Config
 from qarm.lake import files
-from qarm.pipeline.result import StageResult
+from qarm.ledger import StageResult
 from qarm.pipeline.stages import STAGES
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from qarm.cli import guarded
-from qarm.errors import InputError
+from qarm.errors import InputError, guarded
 from qarm.lake import files
 
 #: Captions of what is shown, by their beginnings, in order.

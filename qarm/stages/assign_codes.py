@@ -13,13 +13,12 @@ from qarm.codes.codebook import Codebook, lists_to_matrix, matrix_to_lists
 from qarm.codes.drift import check_drift
 from qarm.codes.recode import TABLE, Plan, plan_recode
 from qarm.codes.resolve import measure_resolved, resolve
-from qarm.codes.sources import encoder_versions, load_codebook, plain_errors
-from qarm.errors import InputError
+from qarm.codes.sources import encoder_versions, load_codebook
+from qarm.errors import InputError, plain_errors
 from qarm.ingest.times import micros_of
 from qarm.lake.caching import Keeper
 from qarm.lake.scan import map_files
-from qarm.pipeline.result import Ledger, Metric, StageResult
-from qarm.session import narrow_rows
+from qarm.ledger import Ledger, Metric, StageResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,8 +32,6 @@ _CODED = (
     "rq array<int>, vq array<int>"
 )
 _FILE_COLUMNS = ("item_id", "item_idx", "content_hash", "vector", "encoder_version")
-_ROW_BYTES = 512
-"""What a row of item_embeddings has beside its vector, ids and hashes, and room to spare."""
 _RECALL_ROWS = 2000
 """Items that the recall of the approximate index is measured on."""
 
@@ -71,8 +68,7 @@ def run(context: Context) -> StageResult:
     probes = None if exact else settings.vq_index_probes
     moved: list[Ledger] = []
     artifacts = {}
-    narrow = narrow_rows(context.spark, _ROW_BYTES + 4 * codebook.dimensions)
-    with plain_errors(), narrow, Keeper() as keep:
+    with plain_errors(), Keeper() as keep:
         if _may_read_files(context, plan, versions[encoder]):
             coder = partial(_code, broadcast, vq_k, probes, encoder)
             coded = map_files(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qarm.errors import InputError, RowsLostError
 from qarm.ingest.parts import training_parts
 from qarm.lake.caching import Keeper
-from qarm.pipeline.own_tables import check_own_splits
-from qarm.pipeline.result import Ledger, StageResult
+from qarm.ledger import Ledger, StageResult
 from qarm.ranking import history, negatives, order_only, rates, samples
 from qarm.training.writer import FixedList, write_training_table
 from schemas import ranking_samples
@@ -31,7 +30,6 @@ def run(context: Context) -> StageResult:
     config = context.config.samples
     labels = label_names(context)
     train_parts = training_parts(context.facts("ingest"))
-    check_own_splits(context)
     with Keeper() as keep:
         events = keep(
             samples.prepare_events(

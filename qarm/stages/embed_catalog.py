@@ -13,14 +13,13 @@ from qarm.encoders.feature_cache import (
     as_lists,
     fetch_contents,
     live_items,
-    plain_errors,
     update_features,
 )
 from qarm.encoders.fusion import ATTRIBUTES, ItemBatch, ItemEncoder
 from qarm.encoders.hashing import attribute_buckets
-from qarm.errors import InputError
+from qarm.errors import InputError, plain_errors
 from qarm.lake.tables import TableRef
-from qarm.pipeline.result import Ledger, StageResult
+from qarm.ledger import Ledger, StageResult
 from schemas import item_embeddings
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from qarm.evaluation.recall import recall_metrics
 from qarm.evaluation.sample_slices import SLICES, head_threshold
 from qarm.ingest.parts import training_parts, with_part
 from qarm.lake import manifest
-from qarm.pipeline.result import Ledger, Metric, StageResult
+from qarm.ledger import Ledger, Metric, StageResult
 from schemas import metrics as metrics_table
 
 if TYPE_CHECKING:

@@ -17,12 +17,12 @@ from qarm.codes.refresh import begin
 from qarm.codes.residual import ResidualFit, fit_residual
 from qarm.codes.sampling import sample_by_hash
 from qarm.codes.seeding import seeding_rows
-from qarm.codes.sources import KNOWN, LATER, encoder_versions, plain_errors, with_seen
-from qarm.errors import InputError
+from qarm.codes.sources import KNOWN, LATER, encoder_versions, with_seen
+from qarm.errors import InputError, plain_errors
 from qarm.kernels.nearest import Floats
 from qarm.lake import files
 from qarm.lake.tables import TableRef
-from qarm.pipeline.result import Ledger, Metric, StageResult
+from qarm.ledger import Ledger, Metric, StageResult
 from schemas import codebooks
 
 if TYPE_CHECKING:

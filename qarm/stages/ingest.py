@@ -17,8 +17,8 @@ from qarm.ingest import catalog, gates, log, merge, registry, splits, statistics
 from qarm.ingest.content import CONTENT
 from qarm.ingest.expressions import explained
 from qarm.lake.caching import Keeper
-from qarm.pipeline.result import Ledger, StageResult
-from schemas import event_splits, interactions, items, quarantine, users
+from qarm.ledger import Ledger, StageResult
+from schemas import Table, event_splits, interactions, items, quarantine, users
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -181,13 +181,13 @@ def _write(context: Context, judged: _Judged, keep: Keeper) -> StageResult:
 
     registry.check_unchanged(context.lake, known)
     changed_users = registry.user_changes(seen_users, known, judged.user_type, keep)
-    registry.commit(context, users.TABLE, changed_users, known, "s.first_seen < t.first_seen")
+    _commit(context, users.TABLE, changed_users, known, "s.first_seen < t.first_seen")
     changed_items = registry.item_changes(catalog_now, seen_items, known, keep)
     if not config.items.from_log:
         changed_items = changed_items.unionByName(
             registry.items_removed(catalog_now, known.items, as_of)
         )
-    registry.commit(context, items.TABLE, changed_items, known, "true")
+    _commit(context, items.TABLE, changed_items, known, "true")
     indexed = table_rows.with_indices(events, context.table("users"), context.table("items"))
     labels = [config.log.positive, *(n for n in config.log.labels if n != config.log.positive)]
     context.overwrite(
@@ -224,6 +224,19 @@ def _write(context: Context, judged: _Judged, keep: Keeper) -> StageResult:
         "log": log_statistics,
     }
     return StageResult(ledgers=ledgers, facts=facts)
+
+
+def _commit(
+    context: Context, table: Table, changes: DataFrame, known: registry.Known, update_when: str
+) -> None:
+    """MERGE ``changes`` into the table; without any, its version stays as it is."""
+    version = known.versions[table.name]
+    if version < 0:
+        context.overwrite(table, changes)
+    elif changes.isEmpty():
+        context.pin(table, version)
+    else:
+        context.merge(table, changes, update_when=update_when)
 
 
 def _log_statistics(

@@ -11,6 +11,7 @@ from qarm.errors import ConfigError, GateError, InputError
 from qarm.ingest.parts import mining_events, mining_parts
 from qarm.ingest.times import from_micros, micros_of
 from qarm.lake.caching import Keeper
+from qarm.ledger import Ledger, Metric, StageResult
 from qarm.pairs.filters import filter_pairs, is_active, needs_features
 from qarm.pairs.id_vectors import train_id_vectors
 from qarm.pairs.itemcf import itemcf_mass_lost
@@ -20,8 +21,6 @@ from qarm.pairs.swing import mine_swing, swing_mass_lost
 from qarm.pairs.swing_touched import score_touched
 from qarm.pairs.u2i_days import find_changed
 from qarm.pairs.user2item import cap_user2item, mine_user2item, pair_user2item, user_pairs
-from qarm.pipeline.own_tables import check_own_splits
-from qarm.pipeline.result import Ledger, Metric, StageResult
 from schemas import id_vectors as id_vectors_schema
 from schemas import item_pairs as item_pairs_schema
 from schemas import u2i_days
@@ -43,7 +42,6 @@ def run(context: Context) -> StageResult:
         ConfigError: pairs.sources is empty.
     """
     with Keeper() as kept:
-        check_own_splits(context)
         mined = kept(
             mining_events(
                 context.table("interactions"), context.table("event_splits"), _parts(context)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qarm import __version__
 from qarm.lake import files, manifest
 from qarm.lake.manifest import Manifest
-from qarm.pipeline.result import Ledger, StageResult
+from qarm.ledger import Ledger, StageResult
 from qarm.pipeline.stages import STAGES
 from qarm.report import aggregates, code_section, sections
 from qarm.report import figures as numbers

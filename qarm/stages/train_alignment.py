@@ -20,7 +20,7 @@ from qarm.encoders.feature_cache import FeatureUpdate, live_items, update_featur
 from qarm.encoders.fusion import ATTRIBUTES
 from qarm.errors import ConfigError, InputError
 from qarm.lake.files import remove_tree
-from qarm.pipeline.result import Ledger, Metric, StageResult
+from qarm.ledger import Ledger, Metric, StageResult
 from qarm.training.launch import launch
 from qarm.training.settings import fit_settings, launch_settings
 from qarm.training.writer import write_training_table

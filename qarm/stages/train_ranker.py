@@ -9,7 +9,7 @@ from qarm.codes.sources import load_codebook
 from qarm.config import fingerprint
 from qarm.errors import InputError, RowsLostError
 from qarm.lake import files
-from qarm.pipeline.result import Ledger, Metric, StageResult
+from qarm.ledger import Ledger, Metric, StageResult
 from qarm.ranking import floor
 from qarm.ranking.model import CONTENT
 from qarm.ranking.trials import repeatable

@@ -8,6 +8,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from qarm.errors import InputError
+from qarm.pipeline import own_tables
 from qarm.pipeline.context import Context
 from qarm.stages.train_alignment import _write_pairs
 from tests.lakes.alignment import ITEMS, catalogue
@@ -32,6 +33,7 @@ def test_pairs_of_the_users_own_are_trained_on(
         external={"tables": {"item_pairs": path}},
         alignment={"valid_share": 0.1},
     )
+    own_tables.adopt(context)
     ledger, files = _write_pairs(context)
     assert ledger.rows_in == ITEMS + 1
     assert ledger.dropped["removed_item"] == 1

@@ -8,8 +8,7 @@ import pytest
 from qarm.codes import fit_table
 from qarm.codes.fit_table import fit_residual_table
 from qarm.codes.residual import fit_residual
-from qarm.codes.sources import plain_errors
-from qarm.errors import InputError
+from qarm.errors import InputError, plain_errors
 
 pytestmark = pytest.mark.spark
 

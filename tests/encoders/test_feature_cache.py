@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from qarm.encoders.feature_cache import plain_errors, update_features
+from qarm.encoders.feature_cache import update_features
 from qarm.errors import InputError
+from qarm.pipeline import own_tables
 from qarm.pipeline.context import Context
 from schemas import TABLES
 from tests.lakes.encoders import item, png
@@ -111,16 +112,7 @@ def test_own_features(
         encoder={"modalities": ["text"]},
         external={"tables": {"item_features": str(tmp_path / "own")}},
     )
+    own_tables.adopt(context)
     update = update_features(context)
     assert update.backbones == {"text": "mine"}
     assert update.dimensions == {"text": 3}
-
-
-def test_errors_of_tasks_arrive_as_themselves(spark: SparkSession) -> None:
-    def fail(batches: Any) -> Any:
-        raise InputError("the text backbone gave NaN: see above")
-
-    with pytest.raises(InputError, match=r"^the text backbone gave NaN: see above"), plain_errors():
-        spark.range(3).mapInArrow(fail, "id bigint").collect()
-    with pytest.raises(Exception, match="division by zero"), plain_errors():
-        spark.range(3).mapInArrow(lambda batches: [1 / 0], "id bigint").collect()

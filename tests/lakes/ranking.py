@@ -14,8 +14,8 @@ from qarm.codes.codebook import Codebook
 from qarm.config import Config
 from qarm.lake import manifest
 from qarm.lake.tables import Lake
+from qarm.ledger import StageResult
 from qarm.pipeline.context import Context
-from qarm.pipeline.result import StageResult
 from schemas import TABLES
 
 START = datetime(2024, 3, 30, 23, 59, 50)  # so that the log crosses a day

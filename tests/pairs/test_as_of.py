@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 
 from qarm.errors import InputError
 from qarm.pairs.itemcf_days import plan_days
+from qarm.pipeline import own_tables
 from qarm.stages.mine_pairs import run
 
 from .reference import EPOCH, Event, random_log
@@ -42,7 +43,7 @@ def lake_of(make_context, spark, tmp_path):
         itemcf = itemcf or {}
         more = {"incremental": incremental}
         own = more if "counts" in itemcf else {}
-        return make_context(
+        context = make_context(
             "mine-pairs",
             lake=str(tmp_path / name),
             pairs={
@@ -54,6 +55,8 @@ def lake_of(make_context, spark, tmp_path):
             },
             external={"tables": {"id_vectors": vectors}},
         )
+        own_tables.adopt(context)
+        return context
 
     return make
 

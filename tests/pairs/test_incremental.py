@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from qarm.errors import ConfigError
+from qarm.pipeline import own_tables
 from qarm.stages.mine_pairs import run
 from schemas import items
 
@@ -56,6 +57,7 @@ def test_nights_with_late_events_takedowns_and_backfill_equal_a_recompute(
     log = spread(random_log(8, users=20, items=12, events=220), 60)
     own = {"pairs": SETTINGS, "external": {"tables": {"id_vectors": vectors}}}
     context = make_context("mine-pairs", **own)
+    own_tables.adopt(context)
 
     def night(events: list[Event], day: int) -> tuple[int, int, int]:
         """Users whose triggers, items whose Swing scores and days whose pairs were counted."""

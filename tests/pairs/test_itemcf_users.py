@@ -16,6 +16,7 @@ from qarm.pairs import itemcf_users
 from qarm.pairs.itemcf import mine_itemcf
 from qarm.pairs.itemcf_users import stream_terms
 from qarm.pairs.lists import LatestEvents
+from qarm.pipeline import own_tables
 from qarm.stages.mine_pairs import run
 from schemas import itemcf_user_lists, items
 
@@ -154,7 +155,7 @@ def lake_of(make_context, spark, tmp_path):
     spark.createDataFrame(rows, "item_idx long, vector array<double>").write.parquet(vectors)
 
     def make(name: str, **itemcf):
-        return make_context(
+        context = make_context(
             "mine-pairs",
             lake=str(tmp_path / name),
             pairs={
@@ -164,6 +165,8 @@ def lake_of(make_context, spark, tmp_path):
             },
             external={"tables": {"id_vectors": vectors}},
         )
+        own_tables.adopt(context)
+        return context
 
     return make
 

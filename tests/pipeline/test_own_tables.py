@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from qarm.errors import InputError, RowsLostError, SchemaError
+from qarm.errors import InputError, MissingStageError, RowsLostError, SchemaError
 from qarm.lake import manifest
 from qarm.lake.tables import Lake
-from qarm.pipeline import own_tables
+from qarm.pipeline import own_rows, own_tables
 from qarm.pipeline.context import Context
+from qarm.pipeline.stages import stage
 from schemas import TABLES, ranking_samples
 
 pytestmark = pytest.mark.spark
@@ -47,12 +48,15 @@ def catalogue(spark: SparkSession, lake: Lake) -> None:
 
 @pytest.fixture
 def bring(make_context: Callable[..., Context], tmp_path) -> Bring:
-    """Context of a stage for which ``df`` is the user's table ``name``."""
+    """Context of a stage for which ``df`` is the user's table ``name``, adopted or not yet."""
 
-    def write(name: str, df: DataFrame) -> Context:
+    def write(name: str, df: DataFrame, adopted: bool = True) -> Context:
         path = str(tmp_path / f"own-{name}")
         df.write.mode("overwrite").parquet(path)
-        return make_context("test", external={"tables": {name: path}})
+        context = make_context("test", external={"tables": {name: path}})
+        if adopted:
+            own_tables.adopt(context)
+        return context
 
     return write
 
@@ -160,12 +164,13 @@ def test_unknown_users_are_named(spark, catalogue, bring: Bring) -> None:
 
 def test_rows_that_get_lost_stop_the_run(spark, catalogue, bring: Bring, monkeypatch) -> None:
     df = spark.createDataFrame([(0, 1), (2, 1)], "trigger int, target int")
-    context = bring("item_pairs", df)
+    context = bring("item_pairs", df, adopted=False)
     conform = own_tables.conform
     with monkeypatch.context() as patch:
         patch.setattr(own_tables, "conform", lambda df, *more: conform(df, *more).limit(1))
         with pytest.raises(RowsLostError, match=r"all 2 rows of item_pairs .* seen 1"):
-            context.table("item_pairs")
+            own_tables.adopt(context)
+    own_tables.adopt(context)
     assert context.table("item_pairs").count() == 2  # the short copy is not taken later
 
 
@@ -176,9 +181,23 @@ def test_what_could_not_be_checked_is_checked_once_there_are_items(
     context = bring("item_pairs", df)
     assert context.table("item_pairs").count() == 2  # nothing to check against
     request.getfixturevalue("catalogue")
-    context.inputs.clear()
     with pytest.raises(InputError, match=r"target are not in items, such as \[9\]"):
-        context.table("item_pairs")
+        own_tables.adopt(context)
+
+
+def test_reading_copies_nothing_and_needs_a_declaration(spark, catalogue, bring: Bring) -> None:
+    df = spark.createDataFrame([(0, 1)], "trigger int, target int")
+    context = bring("item_pairs", df, adopted=False)
+    with pytest.raises(LookupError, match="stage test reads item_pairs, which is not among its"):
+        context.find("item_pairs")
+    own_tables.adopt_inputs(context, stage("evaluate"))  # item_pairs is one of its inputs
+    assert context.ref("item_pairs").path.endswith("external_item_pairs")
+
+
+def test_ids_without_a_catalogue_name_the_stage_to_run(spark, bring: Bring) -> None:
+    df = spark.createDataFrame([("a", "b")], "trigger_item_id string, target_item_id string")
+    with pytest.raises(MissingStageError, match=r"trigger_item_id .* no table items; run stage in"):
+        bring("item_pairs", df)
 
 
 def test_items_of_the_users_own_are_not_looked_up_in_themselves(spark, bring: Bring) -> None:
@@ -189,7 +208,7 @@ def test_items_of_the_users_own_are_not_looked_up_in_themselves(spark, bring: Br
 
 def test_schema_of_samples_is_that_of_their_labels() -> None:
     table = ranking_samples.TABLE
-    assert own_tables._with_labels(table, ["label_a", "x"]) == ranking_samples.table(["a"])
-    assert own_tables._with_labels(table, ["x"]) is table
+    assert own_rows.with_labels(table, ["label_a", "x"]) == ranking_samples.table(["a"])
+    assert own_rows.with_labels(table, ["x"]) is table
     other = TABLES["items"]
-    assert own_tables._with_labels(other, ["label_a"]) is other
+    assert own_rows.with_labels(other, ["label_a"]) is other

@@ -12,8 +12,8 @@ import pytest
 from qarm.config import Config
 from qarm.errors import ConfigError, GateError, MissingStageError, RowsLostError
 from qarm.lake import manifest
+from qarm.ledger import Ledger, Metric, StageResult
 from qarm.pipeline import lineage, runner, summary
-from qarm.pipeline.result import Ledger, Metric, StageResult
 from qarm.pipeline.stages import STAGES, Stage
 from schemas import id_vectors, metrics
 
@@ -95,7 +95,7 @@ def test_an_edited_gate_runs_nothing_again_and_still_holds(spark, config, monkey
         gates = config.gates.model_copy(update={"min_metric": {"auc/base/test": least}})
         runner.run_stage(stage, config.model_copy(update={"gates": gates}), spark)
     gates = config.gates.model_copy(update={"min_metric": {"auc/base/test": 0.7}})
-    with pytest.raises(GateError, match=r"below 0\.7\. The run is published"):
+    with pytest.raises(GateError, match=r"below 0\.7\. The run stays published"):
         runner.run_stage(stage, config.model_copy(update={"gates": gates}), spark)
     assert len(calls) == 1
 
@@ -133,7 +133,7 @@ def test_new_input_version_runs_the_reader_again(spark, config, monkeypatch) -> 
 
 def test_missing_input_names_the_table(spark, config) -> None:
     mine = next(stage for stage in STAGES if stage.name == "evaluate")
-    with pytest.raises(MissingStageError, match=r"needs table \w+, which nobody has published"):
+    with pytest.raises(MissingStageError, match=r"needs table \w+, which no stage has published"):
         runner.run_stage(mine, config, spark)
 
 
@@ -149,7 +149,13 @@ def test_external_table_takes_the_place_of_a_stage(spark, config, tmp_path, monk
         rows.extend(r.asDict() for r in context.table("id_vectors").collect())
         return StageResult(ledgers=[Ledger(name="rows", rows_in=1, rows_out=1)])
 
-    runner.run_stage(_stage(monkeypatch, "two", read, inputs=("id_vectors",)), config, spark)
+    reader = _stage(monkeypatch, "two", read, inputs=("id_vectors",))
+    runner.run_stage(reader, config, spark)
+    spark.sql("SELECT 4L item_idx, array(3.0D, 2.0D) vector").write.mode("overwrite").parquet(path)
+    assert runner.run_stage(reader, config, spark)["status"] == "done"  # another file, another run
+    assert [row["vector"] for row in rows] == [[1.0, 2.0], [3.0, 2.0]]
+    unneeded = _stage(monkeypatch, "one", read, replaced_by=(("id_vectors",),))
+    assert runner.run_stage(unneeded, config, spark)["status"] == "external"
     assert rows[0]["vector"] == [1.0, 2.0]
     assert rows[0]["model"].startswith("user-")
 
@@ -187,7 +193,9 @@ def test_ledger_counts_added_rows() -> None:
 def test_a_metric_gate_that_names_no_metric_is_an_error(spark, config, monkeypatch) -> None:
     gates = {"min_metric": {"auc/bas/test": 0.5}}
     config = config.model_copy(update={"gates": config.gates.model_validate(gates)})
-    evaluate = _stage(monkeypatch, "evaluate", _writer(), outputs=("id_vectors",))
+    evaluate = _stage(
+        monkeypatch, "evaluate", _writer(), outputs=("id_vectors",), completes_metrics=True
+    )
     with pytest.raises(ConfigError, match=r"'auc/bas/test' .*did you mean auc/base/test"):
         runner.run_stage(evaluate, config, spark)
     assert manifest.find(config.lake, "evaluate") is None

@@ -10,8 +10,8 @@ from pyspark.sql import DataFrame
 
 from qarm.config import Samples
 from qarm.errors import InputError
+from qarm.ledger import Ledger, StageResult
 from qarm.pipeline.context import Context
-from qarm.pipeline.result import Ledger, StageResult
 from qarm.ranking import samples
 from qarm.stages import build_samples
 from tests.lakes.ranking import START_SECOND, context_on, publish_log, random_log, tables

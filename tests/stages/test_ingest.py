@@ -16,8 +16,8 @@ from qarm.errors import ConfigError, GateError, InputError
 from qarm.ingest import parts
 from qarm.ingest.times import parse_iso
 from qarm.lake.tables import Lake
+from qarm.ledger import StageResult
 from qarm.pipeline.context import Context
-from qarm.pipeline.result import StageResult
 from qarm.stages import ingest
 
 pytestmark = pytest.mark.spark

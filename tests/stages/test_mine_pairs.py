@@ -6,6 +6,8 @@ import pytest
 from pyspark.sql import functions as F
 
 from qarm.errors import ConfigError, GateError, InputError
+from qarm.pipeline import own_tables
+from qarm.pipeline.stages import stage
 from qarm.stages.mine_pairs import run
 
 from . import reference
@@ -94,7 +96,7 @@ def test_own_splits_must_name_a_part_for_every_event(make_context, fill, spark, 
     fill(context, log)
     del context.outputs["event_splits"]
     with pytest.raises(InputError, match=r"1 events of interactions have no row .*'item_idx': 2"):
-        run(context)
+        own_tables.adopt_inputs(context, stage("mine-pairs"))
 
 
 def test_tables_of_the_user_take_the_place_of_ours(make_context, fill, spark, tmp_path):
@@ -110,6 +112,7 @@ def test_tables_of_the_user_take_the_place_of_ours(make_context, fill, spark, tm
         external={"tables": {"id_vectors": vectors}},
     )
     fill(context, log)
+    own_tables.adopt(context)
     result = run(context)
     assert set(of_source(context, "u2i")) == {(1, 2), (1, 3)}  # 3 is nearer to 1 than to 2
     assert "id_vectors" not in context.outputs

@@ -1,4 +1,4 @@
-"""What a stage returns: rows that add up, metrics, artifacts."""
+"""What a stage returns: row counts that add up, metrics, artifacts and facts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qarm.errors import RowsLostError
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """Rows in, rows out and where the rest went."""
+    """Rows read, rows written, and why the others were dropped."""
 
     name: str
     """What is counted, such as "log lines"."""
@@ -19,7 +19,7 @@ class Ledger:
     dropped: dict[str, int] = field(default_factory=dict)
     """Reason -> rows."""
     added: dict[str, int] = field(default_factory=dict)
-    """Reason -> rows that the stage made itself, such as sampled negatives."""
+    """Reason -> rows that the stage generated, such as sampled negatives."""
 
     def close(self, stage: str) -> None:
         """Raise RowsLostError unless rows in + added = rows out + dropped."""
@@ -34,7 +34,7 @@ class Ledger:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One figure; the columns of the metrics table that the runner does not know itself."""
+    """One figure: the columns of table metrics that the stage fills; the runner adds the rest."""
 
     metric: str
     value: float
@@ -52,9 +52,9 @@ class StageResult:
     """What a stage returns to the runner, which checks, gates and publishes it."""
 
     ledgers: list[Ledger]
-    """The first one is the stage's own rows_in and rows_out in summary.json."""
+    """The first one gives rows_in and rows_out of the stage in summary.json."""
     metrics: list[Metric] = field(default_factory=list)
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name -> {uri, version, ...}."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Small facts for later stages and the report (JSON)."""
+    """Small JSON values that later stages and the report read."""
