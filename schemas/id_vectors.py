@@ -1,14 +1,15 @@
 """Behaviour vectors of items (ID embeddings), learnt on the mining period only."""
 
+from schemas.columns import ITEM_IDX, VECTOR
 from schemas.table import Table, col
 
 TABLE = Table(
     name="id_vectors",
     comment="One row an item of the mining period; similarity space of the User2Item trigger",
     columns=(
-        col("item_idx", "bigint", "items.item_idx"),
+        col(ITEM_IDX, "bigint", "items.item_idx"),
         col("model", "string", "als, or the name of the user's own model"),
-        col("vector", "array<float>", "ID embedding, not normalised"),
+        col(VECTOR, "array<float>", "ID embedding, not normalised"),
     ),
-    key=("item_idx",),
+    key=(ITEM_IDX,),
 )

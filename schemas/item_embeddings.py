@@ -1,18 +1,19 @@
 """Aligned item vectors."""
 
+from schemas.columns import CONTENT_HASH, ENCODER_VERSION, ITEM_ID, ITEM_IDX, VECTOR
 from schemas.table import CHANGE_FEED, Table, col
 
 TABLE = Table(
     name="item_embeddings",
     comment="One row an item of the catalogue and encoder",
     columns=(
-        col("item_id", "string", "items.item_id"),
-        col("item_idx", "bigint", "items.item_idx"),
-        col("encoder_version", "string", "Hash of the encoder artifact, or the user's name for it"),
-        col("content_hash", "string", "items.content_hash that was encoded"),
+        col(ITEM_ID, "string", "items.item_id"),
+        col(ITEM_IDX, "bigint", "items.item_idx"),
+        col(ENCODER_VERSION, "string", "Hash of the encoder artifact, or the user's name for it"),
+        col(CONTENT_HASH, "string", "items.content_hash that was encoded"),
         col("modalities", "array<string>", "Modalities present; empty: no content at all"),
-        col("vector", "array<float>", "Aligned vector of unit length"),
+        col(VECTOR, "array<float>", "Aligned vector of unit length"),
     ),
-    key=("item_id", "encoder_version"),
+    key=(ITEM_ID, ENCODER_VERSION),
     properties=CHANGE_FEED,
 )

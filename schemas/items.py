@@ -1,17 +1,18 @@
 """The catalogue."""
 
+from schemas.columns import CONTENT_HASH, FIRST_SEEN, ITEM_ID, ITEM_IDX, REMOVED_AT, SOURCE_TYPE
 from schemas.table import CHANGE_FEED, Table, col
 
 TABLE = Table(
     name="items",
     comment="One row an item that the catalogue or the log has ever named",
     columns=(
-        col("item_id", "string", "The source's own id, as text"),
-        col("item_idx", "bigint", "Dense, 0-based, append-only, never reused: what arrays use"),
-        col("first_seen", "timestamp", "First event (UTC); null: no event yet", nullable=True),
-        col("removed_at", "timestamp", "When it left the catalogue; null: present", nullable=True),
-        col("content_hash", "string", "SHA-256 of all content columns below"),
-        col("source_type", "string", "Type of the id in the source, such as bigint"),
+        col(ITEM_ID, "string", "The source's own id, as text"),
+        col(ITEM_IDX, "bigint", "Dense, 0-based, append-only, never reused: what arrays use"),
+        col(FIRST_SEEN, "timestamp", "First event (UTC); null: no event yet", nullable=True),
+        col(REMOVED_AT, "timestamp", "When it left the catalogue; null: present", nullable=True),
+        col(CONTENT_HASH, "string", "SHA-256 of all content columns below"),
+        col(SOURCE_TYPE, "string", "Type of the id in the source, such as bigint"),
         col("title", "string", "Short name for people; null: none", nullable=True),
         col("text", "string", "All text fields joined, for the encoder; null: none", nullable=True),
         col("image", "binary", "Encoded image (JPEG, PNG); null: none", nullable=True),
@@ -24,7 +25,7 @@ TABLE = Table(
             nullable=True,
         ),
     ),
-    key=("item_id",),
+    key=(ITEM_ID,),
     constraints={"item_idx_not_negative": "item_idx >= 0"},
     properties=CHANGE_FEED,
 )

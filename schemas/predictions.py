@@ -1,23 +1,35 @@
 """Scores of the ranker on held-out samples."""
 
+from schemas.columns import (
+    IS_REPEAT,
+    ITEM_IDX,
+    ITEM_TRAIN_EVENTS,
+    PART,
+    SAMPLE_ID,
+    SCORE,
+    SEED,
+    USER_IDX,
+    VARIANT,
+    WEIGHT,
+)
 from schemas.table import Table, col
 
 TABLE = Table(
     name="predictions",
     comment="One row a held-out sample, variant, seed and head",
     columns=(
-        col("sample_id", "bigint", "ranking_samples.sample_id"),
-        col("user_idx", "bigint", "users.user_idx"),
-        col("item_idx", "bigint", "items.item_idx"),
-        col("part", "string", "valid or test"),
-        col("variant", "string", "floor, base, vector, vq, rq or vq_rq"),
-        col("seed", "int", "Seed of the training"),
+        col(SAMPLE_ID, "bigint", "ranking_samples.sample_id"),
+        col(USER_IDX, "bigint", "users.user_idx"),
+        col(ITEM_IDX, "bigint", "items.item_idx"),
+        col(PART, "string", "valid or test"),
+        col(VARIANT, "string", "floor, base, vector, vq, rq or vq_rq"),
+        col(SEED, "int", "Seed of the training"),
         col("head", "string", "Name of the label"),
         col("label", "float", "0 or 1"),
-        col("score", "float", "Predicted probability"),
-        col("weight", "float", "ranking_samples.weight"),
-        col("is_repeat", "boolean", "ranking_samples.is_repeat"),
-        col("item_train_events", "bigint", "ranking_samples.item_train_events"),
+        col(SCORE, "float", "Predicted probability"),
+        col(WEIGHT, "float", "ranking_samples.weight"),
+        col(IS_REPEAT, "boolean", "ranking_samples.is_repeat"),
+        col(ITEM_TRAIN_EVENTS, "bigint", "ranking_samples.item_train_events"),
     ),
-    key=("sample_id", "variant", "seed", "head"),
+    key=(SAMPLE_ID, VARIANT, SEED, "head"),
 )

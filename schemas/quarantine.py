@@ -1,5 +1,6 @@
 """Rows that could not be used, each with its reason."""
 
+from schemas.columns import RUN_ID, SOURCE
 from schemas.table import Table, col
 
 TABLE = Table(
@@ -10,7 +11,7 @@ TABLE = Table(
         col("reason", "string", "Short name of the reason, such as null_user"),
         col("detail", "string", "What was seen; null: the reason says all", nullable=True),
         col("raw", "string", "The source row as JSON"),
-        col("source", "string", "File that the row came from"),
-        col("run_id", "string", "Run that put it here"),
+        col(SOURCE, "string", "File that the row came from"),
+        col(RUN_ID, "string", "Run that put it here"),
     ),
 )

@@ -2,6 +2,16 @@
 
 from collections.abc import Sequence
 
+from schemas.columns import (
+    IS_REPEAT,
+    ITEM_IDX,
+    ITEM_TRAIN_EVENTS,
+    PART,
+    SAMPLE_ID,
+    TS,
+    USER_IDX,
+    WEIGHT,
+)
 from schemas.table import Table, col
 
 
@@ -15,16 +25,16 @@ def table(labels: Sequence[str] = ("positive",), rates: bool = True) -> Table:
         name="ranking_samples",
         comment="One row an impression: observed, or a sampled negative",
         columns=(
-            col("sample_id", "bigint", "Hash of the impression's key; unique"),
-            col("user_idx", "bigint", "users.user_idx"),
-            col("item_idx", "bigint", "items.item_idx of the target"),
-            col("ts", "bigint", "Epoch seconds of the impression"),
+            col(SAMPLE_ID, "bigint", "Hash of the impression's key; unique"),
+            col(USER_IDX, "bigint", "users.user_idx"),
+            col(ITEM_IDX, "bigint", "items.item_idx of the target"),
+            col(TS, "bigint", "Epoch seconds of the impression"),
             *label_columns,
-            col("weight", "float", "Weight in the loss, above 0"),
-            col("part", "string", "train, valid or test"),
+            col(WEIGHT, "float", "Weight in the loss, above 0"),
+            col(PART, "string", "train, valid or test"),
             col("negative_kind", "string", "none (a positive), observed or sampled"),
-            col("is_repeat", "boolean", "Whether the user had the target before"),
-            col("item_train_events", "bigint", "Events of the target in mine and train"),
+            col(IS_REPEAT, "boolean", "Whether the user had the target before"),
+            col(ITEM_TRAIN_EVENTS, "bigint", "Events of the target in mine and train"),
             col("user_count", "float", "Events of the user before ts"),
             col("user_rate", "float", "Smoothed share of positives among them, as of ts"),
             col("item_count", "float", "Events of the target before ts (no times: out of fold)"),
@@ -37,9 +47,9 @@ def table(labels: Sequence[str] = ("positive",), rates: bool = True) -> Table:
             ),
             col("history_ts", "array<bigint>", "Their epoch seconds, padded with 0"),
         ),
-        key=("sample_id",),
+        key=(SAMPLE_ID,),
         # Ranks read the files of one part.
-        partition_by=("part",),
+        partition_by=(PART,),
         constraints={
             "part_known": "part IN ('mine', 'train', 'valid', 'test')",
             "negative_kind_known": "negative_kind IN ('none', 'observed', 'sampled')",

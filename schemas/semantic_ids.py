@@ -1,16 +1,17 @@
 """Semantic IDs of the whole catalogue."""
 
+from schemas.columns import CODEBOOK_ID, CONTENT_HASH, ENCODER_VERSION, ITEM_ID, ITEM_IDX
 from schemas.table import CHANGE_FEED, Table, col
 
 TABLE = Table(
     name="semantic_ids",
     comment="One row an item and codebook",
     columns=(
-        col("item_id", "string", "items.item_id"),
-        col("item_idx", "bigint", "items.item_idx"),
-        col("codebook_id", "string", "codebooks.codebook_id"),
-        col("encoder_version", "string", "item_embeddings.encoder_version"),
-        col("content_hash", "string", "item_embeddings.content_hash that was coded"),
+        col(ITEM_ID, "string", "items.item_id"),
+        col(ITEM_IDX, "bigint", "items.item_idx"),
+        col(CODEBOOK_ID, "string", "codebooks.codebook_id"),
+        col(ENCODER_VERSION, "string", "item_embeddings.encoder_version"),
+        col(CONTENT_HASH, "string", "item_embeddings.content_hash that was coded"),
         col("assigned_at", "timestamp", "The run's --as-of"),
         col("residual_error", "float", "Squared length of what is left after the last level"),
         col("rq", "array<int>", "Residual k-means code, 0-based, one number a level"),
@@ -22,7 +23,7 @@ TABLE = Table(
         ),
         col("vq", "array<int>", "Ids of the K nearest anchors, nearest first"),
     ),
-    key=("item_id", "codebook_id"),
+    key=(ITEM_ID, CODEBOOK_ID),
     # Statistics of what rows are looked up by; those of the other columns would only cost time.
     properties={**CHANGE_FEED, "delta.dataSkippingStatsColumns": "item_id,item_idx"},
 )

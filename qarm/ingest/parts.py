@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qarm.errors import InputError
+from schemas.columns import EVENT_KEY, ITEM_IDX, PART, TS, USER_IDX, WEIGHT
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 #: Parts in the order of time: mine_end <= train_end <= valid_end.
 PARTS = ("mine", "train", "valid", "test")
-#: What names an event in event_splits once ids are indices.
-EVENT_KEY = ("user_idx", "item_idx", "event", "ts")
 
 
 def mining_parts(splits_facts: Mapping[str, Any]) -> list[str]:
@@ -34,7 +33,7 @@ def training_parts(splits_facts: Mapping[str, Any]) -> list[str]:
 
 def with_part(interactions: DataFrame, event_splits: DataFrame) -> DataFrame:
     """``interactions`` with the column ``part``; events without a part are left out."""
-    parts = event_splits.select(*EVENT_KEY, "part")
+    parts = event_splits.select(*EVENT_KEY, PART)
     return interactions.join(parts, list(EVENT_KEY))
 
 
@@ -70,6 +69,6 @@ def mining_events(
     """Positive events of ``parts`` (``mining_parts``): (user_idx, item_idx, ts, seq, weight)."""
     from pyspark.sql import functions as F
 
-    wanted = event_splits.where(F.col("part").isin(*parts))
+    wanted = event_splits.where(F.col(PART).isin(*parts))
     events = with_part(interactions.where("positive"), wanted)
-    return events.select("user_idx", "item_idx", "ts", "seq", "weight")
+    return events.select(USER_IDX, ITEM_IDX, TS, "seq", WEIGHT)

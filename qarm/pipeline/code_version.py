@@ -1,4 +1,4 @@
-"""Version of the code behind a stage: the release, and a hash of the modules that it imports."""
+"""Version of the code behind a stage: the release and a hash of all modules that it imports."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from typing import Protocol, cast
 
 from qarm import __version__
 
-#: Modules whose effect on a result has its own mark: settings enter by their values (the
+#: Modules whose effect on a result is recorded elsewhere: settings enter by their values (the
 #: configuration hash), and the table of stages only names modules, tables and settings.
 _MARKED_ELSEWHERE = ("qarm.config", "qarm.pipeline.stages")
+#: The public face: it computes nothing, and names modules of all stages.
+_FACE = "qarm"
 _OURS = ("qarm", "schemas")
 _MODULE_NAME = re.compile(r"(?:qarm|schemas)(?:\.\w+)+")
 _RESOURCES = (".html", ".css", ".js")
@@ -26,10 +28,10 @@ class _SourceLoader(Protocol):
 
 
 def code_version(module: str) -> str:
-    """``<release>+<hash>`` over ``module`` and all modules of ours that it imports, lazily or not.
+    """``<release>+<hash>`` of ``module`` and all our modules that it imports, lazily or not.
 
-    Comments, docstrings and formatting do not enter the hash. Works from a folder and from a wheel
-    on ``--py-files`` alike.
+    Comments, docstrings and formatting do not change the hash. Works from a folder and from a wheel
+    of ``--py-files`` alike.
     """
     digest = hashlib.sha256()
     for name in sorted(imported_modules(module)):
@@ -42,15 +44,15 @@ def code_version(module: str) -> str:
 def imported_modules(module: str) -> frozenset[str]:
     """``module`` and all modules of qarm and schemas that it reaches by imports.
 
-    Imports inside functions count, those for type checkers do not. A string that is the name of a
-    module counts as an import: ranks import their training function by its name.
+    Imports inside functions count; those for type checkers do not. A string that is the name of a
+    module counts as an import, since ranks import their training function by its name.
     """
     seen: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
         ours = name.partition(".")[0] in _OURS
-        if name in seen or not ours or name.startswith(_MARKED_ELSEWHERE):
+        if name in seen or name == _FACE or not ours or name.startswith(_MARKED_ELSEWHERE):
             continue
         seen.add(name)
         waiting += _imports(name)
@@ -99,7 +101,7 @@ def _meaning(module: str) -> str:
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Modules of ours that ``module`` imports directly, or names in a string."""
+    """Our modules that ``module`` imports directly or names in a string."""
     return tuple(sorted({name for name in _named(module) if _is_module(name)}))
 
 
@@ -126,7 +128,7 @@ def _is_module(name: str) -> bool:
 
 @cache
 def _resources(module: str) -> bytes:
-    """Templates and styles that lie beside the module, if it is a package."""
+    """Templates and styles in the folder of the module, if it is a package."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         return b""

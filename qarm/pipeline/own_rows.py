@@ -8,16 +8,32 @@ from typing import TYPE_CHECKING
 from qarm.config import fingerprint
 from qarm.errors import InputError, MissingStageError
 from schemas import Table, ranking_samples
+from schemas.columns import (
+    CODEBOOK_ID,
+    CONTENT_HASH,
+    ENCODER_VERSION,
+    ITEM_ID,
+    ITEM_IDX,
+    SCORE,
+    SOURCE,
+    SPLIT_ID,
+    TARGET,
+    TRIGGER,
+    USER_ID,
+    USER_IDX,
+    VECTOR,
+    WEIGHT,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 #: Our index column -> the source-id column that a user may give instead, and what it numbers.
 _ID_COLUMNS = {
-    "item_idx": ("item_id", "item"),
-    "trigger": ("trigger_item_id", "item"),
-    "target": ("target_item_id", "item"),
-    "user_idx": ("user_id", "user"),
+    ITEM_IDX: (ITEM_ID, "item"),
+    TRIGGER: ("trigger_item_id", "item"),
+    TARGET: ("target_item_id", "item"),
+    USER_IDX: (USER_ID, "user"),
 }
 _LABEL = "label_"
 
@@ -38,7 +54,7 @@ def with_labels(table: Table, columns: Sequence[str]) -> Table:
 
 def ids_as_text(df: DataFrame) -> DataFrame:
     """``df`` with item_id and user_id, where it has them, as text."""
-    for name in ("item_id", "user_id"):
+    for name in (ITEM_ID, USER_ID):
         if name in df.columns:
             df = df.withColumn(name, df[name].cast("string"))
     return df
@@ -99,9 +115,9 @@ def with_indices(
                 "rows"
             )
         df = joined.drop("__id")
-    wants_id = "item_id" in table.column_names and "item_id" not in df.columns
-    if wants_id and "item_idx" in df.columns and "items" in known:
-        df = df.join(known["items"].select("item_idx", "item_id"), "item_idx", "left")
+    wants_id = ITEM_ID in table.column_names and ITEM_ID not in df.columns
+    if wants_id and ITEM_IDX in df.columns and "items" in known:
+        df = df.join(known["items"].select(ITEM_IDX, ITEM_ID), ITEM_IDX, "left")
     return df
 
 
@@ -147,36 +163,36 @@ def with_defaults(df: DataFrame, name: str, uri: str, source: str) -> DataFrame:
 
     user = F.lit(f"user-{source}")
     vector_hash = F.lit("")
-    if "vector" in df.columns:
-        vector_hash = F.sha2(F.col("vector").cast("string"), 256)
+    if VECTOR in df.columns:
+        vector_hash = F.sha2(F.col(VECTOR).cast("string"), 256)
     defaults = {
         "item_embeddings": {
-            "encoder_version": F.lit(f"user-{fingerprint(uri)}"),
-            "content_hash": vector_hash,
+            ENCODER_VERSION: F.lit(f"user-{fingerprint(uri)}"),
+            CONTENT_HASH: vector_hash,
             "modalities": F.array(F.lit("user")),
         },
         "id_vectors": {"model": user},
         "item_pairs": {
-            "source": F.lit("user"),
-            "split_id": F.lit("user"),
+            SOURCE: F.lit("user"),
+            SPLIT_ID: F.lit("user"),
             "window_end": F.lit("1970-01-01").cast("timestamp"),
             "miner_version": user,
-            "score": F.lit(1.0),
+            SCORE: F.lit(1.0),
             "support": F.lit(1).cast("bigint"),
-            "weight": F.lit(1.0),
+            WEIGHT: F.lit(1.0),
         },
         "semantic_ids": {
-            "codebook_id": user,
-            "encoder_version": user,
-            "content_hash": F.lit(""),
+            CODEBOOK_ID: user,
+            ENCODER_VERSION: user,
+            CONTENT_HASH: F.lit(""),
             "assigned_at": F.lit("1970-01-01").cast("timestamp"),
             "residual_error": F.lit(0.0).cast("float"),
             "vq": F.array().cast("array<int>"),
             "rq": F.array().cast("array<int>"),
         },
         "codebooks": {
-            "codebook_id": user,
-            "encoder_version": F.lit(""),  # unknown
+            CODEBOOK_ID: user,
+            ENCODER_VERSION: F.lit(""),  # unknown
             "fit": F.lit("{}"),
         },
     }

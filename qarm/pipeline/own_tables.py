@@ -13,6 +13,7 @@ from qarm.lake import files
 from qarm.lake.tables import TableRef, check_vectors, conform
 from qarm.pipeline import own_rows, own_tensors
 from schemas import TABLES, Table
+from schemas.columns import ITEM_ID, ITEM_IDX, VECTOR
 from schemas.table import col
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ _OWN_ITEMS = Table(
     name=f"{PREFIX}items",
     comment="One row per item that the user's own vectors have ever named",
     columns=(
-        col("item_id", "string", "The user's id, as text"),
-        col("item_idx", "bigint", "Dense, 0-based, append-only, never reused"),
+        col(ITEM_ID, "string", "The user's id, as text"),
+        col(ITEM_IDX, "bigint", "Dense, 0-based, append-only, never reused"),
     ),
-    key=("item_id",),
+    key=(ITEM_ID,),
 )
 
 
@@ -125,8 +126,8 @@ def _copy(
         df = _numbered_here(context, df)
     else:
         df = own_rows.with_indices(df, schema, known, uri)
-    if "vector" in df.columns:
-        check_vectors(df, "vector", uri)
+    if VECTOR in df.columns:
+        check_vectors(df, VECTOR, uri)
     df = conform(own_rows.with_defaults(df, table.name, uri, source), schema, uri)
     own_rows.check_key(df, schema, uri)
     return df
@@ -142,21 +143,21 @@ def _numbered_here(context: Context, df: DataFrame) -> DataFrame:
     from qarm.ingest.indices import numbered
     from qarm.lake.caching import Keeper
 
-    if "item_id" not in df.columns and "item_idx" in df.columns:
-        return df.withColumn("item_id", F.col("item_idx").cast("string"))
-    if "item_id" not in df.columns or "item_idx" in df.columns:
+    if ITEM_ID not in df.columns and ITEM_IDX in df.columns:
+        return df.withColumn(ITEM_ID, F.col(ITEM_IDX).cast("string"))
+    if ITEM_ID not in df.columns or ITEM_IDX in df.columns:
         return df
     lake = context.lake
     lake.create(_OWN_ITEMS)
     path = lake.path(_OWN_ITEMS.name)
     known = lake.read(TableRef(_OWN_ITEMS.name, path, lake.version(_OWN_ITEMS.name)))
-    new = df.select("item_id").distinct().join(known, "item_id", "left_anti")
-    row = known.agg(F.max("item_idx").alias("last")).first()
+    new = df.select(ITEM_ID).distinct().join(known, ITEM_ID, "left_anti")
+    row = known.agg(F.max(ITEM_IDX).alias("last")).first()
     start = 0 if row is None or row["last"] is None else int(row["last"]) + 1
     with Keeper() as keep:
-        fresh, _ = numbered(new, [F.col("item_id")], "item_idx", keep, start=start)
+        fresh, _ = numbered(new, [F.col(ITEM_ID)], ITEM_IDX, keep, start=start)
         ref = lake.merge(_OWN_ITEMS, fresh, context.lineage)
-    return df.join(lake.read(ref), "item_id", "left")
+    return df.join(lake.read(ref), ITEM_ID, "left")
 
 
 def read_any(spark: SparkSession, uri: str, name: str = "") -> DataFrame:
