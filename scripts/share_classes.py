@@ -51,7 +51,9 @@ def main() -> None:
     if unfinished.exists():
         unfinished.rename(archive)
     else:
-        print("    this Java cannot archive classes; JVMs start without an archive", file=sys.stderr)
+        print(
+            "    this Java cannot archive classes; JVMs start without an archive", file=sys.stderr
+        )
 
 
 if __name__ == "__main__":
