@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Check what the operating system must bring: Python, Java, a C++17 compiler, make.
-# Prints the chosen Python interpreter on stdout; everything else, missing packages with the
-# commands that install them among it, on stderr. Exits 1 if anything is missing.
-#   PYTHON  interpreter to use (else the first of python3.11, python3.12, python3.10, python3)
-#   CXX     C++ compiler (else g++, else c++)
+# Check what the operating system must provide: Python, Java, a C++17 compiler, make.
+# Prints the chosen Python interpreter on stdout. Prints missing packages, with the commands that
+# install them, on stderr, and exits 1 if anything is missing.
+#   PYTHON  interpreter to use (default: the first of python3.11, python3.12, python3)
+#   CXX     C++ compiler (default: g++, else c++)
 set -u
 missing=0
 
@@ -18,8 +18,8 @@ lacks() {
     } >&2
 }
 
-# One start of an interpreter tells all: version, whether venv works (it needs ensurepip, which Debian
-# splits off), whether Python.h is there (Horovod needs it), and its path.
+# One start of an interpreter gives its version, whether venv works (it needs ensurepip, which Debian
+# packages separately), whether Python.h exists (Horovod needs it), and its path.
 probe='
 import importlib.util, os, sys, sysconfig
 print("%d.%d" % sys.version_info[:2])
@@ -40,7 +40,7 @@ for candidate in ${PYTHON:-python3.11 python3.12 python3}; do
 done
 if [ -z "$python" ]; then
     if [ -n "${PYTHON:-}" ]; then
-        echo "PYTHON=$PYTHON is no Python 3.11 or 3.12" >&2
+        echo "PYTHON=$PYTHON is not Python 3.11 or 3.12" >&2
     fi
     lacks "Python 3.11 or 3.12 (developed on 3.11)" \
         "python3.11 python3.11-venv python3.11-dev" "python3.11 python3.11-devel" \
@@ -56,7 +56,7 @@ else
     fi
 fi
 
-# The same choice as Spark's: JAVA_HOME, else the PATH.
+# Spark makes the same choice: JAVA_HOME, else the PATH.
 java=${JAVA_HOME:+$JAVA_HOME/bin/}java
 java_version=$("$java" -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1)
 case "$java_version" in
@@ -69,7 +69,7 @@ case "$java_version" in
 esac
 
 cxx=${CXX:-$(command -v g++ || command -v c++)}
-# Some header of the library as well: a compiler without libstdc++ is no use.
+# Also include a header: the compiler needs libstdc++.
 if ! printf '#include <optional>\nint main() { if constexpr (true) return *std::optional<int>(0); }\n' |
     ${cxx:-g++} -std=gnu++17 -x c++ -fsyntax-only - 2>/dev/null; then
     lacks "a C++17 compiler, to build Horovod (tried: ${cxx:-g++, c++})" "g++" "gcc-c++" "xcode-select --install"
@@ -80,7 +80,7 @@ if ! command -v make >/dev/null; then
 fi
 
 if [ "$missing" -ne 0 ]; then
-    echo "Install what is missing, then run the command again." >&2
+    echo "Install the missing packages, then run the command again." >&2
     exit 1
 fi
 echo "$python"

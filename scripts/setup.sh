@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Make the environment in .venv: packages at setup.py's pins, Horovod from its sdist, Delta's jars, qarm itself
-# (editable). Does nothing where nothing has changed since the last time.
+# Make the environment in .venv: packages at the pins of setup.py, Horovod built from source, Delta's jars, and qarm
+# itself (editable). Does nothing if nothing has changed since the last run.
 #   PYTHON       interpreter to use (3.11 or 3.12)
-#   QARM_CACHE   see build_horovod.sh, whose other variables hold here too
-# Packages come as pip is configured to get them; a torch that is in .venv already, or an index given with
-# PIP_EXTRA_INDEX_URL, may be a CPU-only one.
+#   QARM_CACHE   see build_horovod.sh; its other variables are used too
+# Packages come from the index that pip is configured for. For a CPU-only torch, set PIP_EXTRA_INDEX_URL, or install it
+# into .venv first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/step.sh
@@ -12,7 +12,7 @@ venv=$PWD/.venv
 
 python=$(scripts/check_system.sh)
 
-# What the environment was made from. The path belongs to it: scripts in .venv/bin hold absolute paths.
+# What the environment depends on. The path is part of it: scripts in .venv/bin contain absolute paths.
 stamp=$venv/.qarm-setup
 inputs=$(
     "$python" --version
@@ -28,10 +28,10 @@ fi
 rm -f "$stamp"
 
 make_venv() {
-    # An environment of another Python, or moved from elsewhere, is made anew.
+    # Rebuild an environment that belongs to another Python or was moved.
     if [ -x "$venv/bin/python" ] && [ "$("$venv/bin/python" --version)" = "$("$python" --version)" ] &&
         [ "$("$venv/bin/python" -c 'import sys; print(sys.prefix)')" = "$venv" ] && "$venv/bin/pip" --version >/dev/null 2>&1; then
-        echo "    keeping the one there"
+        echo "    keeping the existing environment"
     else
         "$python" -m venv --clear "$venv"
     fi
@@ -41,9 +41,9 @@ pip_setting() { "$venv/bin/python" -m pip config get "$1" 2>/dev/null || true; }
 
 install_packages() {
     local wanted=(--editable ".[all]" wheel)
-    # uv resolves and unpacks several times faster than pip; where it cannot be had or fails, pip does the same.
+    # uv resolves and unpacks several times faster than pip. If it is not available or fails, pip is used.
     if "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv; then
-        # uv does not read pip's configuration: hand over what decides where packages come from.
+        # uv does not read pip's configuration: pass on the settings that select the index.
         local index extra cert=${PIP_CERT:-$(pip_setting global.cert)}
         index=${PIP_INDEX_URL:-$(pip_setting global.index-url)}
         extra=${PIP_EXTRA_INDEX_URL:-$(pip_setting global.extra-index-url)}
@@ -65,14 +65,14 @@ install_horovod() {
 }
 
 fetch_jars() {
-    # spark-submit fetches spark.jars.packages before it starts a main class; this one only prints the version.
+    # spark-submit fetches spark.jars.packages before it starts a main class. This main class only prints the version.
     local log
     log=$(mktemp)
     if ! SPARK_LOCAL_IP=${SPARK_LOCAL_IP:-127.0.0.1} PYSPARK_PYTHON=$venv/bin/python "$venv/bin/spark-submit" \
         --properties-file spark-defaults.conf --class org.apache.spark.deploy.SparkSubmit spark-internal --version \
         >"$log" 2>&1; then
         cat "$log" >&2
-        echo "Delta's jars could not be fetched from Maven Central (above: what Spark said)." >&2
+        echo "Delta's jars could not be fetched from Maven Central; Spark's output is above." >&2
         rm -f "$log"
         return 1
     fi
@@ -83,6 +83,6 @@ step "environment in .venv ($("$python" --version))" make_venv
 step "packages at the pins of setup.py" install_packages
 step "Horovod" install_horovod
 step "Delta jars" fetch_jars
-step "classes of Spark and Delta" "$venv/bin/python" scripts/share_classes.py
+step "class archive of Spark and Delta" "$venv/bin/python" scripts/share_classes.py
 echo "$inputs" >"$stamp"
-echo "==> set up in $SECONDS s"
+echo "==> set-up finished in $SECONDS s"

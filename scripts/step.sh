@@ -1,10 +1,10 @@
 # Sourced by setup.sh and the Makefile.
-# step LABEL COMMAND...: run the command, say what it is and how long it took; return its exit status.
+# step LABEL COMMAND...: run the command, print its label and its duration, and return its exit status.
 step() {
     local label=$1 start=$SECONDS status flags=$-
     shift
     echo "==> $label"
-    # A shell of its own, so that a function stops at its first failing command (`set -e` sleeps in conditions).
+    # In a subshell, so that a function stops at its first failing command (`set -e` has no effect in conditions).
     set +e
     (set -e; "$@")
     status=$?
