@@ -6,6 +6,9 @@ print the message without a traceback and leave with ``exit_code``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class QarmError(Exception):
     """Base of all errors that are the input's or the environment's, not a bug of ours."""
@@ -51,3 +54,20 @@ class MissingStageError(QarmError):
     """A stage was started before the one that makes its inputs."""
 
     exit_code = 7
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise a QarmError of a Spark task as itself, not wrapped in Spark's report of the failure."""
+    from py4j.protocol import Py4JJavaError
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except (Py4JJavaError, PySparkException) as error:
+        for line in str(error).splitlines():
+            name, _, message = line.strip().partition(": ")
+            kind = globals().get(name.removeprefix(f"{__name__}."))
+            if isinstance(kind, type) and issubclass(kind, QarmError):
+                raise kind(message) from error
+        raise

@@ -16,10 +16,10 @@ from qarm.alignment.pairs_table import (
     with_part,
 )
 from qarm.alignment.trainer import TrainSpec
-from qarm.encoders.feature_cache import FeatureUpdate, live_items, update_features
 from qarm.encoders.fusion import ATTRIBUTES
 from qarm.errors import ConfigError, InputError
 from qarm.lake.files import remove_tree
+from qarm.pipeline.features import FeatureUpdate, live_items, update_features
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from qarm.training.launch import launch
 from qarm.training.settings import fit_settings, launch_settings
@@ -44,7 +44,7 @@ def run(context: Context) -> StageResult:
             f"alignment.finetune names {sorted(missing)}, encoder.modalities are "
             f"{config.encoder.modalities}; add them there, or leave them out here"
         )
-    features = update_features(context)
+    features = update_features(context, config.encoder)
     has_attributes = ATTRIBUTES in config.encoder.modalities and _has_attributes(context)
     used = [*features.dimensions, *([ATTRIBUTES] if has_attributes else [])]
     if unused := set(config.encoder.modalities) - set(used):
