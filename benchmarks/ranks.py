@@ -34,7 +34,7 @@ from timing import report, say
 from qarm.codes.codebook import Codebook
 from qarm.config import Ranker
 from qarm.config.training import Loader
-from qarm.ranking.inputs import DENSE
+from qarm.ranking.dense import DENSE
 from qarm.training.launch import launch
 
 BATCH, LENGTH, USERS, DIMENSIONS, VALID = 4096, 50, 50_000, 64, 20_000

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from qarm.encoders.feature_cache import fetch_contents
+from qarm.encoders.encode_content import fetch_contents
 from qarm.encoders.fusion import ItemBatch
 from qarm.encoders.hashing import attribute_buckets
 from qarm.errors import InputError, TrainingError

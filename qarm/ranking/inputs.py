@@ -15,25 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qarm.ranking.dense import DAY_SECONDS, dense_features
+
 if TYPE_CHECKING:
     from qarm.ranking.item_table import ItemTable
 
-_DAY_SECONDS = 86_400.0
-RATE_EDGE = 1e-4
-"""Rates are kept this far from 0 and 1 before their logit."""
 _HASH = 0x9E3779B97F4A7C15
-
-DENSE = (
-    "user_count",
-    "user_rate",
-    "item_count",
-    "item_rate",
-    "history_length",
-    "recency",
-    "recency_unknown",
-)
-"""Dense features, in order: logarithms of counts, logits of rates, log of the days since the last
-positive, and whether there was none."""
 
 SAMPLE_COLUMNS = (
     "user_idx",
@@ -119,7 +106,7 @@ class Lookup:
         items, places = distinct(named.numpy(), self.table.rows)
         place = torch.from_numpy(places)
         seconds = (batch["ts"][:, None] - batch["history_ts"][:, -longest:]).float()
-        age = torch.log1p(seconds.clamp_min(0.0) / _DAY_SECONDS) * is_real
+        age = torch.log1p(seconds.clamp_min(0.0) / DAY_SECONDS) * is_real
         return Inputs(
             items=self.items(items),
             target=place[: len(target)],
@@ -163,23 +150,3 @@ def bucket(numbers: NDArray[np.int64], buckets: int) -> NDArray[np.int64]:
         return numbers
     mixed = (numbers.astype(np.uint64) * np.uint64(_HASH)) >> np.uint64(24)
     return np.where(numbers < buckets, numbers, (mixed % np.uint64(buckets)).astype(np.int64))
-
-
-def dense_features(batch: Mapping[str, Tensor], recency: Tensor) -> Tensor:
-    """(B, len(DENSE)), see ``DENSE``; ``recency``: log(1 + days) since the last positive."""
-    empty = batch["history_length"] == 0
-    columns = [
-        torch.log1p(batch["user_count"]),
-        logit(batch["user_rate"]),
-        torch.log1p(batch["item_count"]),
-        logit(batch["item_rate"]),
-        torch.log1p(batch["history_length"].float()),
-        recency,
-        empty.float(),
-    ]
-    return torch.stack(columns, dim=1)
-
-
-def logit(rate: Tensor) -> Tensor:
-    """log(p / (1 - p)), of p kept away from 0 and 1."""
-    return torch.logit(rate, eps=RATE_EDGE)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qarm.config import Ranker
-from qarm.ranking.inputs import DENSE, Inputs, Items
+from qarm.ranking.dense import DENSE
+from qarm.ranking.inputs import Inputs, Items
 from qarm.ranking.optimizer import SPARSE_ROWS
 
 CONTENT = {

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qarm.errors import InputError, RowsLostError
 from qarm.ingest.parts import training_parts
 from qarm.lake.caching import Keeper
 from qarm.ledger import Ledger, StageResult
-from qarm.ranking import history, negatives, order_only, rates, samples
+from qarm.ranking import history, impressions, negatives, order_only, rates
+from qarm.ranking.caps import find_caps
+from qarm.ranking.sample_features import with_features
 from qarm.training.writer import FixedList, write_training_table
 from schemas import ranking_samples
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
-
-    from qarm.lake.tables import TableRef
     from qarm.pipeline.context import Context
 
 
@@ -32,14 +29,14 @@ def run(context: Context) -> StageResult:
     train_parts = training_parts(context.facts("ingest"))
     with Keeper() as keep:
         events = keep(
-            samples.prepare_events(
+            impressions.prepare_events(
                 context.table("interactions"), context.table("event_splits"), labels
             )
         )
-        mode = samples.choose_mode(config.negatives, events)
+        mode = impressions.choose_mode(config.negatives, events)
         context.say(f"{mode} negatives, labels {', '.join(labels)}")
         has_times = not context.facts("ingest").get("time_order_only", False)
-        caps = samples.find_caps(events, config, has_times)
+        caps = find_caps(events, config, has_times)
         if mode == "sampled" and has_times:
             totals = keep(rates.totals_before(events))
             numbers = negatives.numbered_items(events, totals)
@@ -47,16 +44,16 @@ def run(context: Context) -> StageResult:
         elif mode == "sampled":
             numbers = order_only.numbered_items(events)
             events = keep(order_only.with_totals(events, train_parts))
-        marked = samples.mark(events, mode, caps, config.seed)
-        counts = marked.groupBy("dropped").count().collect()
-        dropped = {row["dropped"]: row["count"] for row in counts}
+        marked = impressions.mark(events, mode, caps, config.seed)
+        fates = marked.groupBy("dropped").count().collect()
+        dropped = {row["dropped"]: row["count"] for row in fates}
         kept = dropped.pop(None, 0)
-        share = _training_share(events, train_parts, mode, config.negatives_per_positive)
-        rows = samples.observed_samples(marked)
+        share = impressions.training_share(events, train_parts, mode, config.negatives_per_positive)
+        rows = impressions.observed_samples(marked)
         if mode == "sampled":
-            rows = samples.with_sampled_negatives(rows, events, numbers, labels, config)
-        rows = samples.with_features(
-            samples.with_sample_id(rows),
+            rows = impressions.with_sampled_negatives(rows, events, numbers, labels, config)
+        rows = with_features(
+            impressions.with_sample_id(rows),
             events,
             train_parts=train_parts,
             share=share,
@@ -67,7 +64,7 @@ def run(context: Context) -> StageResult:
         ref = write_training_table(
             context,
             ranking_samples.table(labels),
-            samples.finished(rows),
+            impressions.finished(rows),
             about_rows=kept * (1 + (config.negatives_per_positive if mode == "sampled" else 0)),
             shards=context.config.loader.shards,
             seed=config.seed,
@@ -77,16 +74,22 @@ def run(context: Context) -> StageResult:
             },
             mode=mode,
         )
-    facts, rows_out = _facts(context, ref, labels)
-    sampled = facts["negative_kinds"].get("sampled", 0)
-    facts |= {"mode": mode, "labels": list(labels), "history_length": config.history_length}
-    facts["positive_share"] = share
+    counts = impressions.count_samples(context.lake.read(ref), labels)
+    sampled = counts.negative_kinds.get("sampled", 0)
+    facts = {
+        "parts": counts.parts,
+        "negative_kinds": counts.negative_kinds,
+        "mode": mode,
+        "labels": list(labels),
+        "history_length": config.history_length,
+        "positive_share": share,
+    }
     if mode == "sampled":
         facts["negatives_not_found"] = config.negatives_per_positive * kept - sampled
     ledger = Ledger(
         name="events of train, valid and test",
         rows_in=kept + sum(dropped.values()),
-        rows_out=rows_out,
+        rows_out=counts.rows,
         dropped=dropped,
         added={"sampled_negatives": sampled},
     )
@@ -100,54 +103,3 @@ def label_names(context: Context) -> list[str]:
         return list(published)
     log = context.config.log
     return [log.positive, *sorted(set(log.labels) - {log.positive})]
-
-
-def _training_share(
-    events: DataFrame, train_parts: Sequence[str], mode: samples.Mode, per_positive: int
-) -> float:
-    """Share of positives in the training part (of impressions, where negatives are drawn)."""
-    from pyspark.sql import functions as F
-
-    row = (
-        events.where(F.col("part").isin(*train_parts))
-        .agg(F.count("*").alias("events"), F.count_if("positive").alias("positives"))
-        .first()
-    )
-    if row is None or not row["positives"]:
-        seen = 0 if row is None else row["events"]
-        raise InputError(
-            f"the train part has {seen} events and no positive one; a ranker cannot be trained. "
-            "Look at [split] and at log.labels"
-        )
-    return 1 / (1 + per_positive) if mode == "sampled" else row["positives"] / row["events"]
-
-
-def _facts(context: Context, ref: TableRef, labels: Sequence[str]) -> tuple[dict[str, Any], int]:
-    """Counts of what was committed, by part and label and by kind of negative.
-
-    Raises:
-        RowsLostError: two samples share an id.
-    """
-    from pyspark.sql import functions as F
-
-    written = context.lake.read(ref)
-    sums = {f"label_{name}": F.sum(f"label_{name}").cast("bigint") for name in labels}
-    counts = written.groupBy("part", "negative_kind").agg(
-        F.count("*").alias("rows"), *(value.alias(name) for name, value in sums.items())
-    )
-    parts: dict[str, dict[str, int]] = {}
-    kinds: dict[str, int] = {}
-    for row in counts.collect():
-        part = parts.setdefault(row["part"], dict.fromkeys(["rows", *labels], 0))
-        part["rows"] += row["rows"]
-        for name in labels:
-            part[name] += row[f"label_{name}"]
-        kinds[row["negative_kind"]] = kinds.get(row["negative_kind"], 0) + row["rows"]
-    rows = sum(part["rows"] for part in parts.values())
-    distinct = written.select("sample_id").distinct().count()
-    if distinct != rows:
-        raise RowsLostError(
-            f"{rows} samples have {distinct} distinct sample_id; events must be unique by "
-            "(user_idx, item_idx, event, ts), and so must rows of event_splits"
-        )
-    return {"parts": parts, "negative_kinds": kinds}, rows

@@ -313,12 +313,11 @@ def _filter(
 
 def _text_features(context: Context) -> DataFrame:
     """Text features of the filters' backbone, from the cache that alignment uses too."""
-    from qarm.encoders.feature_cache import update_features
+    from qarm.pipeline.features import update_features  # imports torch
 
-    config, backbone = context.config, context.config.pairs.filters.text_backbone
-    encoder = config.encoder.model_copy(update={"text_backbone": backbone})
-    there = replace(context, config=config.model_copy(update={"encoder": encoder}))
-    found = update_features(there, ["text"])
+    backbone = context.config.pairs.filters.text_backbone
+    encoder = context.config.encoder.model_copy(update={"text_backbone": backbone})
+    found = update_features(context, encoder, ["text"])
     rows = context.lake.read(found.ref).where("modality = 'text'")
     return rows.select("item_idx", "vector")
 

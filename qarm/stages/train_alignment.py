@@ -16,11 +16,11 @@ from qarm.alignment.pairs_table import (
     with_part,
 )
 from qarm.alignment.trainer import TrainSpec
-from qarm.encoders.feature_cache import FeatureUpdate, live_items, update_features
 from qarm.encoders.fusion import ATTRIBUTES
 from qarm.errors import ConfigError, InputError
 from qarm.lake.files import remove_tree
 from qarm.ledger import Ledger, Metric, StageResult
+from qarm.pipeline.features import FeatureUpdate, live_items, update_features
 from qarm.training.launch import launch
 from qarm.training.settings import fit_settings, launch_settings
 from qarm.training.writer import write_training_table
@@ -44,7 +44,7 @@ def run(context: Context) -> StageResult:
             f"alignment.finetune names {sorted(missing)}, encoder.modalities are "
             f"{config.encoder.modalities}; add them there, or leave them out here"
         )
-    features = update_features(context)
+    features = update_features(context, config.encoder)
     has_attributes = ATTRIBUTES in config.encoder.modalities and _has_attributes(context)
     used = [*features.dimensions, *([ATTRIBUTES] if has_attributes else [])]
     if unused := set(config.encoder.modalities) - set(used):

@@ -11,6 +11,7 @@ from qarm.errors import InputError, RowsLostError
 from qarm.lake import files
 from qarm.ledger import Ledger, Metric, StageResult
 from qarm.ranking import floor
+from qarm.ranking.dense import dense_statistics
 from qarm.ranking.model import CONTENT
 from qarm.ranking.trials import repeatable
 from qarm.training.launch import launch
@@ -139,7 +140,7 @@ def _spec(context: Context, samples: DataFrame, labels: Sequence[str]) -> dict[s
         "files": by_part,
         "history_length": row["length"],
         "user_rows": row["user"] + 1,
-        "dense": floor.dense_statistics(samples.where("part = 'train'")),
+        "dense": dense_statistics(samples.where("part = 'train'")),
         "items": _items(context, 1 + max(row["item"], row["history"])),
         "codebook": _codebook(context),
     }

@@ -1,118 +1,96 @@
+"""The plan of an update of item_features, and its counts."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
-from typing import Any
-
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
-from qarm.encoders.feature_cache import update_features
+from qarm.config.encoder import Encoder
+from qarm.encoders.feature_cache import (
+    FeaturePlan,
+    ModalityWork,
+    dense_modalities,
+    measure,
+    own_backbones,
+    plan_update,
+    small_arrow_batches,
+)
 from qarm.errors import InputError
-from qarm.pipeline import own_tables
-from qarm.pipeline.context import Context
 from schemas import TABLES
-from tests.lakes.encoders import item, png
+from tests.lakes.encoders import ITEM_TYPE, item
 
 pytestmark = pytest.mark.spark
 
-AUDIO = {"encoder": {"modalities": ["audio"]}}
-START = [
-    item(0, text="red mug", audio=[1.0, 2.0]),
-    item(1, text="blue mug"),
-    item(2, audio=[3.0, 4.0]),
-    item(3),
-    item(4, text="gone", audio=[5.0, 6.0], removed_at=datetime(2020, 1, 1)),
-]
 
-
-def rows(context: Context) -> dict[tuple[int, str], Any]:
-    table = context.lake.read(context.outputs["item_features"])
-    return {(row.item_idx, row.modality): row for row in table.collect()}
-
-
-def test_texts_and_audio_then_nothing_then_what_changed(
-    write_items: Callable, make_context: Callable[..., Context], tiny_text_model: str
-) -> None:
-    settings = {"encoder": {"modalities": ["text", "audio"], "text_backbone": tiny_text_model}}
-    write_items(START)
-    context = make_context("embed-catalog", **settings)
-    update = update_features(context)
-    assert update.dimensions == {"text": 16, "audio": 2}
-    assert update.backbones["audio"] == "source"
-    first = rows(context)
-    assert sorted(first) == [(0, "audio"), (0, "text"), (1, "text"), (2, "audio")]
-    assert first[2, "audio"].vector == [3.0, 4.0]
-    text = update.counts["text"]
-    assert (text.items, text.encoded, text.reused, text.missing, text.unreadable) == (4, 2, 0, 2, 0)
-    for ledger in update.ledgers():
-        ledger.close("test")
-
-    context = make_context("embed-catalog", **settings)
-    again = update_features(context)
-    assert again.ref == update.ref  # no commit at all
-    assert (again.counts["text"].encoded, again.counts["text"].reused) == (0, 2)
-
-    write_items([item(0, text="green mug"), START[1], item(2), item(5, text="new")])
-    context = make_context("embed-catalog", **settings)
-    changed = update_features(context)
-    assert (changed.counts["text"].encoded, changed.counts["text"].reused) == (2, 1)
-    last = rows(context)
-    assert sorted(last) == [(0, "text"), (1, "text"), (5, "text")]
-    assert last[0, "text"].vector != first[0, "text"].vector
-    assert last[1, "text"] == first[1, "text"]
-    assert "audio" not in changed.dimensions
-
-
-def test_images_that_do_not_decode_have_no_row(
-    write_items: Callable, make_context: Callable[..., Context], tmp_path: Any
-) -> None:
-    (tmp_path / "blue.png").write_bytes(png((0, 0, 200)))
-    write_items(
-        [
-            item(0, image=png((200, 0, 0))),
-            item(1, image=b"no image"),
-            item(2),
-            item(3, image_uri=str(tmp_path / "blue.png")),
-            item(4, image_uri=str(tmp_path / "missing.png")),
-        ]
-    )
-    context = make_context("embed-catalog", encoder={"modalities": ["image"]})
-    update = update_features(context)
-    assert update.dimensions == {"image": 1280}
-    assert sorted(rows(context)) == [(0, "image"), (3, "image")]
-    counts = update.counts["image"]
-    assert (counts.encoded, counts.missing, counts.unreadable) == (2, 1, 2)
-    update.ledgers()[0].close("test")
-
-
-def test_audio_with_nan_or_of_two_lengths_is_refused(
-    write_items: Callable, make_context: Callable[..., Context]
-) -> None:
-    write_items([item(0, audio=[1.0, float("nan")]), item(1, audio=[1.0, 2.0])])
-    with pytest.raises(InputError, match=r"items.audio: column content has 1 vectors with NaN"):
-        update_features(make_context("embed-catalog", **AUDIO))
-    write_items([item(0, audio=[1.0, 2.0, 3.0]), item(1, audio=[1.0, 2.0])])
-    with pytest.raises(InputError, match="must have one length, seen 2 to 3"):
-        update_features(make_context("embed-catalog", **AUDIO))
-
-
-def test_own_features(
-    spark: SparkSession,
-    write_items: Callable,
-    make_context: Callable[..., Context],
-    tmp_path: Any,
-) -> None:
-    write_items(START)
+def features(spark: SparkSession, *rows: tuple) -> DataFrame:
     schema = ", ".join(f"{c.name} {c.type}" for c in TABLES["item_features"].columns)
-    own = spark.createDataFrame([(0, "text", "mine", "h", [1.0, 0.0, 2.0])], schema)
-    own.write.parquet(str(tmp_path / "own"))
-    context = make_context(
-        "embed-catalog",
-        encoder={"modalities": ["text"]},
-        external={"tables": {"item_features": str(tmp_path / "own")}},
+    return spark.createDataFrame(list(rows), schema)
+
+
+def test_attributes_have_no_feature_vector() -> None:
+    assert dense_modalities(["audio", "attributes", "text"]) == ["text", "audio"]
+
+
+def test_only_new_and_changed_content_is_encoded(spark: SparkSession) -> None:
+    items = [item(0, audio=[1.0, 2.0]), item(1, audio=[3.0, 4.0]), item(2)]
+    frame = spark.createDataFrame(items, ITEM_TYPE)
+    first = plan_update(frame, features(spark), Encoder(), ["audio"])
+    assert first.work == {"audio": ModalityWork("source", contents=2, reused=0, to_encode=2)}
+    assert first.rows is not None
+    known = spark.createDataFrame(first.rows.collect(), first.rows.schema)
+    assert {r.item_idx: r.vector for r in known.collect()} == {0: [1.0, 2.0], 1: [3.0, 4.0]}
+    assert plan_update(frame, known, Encoder(), ["audio"]).rows is None
+
+    items[1] = item(1, audio=[5.0, 6.0])
+    changed = plan_update(spark.createDataFrame(items, ITEM_TYPE), known, Encoder(), ["audio"])
+    assert changed.work["audio"] == ModalityWork("source", contents=2, reused=1, to_encode=1)
+    assert changed.rows is not None
+    assert {r.item_idx: r.vector for r in changed.rows.collect()} == {
+        0: [1.0, 2.0],
+        1: [5.0, 6.0],
+    }
+
+
+def test_rows_of_removed_items_alone_are_a_change(spark: SparkSession) -> None:
+    known = features(spark, (7, "audio", "source", "h", [1.0]), (7, "image", "net", "h", [1.0]))
+    plan = plan_update(spark.createDataFrame([item(2)], ITEM_TYPE), known, Encoder(), ["audio"])
+    assert plan.rows is not None
+    assert plan.rows.isEmpty()
+    assert plan.work["audio"] == ModalityWork("source", contents=0, reused=0, to_encode=0)
+
+
+def test_counts_add_up_to_the_catalogue() -> None:
+    work = {"image": ModalityWork("net", contents=7, reused=2, to_encode=5)}
+    counts = FeaturePlan(items=10, work=work, rows=None).counts({"image": 6})["image"]
+    assert (counts.encoded, counts.reused, counts.missing, counts.unreadable) == (4, 2, 3, 1)
+    assert counts.items == 4 + 2 + 3 + 1
+
+
+def test_own_features_have_one_backbone_per_modality(spark: SparkSession) -> None:
+    one = ("text", "mine", "h", [1.0])
+    table = features(spark, (0, *one), (1, *one), (1, "image", "net", "h", [1.0]))
+    assert own_backbones(table, ["text"]) == {"text": "mine"}
+    both = table.unionByName(features(spark, (2, "text", "other", "h", [1.0])))
+    with pytest.raises(InputError, match="2 backbones for text"):
+        own_backbones(both, ["text"])
+
+
+def test_dimensions_are_those_of_the_backbone_wanted(spark: SparkSession) -> None:
+    table = features(
+        spark,
+        (0, "text", "new", "h", [1.0, 2.0]),
+        (1, "text", "new", "h", [1.0, 2.0]),
+        (0, "text", "old", "h", [1.0]),
     )
-    own_tables.adopt(context)
-    update = update_features(context)
-    assert update.backbones == {"text": "mine"}
-    assert update.dimensions == {"text": 3}
+    assert measure(table, {"text": "new", "image": "net"}) == ({"text": 2}, {"text": 2})
+    longer = table.unionByName(features(spark, (2, "text", "new", "h", [1.0, 2.0, 3.0])))
+    with pytest.raises(InputError, match="one length, seen 2 to 3"):
+        measure(longer, {"text": "new"})
+
+
+def test_batches_are_small_within_the_block_only(spark: SparkSession) -> None:
+    key = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = spark.conf.get(key)
+    with small_arrow_batches(spark):
+        assert spark.conf.get(key) == "64"
+    assert spark.conf.get(key) == before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -90,6 +90,18 @@ def _ddl(table) -> str:
 @pytest.fixture(scope="session")
 def log() -> list[Event]:
     return random_log()
+
+
+@pytest.fixture(scope="session")
+def positions() -> list[Event]:
+    """A log without times: the last event of each user is in test, the one before in valid."""
+    log = random_log(users=25, items=15, events=250, seconds=200, seed=3)
+    parts = {}
+    for user in {e.user for e in log}:
+        own = sorted((e for e in log if e.user == user), key=lambda e: (e.second, e.item))
+        names = ["train"] * (len(own) - 2) + ["valid", "test"]
+        parts.update(zip(own, names, strict=True))
+    return [replace(e, part=parts[e]) for e in log]
 
 
 def context_on(spark: SparkSession, root: Path, stage: str, **sections: object) -> Context:

@@ -13,7 +13,7 @@ from pyarrow import parquet
 from qarm.config import Ranker
 from qarm.config.training import Loader
 from qarm.ranking import model, trainer
-from qarm.ranking.inputs import DENSE
+from qarm.ranking.dense import DENSE
 from qarm.training import loop
 from tests.lakes.ranking import CODEBOOK
 from tests.training.ranks import recorded_losses

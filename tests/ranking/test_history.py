@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
-from qarm.ranking import history, samples
+from qarm.ranking import history, impressions
 from tests.lakes.ranking import START_SECOND, random_log, tables
 
 LENGTH = 5
@@ -23,7 +23,7 @@ def expected(log, user: int, second: int, length: int) -> tuple[list, list]:
 
 
 def test_histories_in_spark(spark, log):
-    events = samples.prepare_events(*tables(spark, log), ["positive"])
+    events = impressions.prepare_events(*tables(spark, log), ["positive"])
     targets = events.select("user_idx", "item_idx", "ts", "part")
     found = history.with_history(events.where("positive"), targets, LENGTH).collect()
     assert len(found) == len(log)

@@ -11,7 +11,8 @@ from qarm.config import Ranker
 from qarm.errors import ConfigError, InputError
 from qarm.ranking import code_tables
 from qarm.ranking.code_tables import RqRows, TableStart
-from qarm.ranking.inputs import DENSE, Lookup, bucket, distinct
+from qarm.ranking.dense import DENSE
+from qarm.ranking.inputs import Lookup, bucket, distinct
 from qarm.ranking.item_table import ItemTable
 from qarm.ranking.model import ModelSpec, RankerModel, cross_features, loss_sum
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from pyspark.sql import functions as F
 
-from qarm.ranking import negatives, rates, samples
+from qarm.ranking import impressions, negatives, rates
 from tests.lakes.ranking import START_SECOND, Event, random_log, tables
 
 PER_POSITIVE = 3
@@ -16,7 +16,7 @@ PER_POSITIVE = 3
 @pytest.fixture(scope="module")
 def drawn(spark, log):
     """Rows of ``draw``, twice, with other partitions the second time."""
-    events = samples.prepare_events(*tables(spark, log), ["positive"])
+    events = impressions.prepare_events(*tables(spark, log), ["positive"])
     runs = []
     for partitions in (1, 5):
         shuffled = events.repartition(partitions, F.rand(partitions))
@@ -37,7 +37,7 @@ def drawn(spark, log):
 
 
 def test_numbers_follow_the_order_of_appearance(spark, log):
-    events = samples.prepare_events(*tables(spark, log), ["positive"])
+    events = impressions.prepare_events(*tables(spark, log), ["positive"])
     rows = negatives.numbered_items(events, rates.totals_before(events)).collect()
     first = {}
     for e in log:
@@ -83,7 +83,7 @@ def test_draws_are_even(spark):
     """A thousand positives after 10 items were seen: each is drawn about as often."""
     log = [Event(0, item, 0, 1, "train") for item in range(10)]
     log += [Event(user, 99, 1, 5, "train") for user in range(1000)]
-    events = samples.prepare_events(*tables(spark, log), ["positive"])
+    events = impressions.prepare_events(*tables(spark, log), ["positive"])
     totals = rates.totals_before(events)
     frame = negatives.draw(
         rates.with_totals(events, totals).where("positive").withColumn("wanted", F.lit(True)),
@@ -98,7 +98,7 @@ def test_draws_are_even(spark):
 
 
 def test_seed_moves_the_draws(spark):
-    events = samples.prepare_events(*tables(spark, random_log(seed=5)), ["positive"])
+    events = impressions.prepare_events(*tables(spark, random_log(seed=5)), ["positive"])
     totals = rates.totals_before(events)
     numbers = negatives.numbered_items(events, totals)
     known = rates.with_totals(events, totals)

@@ -5,23 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.ranking.test_samples_stage import run
 
-from qarm.config import Samples
-from qarm.ranking import order_only, samples
-from tests.lakes.ranking import START_SECOND, random_log, tables
-
-
-@pytest.fixture(scope="module")
-def positions():
-    """Each user's last event is the test's, the one before the validation's."""
-    log = random_log(users=25, items=15, events=250, seconds=200, seed=3)
-    parts = {}
-    for user in {e.user for e in log}:
-        own = sorted((e for e in log if e.user == user), key=lambda e: (e.second, e.item))
-        names = ["train"] * (len(own) - 2) + ["valid", "test"]
-        parts.update(zip(own, names, strict=True))
-    return [replace(e, part=parts[e]) for e in log]
+from qarm.ranking import impressions, order_only
+from tests.lakes.ranking import START_SECOND, tables
+from tests.stages.test_build_samples import run
 
 
 def shifted(log, user: int, seconds: int):
@@ -35,7 +22,7 @@ def folds(spark, log) -> dict[int, int]:
 
 
 def test_items_are_numbered_by_part_then_by_index(spark, positions):
-    events = samples.prepare_events(*tables(spark, positions), ["positive"])
+    events = impressions.prepare_events(*tables(spark, positions), ["positive"])
     places = {}
     for e in positions:
         place = order_only.PART_ORDER[e.part]
@@ -91,16 +78,3 @@ def test_positions_of_one_user_do_not_matter_to_another(spark, tmp_path, positio
 
     later = shifted(positions, moved, 90_000)
     assert of_others("a", positions) == of_others("b", later)
-
-
-def test_the_train_cap_keeps_whole_users(spark, positions):
-    events = samples.prepare_events(*tables(spark, positions), ["positive"])
-    caps = samples.find_caps(events, Samples(train_positives=40), has_times=False)
-    assert caps.train_from is None
-    marked = samples.mark(events, "observed", caps, 0).where("part = 'train'").collect()
-    out = {r["user_idx"] for r in marked if r["dropped"] == "over_train_cap"}
-    kept = {r["user_idx"] for r in marked if r["dropped"] is None}
-    assert out
-    assert kept
-    assert not out & kept
-    assert sum(r["positive"] for r in marked if r["dropped"] is None) <= 40

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qarm.ranking import rates, samples
+from qarm.ranking import impressions, rates
 from tests.lakes.ranking import START_SECOND, tables
 
 KEYS = {"item": ["item_idx"], "user": ["user_idx"], "pair": ["user_idx", "item_idx"]}
@@ -12,7 +12,7 @@ KEYS = {"item": ["item_idx"], "user": ["user_idx"], "pair": ["user_idx", "item_i
 
 @pytest.fixture(scope="module")
 def events(spark, log):
-    frame = samples.prepare_events(*tables(spark, log), ["positive"]).cache()
+    frame = impressions.prepare_events(*tables(spark, log), ["positive"]).cache()
     yield frame
     frame.unpersist()
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from qarm.config import Samples
-from qarm.errors import InputError
+from qarm.errors import InputError, RowsLostError
 from qarm.ingest.parts import with_part
-from qarm.ranking import history, negatives, order_only, rates
+from qarm.ranking import negatives
+from qarm.ranking.caps import Caps, user_bucket
+from qarm.ranking.rates import MICROSECONDS
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
 SAMPLED_PARTS = ("train", "valid", "test")
 """Parts whose events become samples; the mine part is for mining alone."""
@@ -24,23 +26,7 @@ SAMPLED_PARTS = ("train", "valid", "test")
 TOTALS = ("positives_before", "items_before")
 """What the whole log had seen by then; on events and samples where negatives are drawn."""
 
-_DAY = 86_400 * rates.MICROSECONDS
-_HASH_BUCKETS = 65_536
-
 Mode = Literal["observed", "sampled"]
-
-
-@dataclass(frozen=True)
-class Caps:
-    """Where the caps of the configuration cut.
-
-    Attributes:
-        train_from: first instant (microseconds) of the train part that is kept; None: all.
-        user_buckets: part -> users with a smaller hash bucket are kept; parts without a cap lack.
-    """
-
-    train_from: int | None
-    user_buckets: dict[str, int]
 
 
 def prepare_events(
@@ -77,63 +63,6 @@ def choose_mode(wanted: str, events: DataFrame) -> Mode:
             '"sampled" or "auto", or state in log.labels what is positive'
         )
     return "observed" if has_negatives else "sampled"
-
-
-def find_caps(events: DataFrame, config: Samples, has_times: bool = True) -> Caps:
-    """Where to cut so that no part has more positives than the configuration allows.
-
-    Train keeps its latest seconds, the other parts (and train, where there are no times) the users
-    with the smallest hash: what shares a second, or a user, is kept or cut together. Only sums a
-    day, a second of one day, and a hash bucket come to the driver. At least one second, and one
-    bucket, is kept.
-    """
-    from pyspark.sql import functions as F
-
-    positives = events.where("positive")
-    train_from = None
-    if config.train_positives and has_times:
-        train = positives.where("part = 'train'")
-        days = _sizes(train, F.floor(F.col("ts") / _DAY))[::-1]
-        kept, left = _fitting(days, config.train_positives)
-        if kept < len(days):
-            day = days[kept][0]
-            in_day = train.where(F.floor(F.col("ts") / _DAY) == day)
-            seconds = _sizes(in_day, F.floor(F.col("ts") / rates.MICROSECONDS))[::-1]
-            more, _ = _fitting(seconds, left)
-            more = max(more, 1 if kept == 0 else 0)
-            train_from = seconds[more - 1][0] * rates.MICROSECONDS if more else (day + 1) * _DAY
-    most = dict.fromkeys(("valid", "test"), config.eval_positives)
-    if not has_times:
-        most["train"] = config.train_positives
-    user_buckets = {}
-    for part in (part for part, wanted in most.items() if wanted):
-        buckets = _sizes(positives.where(F.col("part") == part), user_bucket(config.seed))
-        kept, _ = _fitting(buckets, most[part])
-        if kept < len(buckets):
-            user_buckets[part] = buckets[max(kept, 1) - 1][0] + 1
-    return Caps(train_from, user_buckets)
-
-
-def user_bucket(seed: int) -> Column:
-    """Hash bucket of the user, 0 to 65,535."""
-    from pyspark.sql import functions as F
-
-    return F.pmod(F.xxhash64(F.lit(seed), F.lit("eval"), "user_idx"), F.lit(_HASH_BUCKETS))
-
-
-def _sizes(rows: DataFrame, value: Column) -> list[tuple[int, int]]:
-    """(value, rows), by value; for values of which there are few."""
-    counts = rows.groupBy(value.cast("bigint").alias("value")).count().orderBy("value")
-    return [(row["value"], row["count"]) for row in counts.collect()]
-
-
-def _fitting(sizes: Sequence[tuple[int, int]], most: int) -> tuple[int, int]:
-    """How many of the first sizes add up to at most ``most``, and what is left of it."""
-    for place, (_, size) in enumerate(sizes):
-        if size > most:
-            return place, most
-        most -= size
-    return len(sizes), most
 
 
 def mark(events: DataFrame, mode: Mode, caps: Caps, seed: int) -> DataFrame:
@@ -211,55 +140,6 @@ def with_sampled_negatives(
     return samples.unionByName(filled)
 
 
-def with_features(
-    samples: DataFrame,
-    events: DataFrame,
-    *,
-    train_parts: Sequence[str],
-    share: float,
-    mode: Mode,
-    has_times: bool,
-    config: Samples,
-) -> DataFrame:
-    """Rates, counts, repeat mark, training events and history (see ``rates`` and ``history``).
-
-    Args:
-        samples: (sample_id, user_idx, item_idx, ts, ...), with ``TOTALS`` where negatives are
-            drawn; these are not kept.
-        events: ``prepare_events``, all parts.
-        train_parts: parts that count as training in item_train_events.
-        share: the training part's share of positives.
-        has_times: whether the times of different users can be compared (see ``order_only``).
-    """
-    from pyspark.sql import functions as F
-
-    known = events.groupBy("item_idx").agg(
-        F.count_if(F.col("part").isin(*train_parts)).alias("item_train_events")
-    )
-    keys = {"pair": ["user_idx", "item_idx"], "user": ["user_idx"]}
-    if has_times:
-        counted = rates.counts_before(events, samples, {"item": ["item_idx"], **keys})
-    else:
-        counted = rates.counts_before(events, samples, keys)
-        counted = order_only.with_item_counts(counted, events, train_parts)
-    rated = rates.with_rates(
-        counted,
-        share=share,
-        prior=config.rate_prior,
-        negatives_per_positive=config.negatives_per_positive if mode == "sampled" else None,
-    )
-    scalar = (
-        rated.join(known, "item_idx")
-        .withColumn("is_repeat", F.col("pair_positives") > 0)
-        .select(
-            *(name for name in samples.columns if name not in TOTALS),
-            *("is_repeat", "item_train_events"),
-            *("user_count", "user_rate", "item_count", "item_rate"),
-        )
-    )
-    return history.with_history(events.where("positive"), scalar, config.history_length)
-
-
 def with_sample_id(samples: DataFrame) -> DataFrame:
     """``samples`` with sample_id, a hash of the impression's key, in place of the key's helpers."""
     from pyspark.sql import functions as F
@@ -274,5 +154,83 @@ def finished(samples: DataFrame) -> DataFrame:
     """Samples with times in seconds, and weights."""
     from pyspark.sql import functions as F
 
-    seconds = F.floor(F.col("ts") / rates.MICROSECONDS)
+    seconds = F.floor(F.col("ts") / MICROSECONDS)
     return samples.withColumns({"ts": seconds, "weight": F.lit(1.0).cast("float")})
+
+
+def training_share(
+    events: DataFrame, train_parts: Sequence[str], mode: Mode, negatives_per_positive: int
+) -> float:
+    """Share of positives among the training part's samples.
+
+    Args:
+        events: see ``prepare_events``.
+        train_parts: parts that count as training.
+        mode: with sampled negatives the share follows from their number alone.
+        negatives_per_positive: sampled negatives per positive.
+
+    Raises:
+        InputError: the training part has no positive event.
+    """
+    from pyspark.sql import functions as F
+
+    row = (
+        events.where(F.col("part").isin(*train_parts))
+        .agg(F.count("*").alias("events"), F.count_if("positive").alias("positives"))
+        .first()
+    )
+    if row is None or not row["positives"]:
+        seen = 0 if row is None else row["events"]
+        raise InputError(
+            f"the train part has {seen} events and none of them is positive; a ranker cannot be "
+            "trained. Check [split] and log.labels"
+        )
+    if mode == "sampled":
+        return 1 / (1 + negatives_per_positive)
+    return float(row["positives"] / row["events"])
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """Rows of a table of samples."""
+
+    parts: dict[str, dict[str, int]]
+    """Part -> "rows" and the positive rows of each label."""
+    negative_kinds: dict[str, int]
+    """negative_kind -> rows."""
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return sum(part["rows"] for part in self.parts.values())
+
+
+def count_samples(samples: DataFrame, labels: Sequence[str]) -> SampleCounts:
+    """Rows by part and label, and by kind of negative.
+
+    Args:
+        samples: ranking_samples.
+        labels: names of the labels.
+
+    Raises:
+        RowsLostError: two samples share an id.
+    """
+    from pyspark.sql import functions as F
+
+    sums = [F.sum(f"label_{name}").cast("bigint").alias(name) for name in labels]
+    grouped = samples.groupBy("part", "negative_kind").agg(F.count("*").alias("rows"), *sums)
+    parts: dict[str, dict[str, int]] = {}
+    kinds: dict[str, int] = {}
+    for row in grouped.collect():
+        part = parts.setdefault(row["part"], dict.fromkeys(["rows", *labels], 0))
+        for name in part:
+            part[name] += row[name]
+        kinds[row["negative_kind"]] = kinds.get(row["negative_kind"], 0) + row["rows"]
+    counts = SampleCounts(parts, kinds)
+    distinct = samples.select("sample_id").distinct().count()
+    if distinct != counts.rows:
+        raise RowsLostError(
+            f"{counts.rows} samples have {distinct} distinct sample_id; events must be unique by "
+            "(user_idx, item_idx, event, ts), and so must rows of event_splits"
+        )
+    return counts
