@@ -37,13 +37,13 @@ from rqvae_peer import Variant, train
 from timing import say, timed
 
 from qarm.codes.anchors import nearest_k, prepare_anchors
+from qarm.codes.code_counts import collisions, usage
 from qarm.codes.codebook import lists_to_matrix
 from qarm.codes.fsq import rest_after
 from qarm.codes.fsq_fit import FsqFit, fit_fsq
 from qarm.codes.kmeans import kmeans
-from qarm.codes.residual import fit_residual, pseudo_points, shrunk
+from qarm.codes.residual import fit_residual, pseudo_points, reconstruct, shrunk
 from qarm.config.codes import Codes
-from qarm.evaluation.code_arrays import collisions, reconstruct, usage
 from qarm.kernels.nearest import encode, nearest, prepare
 
 SIZES = (32, 64, 256)

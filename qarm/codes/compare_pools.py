@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.anchors import nearest_k
+from qarm.codes.code_counts import usage
 from qarm.codes.pools import Pool, Rule, choose_by
 from qarm.codes.sampling import sample_by_hash
-from qarm.evaluation.code_arrays import usage
 from qarm.kernels.nearest import Floats
 from qarm.pipeline.context import open_context
 from qarm.stages.fit_codebooks import usable_vectors

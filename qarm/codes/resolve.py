@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from qarm.codes.code_counts import Collisions
 from qarm.codes.codebook import Codebook, lists_to_matrix
 from qarm.errors import InputError
-from qarm.evaluation.code_arrays import Collisions
 from qarm.kernels.microkernel import MOST
 from qarm.kernels.nearest import Floats, Ints
 from qarm.kernels.threads import REORDERED, kernel

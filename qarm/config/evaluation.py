@@ -1,4 +1,4 @@
-"""Section [evaluation]: cut-offs and sizes of what judges."""
+"""Section [evaluation]: what vectors, codes and the ranker are judged by."""
 
 from __future__ import annotations
 
@@ -10,17 +10,9 @@ from qarm.config.section import Section
 class Evaluation(Section):
     """Evaluation."""
 
-    recall_at: list[int] = [50]
-    """Cut-offs k of new-pair Recall@k."""
+    recall_at: list[int] = Field([50], min_length=1)
+    """Cutoffs k of new-pair Recall@k. The report shows the first one. 50 is about the number of
+    candidates that a retrieval stage takes per trigger; set it to what yours takes."""
     max_pairs: int = Field(200_000, ge=1)
-    """Most test pairs of each source, by hash; they are broadcast."""
-    swing_top: int = Field(10, ge=1)
-    """Swing pairs an item taken from the test log."""
-    groups: int = Field(20, ge=2)
-    """User groups of the delete-a-group jackknife behind the 95 % intervals."""
-    quality_rows: int = Field(200_000, ge=100)
-    """Most items for the pairwise parts of the code quality report."""
-    quality_queries: int = Field(1000, ge=2)
-    """Items, by hash, whose neighbours in code space and in vector space are compared."""
-    quality_neighbours: int = Field(20, ge=1)
-    """Neighbours compared of each."""
+    """Upper bound on the test pairs of each source, chosen by hash. They are broadcast to all
+    tasks: lower it if executors run short of memory. More pairs give narrower intervals."""

@@ -1,8 +1,8 @@
-"""Do an item's neighbours in code space have its neighbours in vector space among them?
+"""Overlap of the nearest items in code space and in vector space.
 
-A hashed sample of items asks the whole catalogue. The queries are broadcast, each task keeps the
-nearest k of its rows, and these lists are merged: what is shuffled are
-tasks x queries x k numbers a space, and what comes back is one number a query.
+The queries are a sample of items drawn by hash, the candidates the whole catalogue. The queries are
+broadcast, each task keeps the k nearest of its rows, and these lists are merged. The shuffle moves
+tasks x queries x k numbers per space; one number per query is collected.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from qarm.codes.codebook import Codebook, lists_to_matrix
 from qarm.codes.residual import reconstruct
 from qarm.evaluation import nearest_items as core
-from qarm.evaluation.code_slices import BITS, SLICES, within
 from qarm.evaluation.estimates import student_t
+from qarm.evaluation.slices import BITS, ITEM_SLICES, slices_of
 from qarm.ledger import Metric
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 VECTORS = "vectors"
 _SALT = 20
-#: Keys of a tile, for all its queries (8 MB each).
+#: Keys of a tile, queries x candidates (8 MiB).
 _TILE = 1 << 20
 
 
@@ -62,17 +62,17 @@ def neighbour_overlap(
 ) -> list[Metric]:
     """Mean Jaccard index of the k nearest items in code space and in vector space.
 
-    Nearest in vector space is by cosine. Nearest in code space: ``rq`` by the longest common
-    prefix, then by the distance of the sums of centroids; ``vq`` by the number of shared anchors.
-    Items that a space cannot tell apart come in a hashed order, the same in both.
+    In vector space, nearness is by cosine. In code space, it is for ``rq`` by the longest common
+    prefix, then by the distance of the sums of centroids; for ``vq`` by the number of shared
+    anchors. Ties are broken by a hash of the item, the same in all spaces.
 
     Args:
-        ids: with rq, vq and the bits of ``slices.with_slices``.
-        vectors: rows of item_embeddings, for the same items.
-        book: that made the codes; its spaces are compared.
-        rows: items of ``ids``.
-        queries: at most so many items ask.
-        k: neighbours compared.
+        ids: with rq, vq and the column ``slices`` of ``slices.with_item_slices``.
+        vectors: rows of item_embeddings for the same items.
+        book: the codebook that made the codes.
+        rows: number of items of ``ids``.
+        queries: upper bound on the number of queries.
+        k: number of neighbours compared.
     """
     from pyspark.sql import functions as F
 
@@ -103,7 +103,7 @@ def neighbour_overlap(
     )
     truth = lists.where(F.col("space") == VECTORS).select("query", F.col("near").alias("truth"))
     both = F.size(F.array_intersect("near", "truth"))
-    found = (
+    overlaps = (
         lists.where(F.col("space") != VECTORS)
         .join(truth, "query")
         .select(
@@ -111,12 +111,12 @@ def neighbour_overlap(
             "query",
             F.try_divide(both, F.size("near") + F.size("truth") - both).alias("jaccard"),
         )
-        .toArrow()  # a number a query
+        .toArrow()  # one number per query
     )
     shared.destroy()
     bits = asked[BITS].to_numpy()
-    space = np.asarray(found["space"].to_pylist())
-    values, number = found["jaccard"].to_numpy(), found["query"].to_numpy()
+    space = np.asarray(overlaps["space"].to_pylist())
+    values, number = overlaps["jaccard"].to_numpy(), overlaps["query"].to_numpy()
     metrics = []
     for name in _spaces(book):
         here = space == name
@@ -137,16 +137,16 @@ def _metrics(
     variant: str, values: NDArray[np.float64], bits: NDArray[np.integer], k: int
 ) -> list[Metric]:
     """Means over all queries and over those of each slice, with 95 % intervals."""
-    found = []
-    for name in SLICES:
-        inside = np.array([name in within(int(b)) for b in bits])
+    metrics = []
+    for name in ITEM_SLICES:
+        inside = np.array([name in slices_of(int(b)) for b in bits])
         n = int(inside.sum())
         if n == 0 or (name != "all" and n == len(values)):
             continue
         mean, half = float(values[inside].mean()), None
         if n > 1:
             half = student_t(n - 1) * float(values[inside].std(ddof=1)) / math.sqrt(n)
-        found.append(
+        metrics.append(
             Metric(
                 metric=f"neighbour_overlap@{k}",
                 value=mean,
@@ -157,17 +157,17 @@ def _metrics(
                 high=None if half is None else min(1.0, mean + half),
             )
         )
-    return found
+    return metrics
 
 
 def _nearest(
     batches: Iterable[pa.RecordBatch], query: _Side, book: Codebook, k: int
 ) -> Iterator[pa.RecordBatch]:
-    """One task: the nearest k of its rows to each query, in each space."""
+    """One task: its k nearest rows to each query, in each space."""
     import pyarrow as pa
     import torch
 
-    torch.set_num_threads(1)  # a task is one slot
+    torch.set_num_threads(1)  # one thread per Spark task
     names = [VECTORS, *_spaces(book)]
     best = {name: core.Nearest.empty(len(query.items), k) for name in names}
     scale = 4 * sum(float(np.sqrt((c**2).sum(axis=1)).max()) for c in book.levels) ** 2 or 1.0
@@ -175,10 +175,9 @@ def _nearest(
         if batch.num_rows == 0:
             continue
         side = _Side.of(batch, book)
-        step = max(1, _TILE // batch.num_rows)
-        for start in range(0, len(query.items), step):
-            for name, keys in _keys(query, slice(start, start + step), side, names, scale).items():
-                best[name].add(start, keys, side.items)
+        for some in core.tiles(len(query.items), batch.num_rows, _TILE):
+            for name, keys in _keys(query, some, side, names, scale).items():
+                best[name].add(some.start, keys, side.items)
     for name, nearest in best.items():
         there = nearest.keys >= 0
         offsets = pa.array(np.append(0, np.cumsum(there.sum(axis=1))).astype(np.int32))
@@ -196,14 +195,14 @@ def _keys(
     query: _Side, some: slice, side: _Side, names: list[str], scale: float
 ) -> Mapping[str, NDArray[np.int64]]:
     ties = core.tie_breaks(side.items)
-    found = {VECTORS: core.vector_keys(query.unit[some], side.unit, ties)}
+    keys = {VECTORS: core.vector_keys(query.unit[some], side.unit, ties)}
     if "rq" in names:
-        found["rq"] = core.code_keys(
+        keys["rq"] = core.code_keys(
             query.rq[some], query.means[some], side.rq, side.means, ties, scale
         )
     if "vq" in names:
-        found["vq"] = core.list_keys(query.vq[some], side.vq, ties)
+        keys["vq"] = core.list_keys(query.vq[some], side.vq, ties)
     itself = query.items[some, None] == side.items[None]
-    for keys in found.values():
-        keys[itself] = -1
-    return found
+    for each in keys.values():
+        each[itself] = -1
+    return keys

@@ -1,12 +1,11 @@
-"""Do items that behaviour of the test period puts together share their code's prefix?
+"""Whether the items of held-out pairs share a prefix of their codes.
 
-The pairs are those of new-pair recall (``evaluation.new_pairs``): mined from the test part, without
-any pair that mining or training knew. So no figure here is on data that made the vectors.
+The pairs are those of ``held_out_pairs``: no figure here uses data that the vectors were made from.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,29 +13,26 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from qarm.codes.codebook import lists_to_matrix
-from qarm.evaluation.code_arrays import pairs_by_chance
-from qarm.evaluation.estimates import ratio_of_sums
+from qarm.evaluation.estimates import GROUPS, grouped_mean
 from qarm.ledger import Metric
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from qarm.evaluation.new_pairs import TestPairs
+    from qarm.evaluation.held_out_pairs import TestPairs
 
 
-def pair_agreement(source: str, pairs: TestPairs, ids: DataFrame, groups: int) -> list[Metric]:
-    """Share of test pairs whose items share c1, (c1, c2), ..., and what chance would give.
+def pair_agreement(source: str, pairs: TestPairs, ids: DataFrame) -> list[Metric]:
+    """Share of test pairs whose items share c1, (c1, c2), ..., and its chance level.
 
-    Chance: the same triggers and targets, matched at random (a popular item counts as often as it
-    is in a pair, an item is never matched with itself). Intervals by the jackknife over hash groups
-    of triggers. The pairs are bounded (``evaluation.max_pairs``); codes of their items alone come
-    to the driver.
+    Chance level: the same triggers and targets, matched at random (an item counts as often as it
+    occurs in a pair, and is never matched with itself). Intervals by the jackknife over hash groups
+    of triggers. Only the codes of items in test pairs are collected.
 
     Args:
         source: u2i or swing; slices are named ``<source> all``, ``<source> warm``, ``... cold``.
         pairs: the test pairs.
         ids: with item_idx and rq.
-        groups: hash groups of triggers.
     """
     if not len(pairs):
         return []
@@ -45,58 +41,59 @@ def pair_agreement(source: str, pairs: TestPairs, ids: DataFrame, groups: int) -
     known = asked.join(ids.select("item_idx", "rq"), "item_idx").toArrow().sort_by("item_idx")
     items = known["item_idx"].to_numpy()
     codes = lists_to_matrix(known["rq"], "semantic_ids")
-    both = np.isin(pairs.trigger, items) & np.isin(pairs.target, items)
-    found: list[Metric] = []
-    for kind, inside in (("all", both), ("warm", both & pairs.warm), ("cold", both & ~pairs.warm)):
+    coded = np.isin(pairs.trigger, items) & np.isin(pairs.target, items)
+    kinds = {"all": coded, "warm": coded & pairs.warm, "cold": coded & ~pairs.warm}
+    metrics: list[Metric] = []
+    for kind, inside in kinds.items():
         n = int(inside.sum())
-        if n == 0 or (kind != "all" and n == both.sum()):
+        if n == 0 or (kind != "all" and n == coded.sum()):
             continue
         trigger = np.searchsorted(items, pairs.trigger[inside])
         target = np.searchsorted(items, pairs.target[inside])
-        share = np.logical_and.accumulate(codes[trigger] == codes[target], axis=1)
-        chance = pairs_by_chance(codes, trigger, target)
-        where = f"{source} {kind}"
-        for level in range(codes.shape[1]):
-            found += _level(
-                level + 1, share[:, level], float(chance[level]), pairs.group[inside], where, groups
-            )
-    return found
-
-
-def _level(
-    length: int,
-    share: NDArray[np.bool_],
-    chance: float,
-    group: NDArray[np.int64],
-    where: str,
-    groups: int,
-) -> list[Metric]:
-    estimate = ratio_of_sums(
-        np.bincount(group, share, groups).astype(float),
-        np.bincount(group, minlength=groups).astype(float),
-    )
-    low, high = estimate.interval() or (None, None)
-    found = [
-        Metric(
-            metric=f"rq_pair_agreement_l{length}",
-            value=estimate.value,
-            n=len(share),
-            part="test",
-            slice=where,
-            variant="rq",
-            low=None if low is None else max(low, 0.0),
-            high=None if high is None else min(high, 1.0),
-        )
-    ]
-    if math.isfinite(chance):
-        found.append(
-            Metric(
-                metric=f"rq_pair_agreement_chance_l{length}",
-                value=chance,
-                n=len(share),
+        shared = np.logical_and.accumulate(codes[trigger] == codes[target], axis=1)
+        by_chance = pairs_by_chance(codes, trigger, target)
+        for level, chance in enumerate(by_chance.tolist()):
+            estimate = grouped_mean(shared[:, level], pairs.group[inside], GROUPS)
+            low, high = estimate.clipped_interval()
+            agreement = Metric(
+                metric=f"rq_pair_agreement_l{level + 1}",
+                value=estimate.value,
+                n=n,
                 part="test",
-                slice=where,
+                slice=f"{source} {kind}",
                 variant="rq",
+                low=low,
+                high=high,
             )
-        )
-    return found
+            metrics.append(agreement)
+            if np.isfinite(chance):
+                name = f"rq_pair_agreement_chance_l{level + 1}"
+                metrics.append(replace(agreement, metric=name, value=chance, low=None, high=None))
+    return metrics
+
+
+def pairs_by_chance(
+    codes: NDArray[np.integer], trigger: NDArray[np.integer], target: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """(L,) share of pairs that share a prefix if triggers and targets are matched at random.
+
+    An item counts as often as it occurs in a pair; matches of an item with itself do not count. NaN
+    if there is no other match.
+
+    Args:
+        codes: (n, L) codes.
+        trigger: (pairs,) rows of ``codes``.
+        target: (pairs,) likewise.
+    """
+
+    def match(group: NDArray[np.integer]) -> float:
+        a, b = (np.bincount(group[side], minlength=len(codes)) for side in (trigger, target))
+        return float((a.astype(float) * b).sum()) / len(trigger) / len(target)
+
+    itself = match(np.arange(len(codes)))
+    shares = np.full(codes.shape[1], np.nan)
+    for length in range(1, codes.shape[1] + 1):
+        _, group = np.unique(codes[:, :length], axis=0, return_inverse=True)
+        if itself < 1:
+            shares[length - 1] = (match(group.ravel()) - itself) / (1 - itself)
+    return shares

@@ -1,4 +1,4 @@
-"""Figures with their 95 % intervals: area under the curve, jackknife. Arrays in, numbers out."""
+"""Figures with 95 % intervals: area under the ROC curve, ratios, jackknife. Arrays in and out."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+#: Hash groups of users (or of triggers of test pairs) of the jackknife.
+GROUPS = 20
+
 
 def auc_from_histogram(positives: Floats, negatives: Floats) -> float:
     """Area under the ROC curve, ties counted half (the Mann-Whitney statistic).
 
     Args:
-        positives: (buckets,) positives a bucket, buckets in ascending order of the score.
-        negatives: (buckets,) negatives a bucket.
+        positives: (buckets,) positives per bucket, buckets in ascending order of the score.
+        negatives: (buckets,) negatives per bucket.
 
     Returns:
         The share of (positive, negative) couples in the right order; NaN without both labels.
@@ -32,22 +35,30 @@ def auc_from_histogram(positives: Floats, negatives: Floats) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, and what it is without each group of users."""
+    """A figure, on all rows and without each group of users."""
 
     value: float
+    """The figure on all rows."""
     without: Floats
-    """(groups,) the figure with that group left out; NaN for a group that has no rows."""
+    """(groups,) the figure without that group; NaN for a group that has no rows."""
 
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval by ``jackknife``, or None where it cannot be had."""
+        """95 % interval by ``jackknife``; None if there is none."""
         return jackknife(self.value, self.without)
 
+    def clipped_interval(self, most: float = 1.0) -> tuple[float | None, float | None]:
+        """The interval cut to [0, most]: that of a few rows may exceed it. (None, None): none."""
+        interval = self.interval()
+        if interval is None:
+            return None, None
+        return max(interval[0], 0.0), min(interval[1], most)
+
     def minus(self, other: Estimate) -> Estimate:
-        """The paired difference: both figures lose the same users at a time."""
+        """The paired difference: each group is removed from both figures at once."""
         return Estimate(self.value - other.value, self.without - other.without)
 
     def over(self, other: Estimate) -> Estimate:
-        """The paired ratio; NaN where ``other`` is 0."""
+        """The paired ratio; NaN if ``other`` is 0."""
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = np.where(other.without == 0, math.nan, self.without / other.without)
         return Estimate(self.value / other.value if other.value else math.nan, ratios)
@@ -57,17 +68,17 @@ def jackknife(value: float, without: Floats) -> tuple[float, float] | None:
     """95 % interval of ``value`` by the delete-a-group jackknife (Kott, 2001).
 
     variance = (G - 1) / G * sum over groups of (figure without the group - their mean)^2, and
-    Student's t with G - 1 degrees of freedom. Groups are of users, so that the dependence of a
-    user's rows widens the interval as it should.
+    Student's t with G - 1 degrees of freedom. Groups consist of whole users, so that the interval
+    accounts for the dependence between the rows of a user.
 
     Args:
         value: the figure on all rows.
-        without: (groups,) the figure with each group left out; NaN entries (empty groups) are
-            left out of G.
+        without: (groups,) the figure without each group; NaN entries (empty groups) do not count
+            in G.
 
     Returns:
-        (low, high); None with fewer than two groups, where no group makes a difference (such as no
-        hit at all, of which the jackknife can tell nothing), or where ``value`` is NaN.
+        (low, high); None with fewer than two groups, if removing a group never changes the figure
+        (such as without any hit, where the variance would be 0), or if ``value`` is NaN.
     """
     kept = without[np.isfinite(without)]
     groups = len(kept)
@@ -110,9 +121,17 @@ def ratio_of_sums(numerators: Floats, denominators: Floats) -> Estimate:
     return Estimate(top / bottom if bottom else math.nan, without)
 
 
+def grouped_mean(values: NDArray[np.generic], group: NDArray[np.int64], groups: int) -> Estimate:
+    """Estimate of the mean of ``values`` (rows,) with the jackknife group of each row."""
+    return ratio_of_sums(
+        np.bincount(group, values, groups).astype(float),
+        np.bincount(group, minlength=groups).astype(float),
+    )
+
+
 @dataclass(frozen=True)
 class RangeWins:
-    """What one range of scores tells about ordered (positive, negative) couples inside it.
+    """Ordered (positive, negative) couples inside one range of scores.
 
     A couple in the right order is a win, a tie half a win. Ranges are few and in ascending order
     of the score; couples across ranges follow from the label counts alone.
@@ -123,9 +142,9 @@ class RangeWins:
     negatives: Floats
     """(groups,)"""
     of_positives: Floats
-    """(groups,) wins of the group's positives over everybody's negatives."""
+    """(groups,) wins of the group's positives over the negatives of all groups."""
     over_negatives: Floats
-    """(groups,) wins of everybody's positives over the group's negatives."""
+    """(groups,) wins of the positives of all groups over the group's negatives."""
     own: Floats
     """(groups,) wins of the group's positives over the group's negatives."""
 
@@ -149,7 +168,7 @@ def wins_in_range(
         return np.bincount(group, values, groups).astype(float)
 
     def below(counts: Floats) -> Floats:
-        """(rows,) lower counts, and half of the equal ones."""
+        """(rows,) counts in lower buckets plus half of the bucket's own."""
         return np.cumsum(counts) - counts / 2
 
     def histogram(cells: NDArray[np.bool_] | slice, counts: Floats) -> Floats:
@@ -217,7 +236,7 @@ def user_auc(
     rows = np.diff(np.r_[first, len(user)]).astype(float)
     pos = np.bincount(tie_user, tie_pos, len(first))
     neg = rows - pos
-    before = np.r_[0.0, np.cumsum(neg)[:-1]]  # negatives of users that come earlier
+    before = np.r_[0.0, np.cumsum(neg)[:-1]]  # negatives of earlier users
     below = np.cumsum(tie_neg) - tie_neg - before[tie_user]
     wins = np.bincount(tie_user, tie_pos * (below + tie_neg / 2), len(first))
     both = (pos > 0) & (neg > 0)

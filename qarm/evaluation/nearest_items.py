@@ -1,12 +1,13 @@
-"""Nearest items of a few queries in vector space and in code space, on arrays.
+"""Nearest items of some queries in vector space and in code space, on arrays.
 
-Every candidate gets an integer key, the larger the nearer, whose low bits are a hash of the item:
-items that a space cannot tell apart are in the same arbitrary order in both spaces, whatever tile
-they came in. Distances are float64 and rounded to a grid far coarser than their rounding error.
+Each candidate gets an integer key; a larger key is nearer. The low bits of the key are a hash of
+the item, so that items at equal distance come in the same arbitrary order in every space and tile.
+Distances are float64, rounded to a grid much coarser than their rounding error.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import comb
 
@@ -17,16 +18,16 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _HASH_BITS = 32
-#: Cosines are told apart to 2^-29.
+#: Resolution of cosines: 2^-29.
 _COSINE_STEPS = (1 << 30) - 1
-#: Distances of code space are told apart to 2^-26 of the largest possible one.
+#: Resolution of distances in code space: 2^-26 of the largest possible one.
 _DISTANCE_BITS = 26
 #: Longest common prefix that a key can hold.
 MOST_LEVELS = 31
 
 
 def tie_breaks(items: NDArray[np.integer]) -> Ints:
-    """(n,) numbers in [0, 2^32) that have nothing to do with content (SplitMix64's finaliser)."""
+    """(n,) pseudo-random numbers in [0, 2^32), one per item (finaliser of SplitMix64)."""
     x = items.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -68,7 +69,7 @@ def code_keys(
         codes: (n, L).
         means: (n, d).
         ties: (n,) from ``tie_breaks``.
-        scale: no squared distance of two reconstructions is larger.
+        scale: upper bound of the squared distance of two reconstructions.
     """
     same = np.ones((len(codes_q), len(codes)), bool)
     common = np.zeros(same.shape, np.int64)
@@ -90,7 +91,7 @@ def list_keys(vq_q: NDArray[np.integer], vq: NDArray[np.integer], ties: Ints) ->
         ties: (n,) from ``tie_breaks``.
     """
     anchors, place = np.unique(vq_q, return_inverse=True)
-    has = np.zeros((len(anchors) + 1, len(vq_q)), np.int16)  # the last row: in no query's list
+    has = np.zeros((len(anchors) + 1, len(vq_q)), np.int16)  # the last row: anchors in no query
     has[place.reshape(vq_q.shape), np.arange(len(vq_q))[:, None]] = 1
     row = np.searchsorted(anchors, vq)
     row[anchors[np.minimum(row, len(anchors) - 1)] != vq] = len(anchors)
@@ -101,7 +102,7 @@ def list_keys(vq_q: NDArray[np.integer], vq: NDArray[np.integer], ties: Ints) ->
 
 
 def _product(a: Floats, b: Floats) -> Floats:
-    """a b^T by torch: numpy's BLAS can fall back to a slow kernel (see docs/scale.md)."""
+    """a b^T by torch: NumPy's BLAS may use a slow kernel (see docs/scale.md)."""
     import torch
 
     found: Floats = (torch.from_numpy(a) @ torch.from_numpy(b).T).numpy()
@@ -110,24 +111,24 @@ def _product(a: Floats, b: Floats) -> Floats:
 
 @dataclass
 class Nearest:
-    """The k candidates with the largest keys, of each query, over any number of tiles."""
+    """The k candidates with the largest keys of each query, over any number of tiles."""
 
     keys: Ints
-    """(q, k), in no order; -1: not that many yet."""
+    """(q, k), unordered; -1: fewer than k candidates so far."""
     items: Ints
-    """(q, k) item_idx; -1 likewise."""
+    """(q, k) item_idx; -1 as in ``keys``."""
 
     @classmethod
     def empty(cls, queries: int, k: int) -> Nearest:
-        """Before the first tile."""
+        """No candidates yet."""
         return cls(np.full((queries, k), -1, np.int64), np.full((queries, k), -1, np.int64))
 
     def add(self, start: int, keys: Ints, items: Ints) -> None:
-        """Candidates of a tile.
+        """Add the candidates of a tile.
 
         Args:
-            start: first query that ``keys`` is about.
-            keys: (q', n) keys; negative ones are no candidates.
+            start: query of the first row of ``keys``.
+            keys: (q', n) keys; negative for items that are no candidates.
             items: (n,) item_idx.
         """
         rows, k = len(keys), self.keys.shape[1]
@@ -148,8 +149,15 @@ class Nearest:
         self.items[self.keys < 0] = -1
 
 
+def tiles(queries: int, candidates: int, cells: int) -> Iterator[slice]:
+    """Slices of the queries such that a (queries, candidates) block has at most ``cells`` cells."""
+    step = max(1, cells // max(candidates, 1))
+    for start in range(0, queries, step):
+        yield slice(start, min(start + step, queries))
+
+
 def jaccard_by_chance(k: int, candidates: int) -> float:
-    """Expected Jaccard index of two random sets of k of so many candidates."""
+    """Expected Jaccard index of two random sets of k out of ``candidates`` items."""
     k = min(k, candidates)
     if k == 0:
         return 0.0

@@ -1,4 +1,8 @@
-"""Mean cosine inside a shared prefix, by Spark: the longer the prefix, the nearer its items."""
+"""Mean cosine of items that share a prefix of their code: it should rise with the prefix length.
+
+The mean cosine of the pairs of a group of m unit vectors with sum s is
+(||s||^2 - m) / (m (m - 1)). It is exact, linear in the catalogue, and forms no pairs.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.codebook import lists_to_matrix
-from qarm.evaluation.code_arrays import group_cosines, mean_pair_cosine
-from qarm.evaluation.code_use import drawn
+from qarm.evaluation.reconstruction import drawn
+from qarm.kernels.nearest import Floats
 from qarm.ledger import Metric
 
 if TYPE_CHECKING:
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 GROUP_ITEMS = 64
-"""Large prefixes are thinned to about so many items before whole prefixes are left out."""
+"""Large prefixes are thinned to about this many items before whole prefixes are left out."""
 
 
 def prefix_cosines(
@@ -26,11 +30,18 @@ def prefix_cosines(
 ) -> list[Metric]:
     """Mean cosine of an item to the others that share its prefix, for lengths 0..L.
 
-    Length 0 is any two items: what a prefix that says nothing would give.
+    Length 0 is any two items: the value of a prefix without information.
 
-    Where there are more than ``most`` items, prefixes with many items are thinned to about
-    ``GROUP_ITEMS`` of them, and then whole prefixes are drawn; neither moves the expected value of
-    a pair's cosine.
+    If there are more than ``most`` items, prefixes with many items are thinned to about
+    ``GROUP_ITEMS`` of them, and then whole prefixes are drawn. Neither changes the expected cosine
+    of a pair.
+
+    Args:
+        ids: with item_idx and rq.
+        vectors: rows of item_embeddings for the same items.
+        sizes: number of codes of each level.
+        rows: number of items of ``ids``.
+        most: about this many items are measured per length.
     """
     from pyspark.sql import functions as F
 
@@ -74,8 +85,39 @@ def prefix_cosines(
     ]
 
 
+def group_cosines(
+    x: Floats, starts: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Size and sum of unit vectors of each group of consecutive rows.
+
+    Args:
+        x: (n, d), rows of a group next to each other.
+        starts: (g,) first row of each group, ascending, the first 0.
+
+    Returns:
+        (g,) sizes; (g, d) sums.
+    """
+    norms = np.sqrt((x.astype(np.float64) ** 2).sum(axis=1))
+    unit = np.divide(x, norms[:, None], out=np.zeros(x.shape), where=norms[:, None] > 0)
+    sizes = np.diff(np.append(starts, len(x)))
+    return sizes.astype(np.int64), np.add.reduceat(unit, starts, axis=0)
+
+
+def mean_pair_cosine(sizes: NDArray[np.int64], sums: NDArray[np.float64]) -> tuple[float, int, int]:
+    """Sum over groups of two or more items of (items x mean cosine of the group's pairs).
+
+    Returns:
+        That sum, the number of items in it, and the number of groups. Sum / items is the mean
+        cosine of an item to the others of its group, averaged over items.
+    """
+    several = sizes > 1
+    m = sizes[several].astype(np.float64)
+    squares = (sums[several] ** 2).sum(axis=1)
+    return float(((squares - m) / (m - 1)).sum()), int(m.sum()), int(several.sum())
+
+
 def _group_sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """``mean_pair_cosine`` of groups (length, prefix) that lie side by side, also over batches."""
+    """``mean_pair_cosine`` of consecutive groups (length, prefix), which may span batches."""
     import pyarrow as pa
 
     totals: dict[int, NDArray[np.float64]] = {}
@@ -94,7 +136,7 @@ def _group_sums(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         starts = np.flatnonzero(np.append(True, new))
         sizes, sums = group_cosines(x, starts)
         lengths, prefixes = length[starts], prefix[starts]
-        if open_key == (lengths[0], prefixes[0]):  # the last group of the batch before goes on
+        if open_key == (lengths[0], prefixes[0]):  # continues the last group of the previous batch
             sizes[0] += open_size
             sums[0] += open_sum
         elif open_key is not None:

@@ -1,4 +1,4 @@
-"""Do items of a prefix carry the same category? By Spark, over the whole catalogue."""
+"""Whether items that share a prefix of their code share a category, over the whole catalogue."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _KEY = ("field", "length", "prefix")
 
 
 def category_purity(ids: DataFrame, items: DataFrame, levels: int) -> list[Metric]:
-    """Share of items that carry the most common value of the *other* items of their prefix.
+    """Share of items that have the most common category of the *other* items of their prefix.
 
-    The item itself is left out of the vote: plain purity is 1 for a prefix of one item, and so
-    rises with the number of codes alone. Where several values are equally common, the share of
-    them that the item carries counts. Items that are alone in their prefix are not counted. The
-    chance level is the share of the counted items that carry the most common value of the
-    catalogue: what one prefix for all would give.
+    The item itself does not vote: plain purity is 1 for a prefix of one item, and so would rise
+    with the number of codes alone. If several values are equally common, the item counts with the
+    share of them that it has. Items that are alone in their prefix do not count. The chance level
+    is the share of the counted items that have the most common value of the catalogue, the purity
+    of a single prefix for all items.
 
     Args:
         ids: with item_idx and rq.
-        items: the catalogue; fields of ``attributes``, each with one or several values an item.
+        items: the catalogue; each field of ``attributes`` has one or several values per item.
         levels: length of the codes.
 
     Returns:
@@ -53,9 +53,9 @@ def category_purity(ids: DataFrame, items: DataFrame, levels: int) -> list[Metri
     tops = counts.groupBy(*_KEY).agg(
         F.count_if(first).alias("tops"), F.count_if(second).alias("seconds")
     )
-    # Others of the prefix have one vote less for each value of the item. If a top value is not
-    # the item's, that one wins. If all are, they keep top - 1 votes, and tie with the other values
-    # that have as many.
+    # Without the item, each of its values has one vote less. If a top value is not the item's, that
+    # value wins. If all top values are, they keep top - 1 votes and tie with the values that have
+    # top - 1 votes and are not the item's.
     per_item = (
         rows.join(counts, [*_KEY, "value"])
         .groupBy("item_idx", *_KEY, "top")
@@ -68,7 +68,7 @@ def category_purity(ids: DataFrame, items: DataFrame, levels: int) -> list[Metri
     )
     all_mine = F.col("mine") == F.col("tops")
     tied = F.col("tops") + F.col("seconds") - F.col("mine_second")
-    found = (
+    rates = (
         per_item.where(~(all_mine & (F.col("top") == 1)))  # alone
         .groupBy("field", "length")
         .agg(
@@ -77,7 +77,7 @@ def category_purity(ids: DataFrame, items: DataFrame, levels: int) -> list[Metri
             F.count("*").alias("items"),
         )
         .orderBy("field", "length")
-        .collect()  # a row a field and level
+        .collect()  # one row per field and level
     )
     return [
         Metric(
@@ -87,6 +87,6 @@ def category_purity(ids: DataFrame, items: DataFrame, levels: int) -> list[Metri
             slice=f"field {row['field']}",
             variant="rq",
         )
-        for row in found
+        for row in rates
         for name, column in (("purity", "purity"), ("purity_chance", "chance"))
     ]

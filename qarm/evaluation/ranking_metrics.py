@@ -1,12 +1,12 @@
 """AUC, UAUC, GAUC and log loss of predictions, by slice, with intervals and paired gains.
 
-Spark does what grows. Two passes over the predictions:
+Two passes over the predictions in Spark:
 
-* histograms: samples a (model, user group, slice bits, score bucket), of which a task sees one
-  range of buckets; the driver sees a handful of sums a range;
-* users: samples partitioned and sorted by user stream through numpy, which sums up each user's AUC.
+* histograms: number of samples per (model, user group, slice bits, score bucket). A task handles
+  one range of buckets and returns a few sums;
+* users: samples partitioned and sorted by user stream through numpy, which sums the AUC of users.
 
-The driver holds models x slices x groups x ranges numbers, whatever the size of the log.
+The driver holds models x slices x groups x ranges numbers, independent of the size of the log.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from qarm.errors import InputError
 from qarm.evaluation.estimates import (
+    GROUPS,
     Estimate,
     RangeWins,
     auc_estimate,
@@ -28,20 +29,20 @@ from qarm.evaluation.estimates import (
     user_auc,
     wins_in_range,
 )
-from qarm.evaluation.sample_slices import SLICES, membership
+from qarm.evaluation.slices import SAMPLE_SLICES, sample_bits
 from qarm.ledger import Metric
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-#: Score buckets, equal steps of the logit between those of CLAMP and 1 - CLAMP. A step moves a
-#: probability by less than 8e-6, so that AUC is exact but for couples closer than that (half).
+#: Score buckets: equal steps of the logit between CLAMP and 1 - CLAMP. A step changes a probability
+#: by less than 8e-6. The AUC is exact except that closer couples count as ties.
 BUCKETS = 1 << 20
-#: Buckets that one task sorts: bounds its memory at groups x slices x this many cells.
+#: Buckets per task; bounds the memory of a task to groups x slices x this many cells.
 RANGE = 1 << 14
-#: Probabilities are kept this far from 0 and 1 in logit and log loss.
+#: Probabilities are clipped to [CLAMP, 1 - CLAMP] in logit and log loss.
 CLAMP = 1e-7
-#: Rows that the pass over users hands to numpy at once.
+#: Rows per chunk in the pass over users.
 CHUNK = 1 << 18
 
 _WINS = ("positives", "negatives", "of_positives", "over_negatives", "own")
@@ -52,7 +53,7 @@ _SUMS_DDL = "model int, slice int, grp int, " + ", ".join(f"{s} double" for s in
 
 @dataclass(frozen=True, order=True)
 class Model:
-    """Whose predictions, of what."""
+    """A trained variant, and the label and part that it predicts."""
 
     variant: str
     seed: int
@@ -62,7 +63,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one model does on one slice."""
+    """Figures of one model on one slice."""
 
     auc: Estimate
     uauc: Estimate
@@ -74,42 +75,42 @@ class Figures:
 
 
 def models(predictions: DataFrame) -> dict[Model, int]:
-    """Model -> its rows.
+    """Number of rows of each model.
 
     Raises:
-        InputError: a score is no probability, or a label is neither 0 nor 1; names the model.
+        InputError: a score is not a probability, or a label is neither 0 nor 1; names the model.
     """
     from pyspark.sql import functions as F
 
     keys = ("variant", "seed", "head", "part")
     score, label = F.col("score"), F.col("label")
-    found = predictions.groupBy(*keys).agg(
+    counts = predictions.groupBy(*keys).agg(
         F.count("*").alias("rows"),
         F.count_if(F.isnan(score) | (score < 0) | (score > 1)).alias("bad_scores"),
         F.count_if(~label.isin(0.0, 1.0)).alias("bad_labels"),
     )
     rows: dict[Model, int] = {}
-    for row in found.collect():
+    for row in counts.collect():
         model = Model(**{key: row[key] for key in keys})
         if row["bad_scores"] or row["bad_labels"]:
             raise InputError(
-                f"predictions of {model}: {row['bad_scores']} of {row['rows']} scores are no "
-                f"probability and {row['bad_labels']} labels are neither 0 nor 1. A NaN score "
-                "means that the training diverged: lower ranker.optimizer.learning_rate"
+                f"predictions of {model}: {row['bad_scores']} of {row['rows']} scores are not "
+                f"probabilities and {row['bad_labels']} labels are neither 0 nor 1. A NaN score "
+                "means that training diverged: lower ranker.optimizer.learning_rate"
             )
         rows[model] = row["rows"]
     return rows
 
 
 def evaluate(
-    predictions: DataFrame, known: Mapping[Model, int], head: int, groups: int
+    predictions: DataFrame, known: Mapping[Model, int], head: int, groups: int = GROUPS
 ) -> dict[tuple[Model, str], Figures]:
     """Figures of every model and slice.
 
     Args:
         predictions: schema ``predictions``.
-        known: the models in it, see ``models``.
-        head: events from which on an item is in the head, see ``slices.head_threshold``.
+        known: its models, see ``models``.
+        head: events from which an item is in the head, see ``slices.head_threshold``.
         groups: user groups of the jackknife.
     """
     rows = _numbered(predictions, sorted(known), head, groups)
@@ -117,7 +118,7 @@ def evaluate(
     sums = _user_sums(rows)
     figures: dict[tuple[Model, str], Figures] = {}
     for number, model in enumerate(sorted(known)):
-        for bit, name in enumerate(SLICES):
+        for bit, name in enumerate(SAMPLE_SLICES):
             columns = np.zeros((len(_SUMS), groups))
             for group, values in sums.get((number, bit), {}).items():
                 columns[:, group] = values
@@ -135,10 +136,10 @@ def evaluate(
 
 
 def as_metrics(figures: Mapping[tuple[Model, str], Figures], positive: str) -> list[Metric]:
-    """The metrics table's rows; NaN figures (a slice without both labels) are left out.
+    """The figures as metrics, without NaN (a slice without both labels).
 
-    ``auc_gain`` is the paired difference in AUC, variant minus base; for base, minus floor. A head
-    other than ``positive`` stands in the metric's name, such as ``auc[top]``.
+    ``auc_gain`` is the paired difference in AUC between a variant and base, for base between base
+    and floor. A head other than ``positive`` is part of the metric's name, such as ``auc[top]``.
     """
     metrics: list[Metric] = []
     for (model, name), f in figures.items():
@@ -152,7 +153,7 @@ def as_metrics(figures: Mapping[tuple[Model, str], Figures], positive: str) -> l
         against = {"floor": None, "base": "floor"}.get(model.variant, "base")
         if against:
             other = figures.get((replace(model, variant=against), name))
-            if other is None and against == "floor":  # it has no seed to vary
+            if other is None and against == "floor":  # the floor does not depend on the seed
                 other = figures.get((replace(model, variant=against, seed=0), name))
             if other:
                 rows["auc_gain"] = (f.auc.minus(other.auc), f.rows)
@@ -177,7 +178,7 @@ def as_metrics(figures: Mapping[tuple[Model, str], Figures], positive: str) -> l
 
 
 def _numbered(predictions: DataFrame, known: list[Model], head: int, groups: int) -> DataFrame:
-    """(model, user, grp, bits, score, label): everything that numpy needs, as numbers."""
+    """The columns that numpy needs, as numbers: (model, user, grp, bits, score, label)."""
     from pyspark.sql import functions as F
 
     spark = predictions.sparkSession
@@ -189,14 +190,14 @@ def _numbered(predictions: DataFrame, known: list[Model], head: int, groups: int
         "model",
         F.col("user_idx").alias("user"),
         F.pmod(F.xxhash64("user_idx"), F.lit(groups)).cast("int").alias("grp"),
-        membership(head).alias("bits"),
+        sample_bits(head).alias("bits"),
         F.col("score").cast("double").alias("score"),
         F.col("label").cast("double").alias("label"),
     )
 
 
 def _range_wins(rows: DataFrame, groups: int) -> dict[tuple[int, int], list[RangeWins]]:
-    """(model, slice) -> wins inside each range, in ascending order of the score."""
+    """(model, slice) -> wins in each range, in ascending order of the score."""
     from pyspark.sql import functions as F
 
     p = F.least(F.greatest(F.col("score"), F.lit(CLAMP)), F.lit(1 - CLAMP))
@@ -229,12 +230,12 @@ def _range_wins(rows: DataFrame, groups: int) -> dict[tuple[int, int], list[Rang
 
 
 def _range_task(cells: pa.Table, groups: int) -> pa.Table:
-    """One model and range: (bits, grp, bucket, pos, neg) cells -> wins a slice and group."""
+    """Cells (bits, grp, bucket, pos, neg) of one model and range -> wins per slice and group."""
     bits = cells["bits"].to_numpy()
     bucket, grp = cells["bucket"].to_numpy(), cells["grp"].to_numpy()
     pos, neg = cells["pos"].to_numpy(), cells["neg"].to_numpy()
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("slice", "grp", *_WINS)}
-    for bit in range(len(SLICES)):
+    for bit in range(len(SAMPLE_SLICES)):
         inside = (bits >> bit & 1) == 1
         if not inside.any():
             continue
@@ -276,7 +277,7 @@ def _user_sums(rows: DataFrame) -> dict[tuple[int, int], dict[int, tuple[float, 
 
 
 def _user_task(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Rows sorted by user -> sums a chunk of whole users."""
+    """Rows sorted by user -> sums per chunk of whole users."""
     waiting: list[pa.RecordBatch] = []
     for batch in batches:
         waiting.append(batch)
@@ -284,7 +285,7 @@ def _user_task(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             continue
         table = pa.Table.from_batches(waiting)
         user = table["user"].to_numpy()
-        whole = int(np.searchsorted(user, user[-1]))  # the last user may go on in the next batch
+        whole = int(np.searchsorted(user, user[-1]))  # the last user may continue in the next batch
         if whole:
             yield from _chunk_sums(table.slice(0, whole))
         waiting = table.slice(whole).to_batches()
@@ -299,13 +300,13 @@ def _chunk_sums(chunk: pa.Table) -> Iterator[pa.RecordBatch]:
     model, user, score, label = model[order], user[order], score[order], label[order]
     grp, bits = chunk["grp"].to_numpy()[order], chunk["bits"].to_numpy()[order]
     changes = (np.diff(model) != 0) | (np.diff(user) != 0)
-    who = np.cumsum(np.r_[True, changes])  # (rows,) a number for each model and user
+    who = np.cumsum(np.r_[True, changes])  # (rows,) one number per model and user
     p = np.clip(score, CLAMP, 1 - CLAMP)
     loss = -(label * np.log(p) + (1 - label) * np.log1p(-p))
     groups = int(grp.max()) + 1
     cell = model.astype(np.int64) * groups + grp
     cells = int(cell.max()) + 1
-    for bit in range(len(SLICES)):
+    for bit in range(len(SAMPLE_SLICES)):
         inside = np.flatnonzero(bits >> bit & 1)
         if not len(inside):
             continue
@@ -325,7 +326,7 @@ def _chunk_sums(chunk: pa.Table) -> Iterator[pa.RecordBatch]:
                 "model": pa.array(there // groups, pa.int32()),
                 "slice": pa.array(np.full(len(there), bit), pa.int32()),
                 "grp": pa.array(there % groups, pa.int32()),
-                # bincount of nothing, weighted or not, gives integers.
+                # bincount of an empty array gives integers, weighted or not.
                 **{name: pa.array(sums[name][there].astype(float)) for name in _SUMS},
             }
         )

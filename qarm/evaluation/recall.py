@@ -1,4 +1,4 @@
-"""New-pair Recall@k as figures: by vector space, source of pairs, and warm or cold items."""
+"""New-pair Recall@k by vector space, source of pairs, and warm or cold items."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from qarm.evaluation.estimates import Estimate, ratio_of_sums
-from qarm.evaluation.new_pairs import TestPairs
+from qarm.evaluation.estimates import GROUPS, Estimate, grouped_mean
+from qarm.evaluation.held_out_pairs import TestPairs
 from qarm.evaluation.retrieval import Ranks
 from qarm.evaluation.vectors import ALIGNED, CHANCE, RAW
 from qarm.ledger import Metric
@@ -21,20 +20,18 @@ def recall_metrics(
     ranks: Mapping[str, Ranks],
     candidates: int,
     cutoffs: Sequence[int],
-    groups: int,
 ) -> list[Metric]:
-    """Rows of the metrics table: ``recall@k`` by space and slice, ``recall_ratio@k`` aligned/raw.
+    """``recall@k`` by space and slice, and ``recall_ratio@k`` of aligned over raw.
 
-    Micro average over distinct pairs. ``raw`` is the best raw space of that slice, ``chance`` is k
-    over the candidates. Intervals by the jackknife over hash groups of triggers.
+    Micro average over distinct pairs. ``raw`` is the best raw space of the slice, ``chance`` is k
+    divided by the number of candidates. Intervals by the jackknife over hash groups of triggers.
 
     Args:
         source: u2i or swing; slices are named ``<source> all``, ``<source> warm``, ``... cold``.
         pairs: the test pairs.
         ranks: space -> ranks of the pairs' targets.
-        candidates: items among which a target is looked for (without the trigger).
+        candidates: number of items that are ranked (without the trigger).
         cutoffs: values of k.
-        groups: hash groups of triggers.
     """
     metrics: list[Metric] = []
     kinds = {"all": np.ones(len(pairs), bool), "warm": pairs.warm, "cold": ~pairs.warm}
@@ -43,18 +40,18 @@ def recall_metrics(
         if not n:
             continue
         for k in cutoffs:
-            found = {
-                name: _estimate(r.hits(k)[inside], pairs.group[inside], groups)
+            recalls = {
+                name: grouped_mean(r.hits(k)[inside], pairs.group[inside], GROUPS)
                 for name, r in ranks.items()
             }
-            if raw := {name: e for name, e in found.items() if name.startswith("raw:")}:
-                found[RAW] = max(raw.values(), key=lambda e: e.value)
-
+            if raw := [e for name, e in recalls.items() if name.startswith("raw:")]:
+                recalls[RAW] = max(raw, key=lambda e: e.value)
             where = f"{source} {kind}"
-            metrics += [_metric(f"recall@{k}", name, where, e, n) for name, e in found.items()]
+            metrics += [_metric(f"recall@{k}", name, where, e, n) for name, e in recalls.items()]
             chance = Estimate(min(1.0, k / candidates) if candidates else 0.0, np.zeros(0))
             metrics.append(_metric(f"recall@{k}", CHANCE, where, chance, n))
-            if RAW in found and math.isfinite((ratio := found[ALIGNED].over(found[RAW])).value):
+            ratio = recalls[ALIGNED].over(recalls[RAW]) if raw else None
+            if ratio is not None and math.isfinite(ratio.value):
                 name = f"{ALIGNED}/{RAW}"
                 metrics.append(_metric(f"recall_ratio@{k}", name, where, ratio, n, math.inf))
     return metrics
@@ -63,8 +60,7 @@ def recall_metrics(
 def _metric(
     metric: str, variant: str, where: str, e: Estimate, n: int, most: float = 1.0
 ) -> Metric:
-    """One row; the interval of a few pairs can lie outside of [0, most] and is cut there."""
-    low, high = e.interval() or (None, None)
+    low, high = e.clipped_interval(most)
     return Metric(
         metric=metric,
         value=e.value,
@@ -72,13 +68,6 @@ def _metric(
         part="test",
         slice=where,
         variant=variant,
-        low=None if low is None else max(low, 0.0),
-        high=None if high is None else min(high, most),
-    )
-
-
-def _estimate(hits: NDArray[np.float64], group: NDArray[np.int64], groups: int) -> Estimate:
-    return ratio_of_sums(
-        np.bincount(group, hits, groups).astype(float),
-        np.bincount(group, minlength=groups).astype(float),
+        low=low,
+        high=high,
     )

@@ -1,8 +1,8 @@
-"""Where each test pair's target stands among all candidates, by cosine from the trigger.
+"""Rank of each test pair's target among all candidates, by cosine to the trigger.
 
-The test pairs are bounded and travel to the tasks; the catalogue streams through them in tiles and
-never comes to one place. A task counts, for each pair, the candidates above the target; the counts
-add up.
+The test pairs are bounded and broadcast to the tasks. The catalogue streams through the tasks in
+tiles and is never collected: each task counts its candidates above the target of each pair, and the
+counts are added.
 """
 
 from __future__ import annotations
@@ -15,42 +15,43 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from qarm.evaluation.nearest_items import tiles
 from qarm.evaluation.vectors import Spaces
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-#: Cosines closer than this are ties: tiles of different shapes round float32 sums differently.
+#: Cosines closer than this are ties: float32 sums of differently shaped tiles round differently.
 TIE = 1e-6
-#: Cosines held by a task at once (32 MiB).
+#: Cosines that a task holds at once (32 MiB).
 TILE = 1 << 23
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the targets of (pairs,) stand in one space."""
+    """Ranks of the targets of (pairs,) in one space."""
 
     found: NDArray[np.bool_]
-    """Whether trigger and target both have a vector; where not, the pair is a miss."""
+    """Whether trigger and target both have a vector; a pair without is a miss."""
     above: NDArray[np.int64]
-    """Candidates with a larger cosine, without trigger and target."""
+    """Candidates with a larger cosine, not counting trigger and target."""
     tied: NDArray[np.int64]
     """Other candidates with the same cosine."""
 
     def hits(self, k: int) -> NDArray[np.float64]:
-        """(pairs,) chance that the target is among the first k, ties in random order."""
+        """(pairs,) probability that the target is among the first k, ties in random order."""
         chance = np.clip((k - self.above) / (self.tied + 1), 0.0, 1.0)
         return np.where(self.found, chance, 0.0)
 
     def part(self, start: int, stop: int) -> Ranks:
-        """Those of some of the pairs."""
+        """Ranks of the pairs from ``start`` to before ``stop``."""
         some = slice(start, stop)
         return Ranks(self.found[some], self.above[some], self.tied[some])
 
 
 @dataclass(frozen=True)
 class _Query:
-    """The pairs in one space, as tasks need them; pairs sorted by trigger."""
+    """The pairs in one space as the tasks need them, sorted by trigger."""
 
     triggers: NDArray[np.float32]
     """(triggers, d) unit vectors."""
@@ -72,14 +73,14 @@ def rank_targets(
 ) -> dict[str, Ranks]:
     """Ranks of the targets in every space.
 
-    Items without a vector in a space are nobody's neighbours there: as candidates they are behind
-    all others, and pairs with such an item are misses.
+    Items without a vector in a space rank behind all others there, and pairs with such an item are
+    misses.
 
     Args:
         trigger: (pairs,) item_idx.
         target: (pairs,) item_idx, other than the trigger.
-        catalogue: one row a candidate, see ``vectors.wide_rows``; holds triggers and targets.
-        spaces: see ``vectors.fit``.
+        catalogue: one row per candidate, see ``vectors.wide_rows``; includes triggers and targets.
+        spaces: see ``vectors.fit_spaces``.
     """
     from pyspark.sql import functions as F
 
@@ -128,7 +129,7 @@ def _queries(
         pair = order[found[name][order]]
         rows, row = np.unique(at_trigger[pair], return_inverse=True)
         threshold = np.empty(len(pair), np.float32)
-        for start in range(0, len(pair), 1 << 14):  # no (pairs, d) copies of all pairs at once
+        for start in range(0, len(pair), 1 << 14):  # avoids (pairs, d) copies of all pairs
             some = pair[start : start + (1 << 14)]
             threshold[start : start + len(some)] = np.einsum(
                 "pd,pd->p",
@@ -143,10 +144,10 @@ def _queries(
 def count_above(
     batches: Iterable[pa.RecordBatch], spaces: Spaces, queries: Mapping[str, _Query]
 ) -> Iterator[pa.RecordBatch]:
-    """One task: candidates above each pair's target, and those not below it (itself included)."""
+    """One task: candidates above each pair's target, and those not below it (target included)."""
     import torch
 
-    torch.set_num_threads(1)  # one thread a Spark task
+    torch.set_num_threads(1)  # one thread per Spark task
     above = {name: np.zeros(len(q.pair), np.int64) for name, q in queries.items()}
     not_below = {name: np.zeros(len(q.pair), np.int64) for name, q in queries.items()}
     for batch in batches:
@@ -157,9 +158,7 @@ def count_above(
             if not len(there) or not len(query.pair):
                 continue
             candidates = torch.from_numpy(space.matrix[there]).T
-            step = max(1, TILE // len(there))
-            for start in range(0, len(query.pair), step):
-                some = slice(start, start + step)
+            for some in tiles(len(query.pair), len(there), TILE):
                 row = query.row[some]
                 first = row[0]
                 block = torch.from_numpy(query.triggers[first : row[-1] + 1])
@@ -182,7 +181,7 @@ def count_above(
 
 
 def _leave_out(cosines, triggers: NDArray[np.int64], items: NDArray[np.int64]) -> None:  # type: ignore[no-untyped-def]
-    """A trigger is no candidate of its own: its cosine with itself becomes -2, below all."""
+    """Exclude the trigger from its own candidates: its cosine becomes -2, below all."""
     column = np.argsort(items)
     place = np.searchsorted(items, triggers, sorter=column).clip(max=len(items) - 1)
     same = items[column[place]] == triggers

@@ -1,12 +1,12 @@
-"""The vector spaces that are compared: aligned, raw by modality, raw together, ID embeddings.
+"""The vector spaces that are compared: aligned, raw by modality, raw combined, ID vectors.
 
-One wide row an item holds its vector in each table; a batch of such rows becomes a unit matrix a
-space, the same way on the driver (items of test pairs) and in tasks (the whole catalogue).
+One wide row per item holds its vector of each table. A batch of such rows becomes one unit matrix
+per space, on the driver (items of test pairs) and in tasks (the whole catalogue) alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,6 @@ from qarm.errors import InputError
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from qarm.pipeline.context import Context
-
 ALIGNED, ID_VECTORS, CHANCE = "aligned", "id_vectors", "chance"
 RAW, CONCAT = "raw", "raw:concat"
 _RAW = "raw:"
@@ -31,29 +29,29 @@ class Space:
     """Unit vectors of a batch of items in one space."""
 
     matrix: NDArray[np.float32]
-    """(rows, d) unit rows; zero where the item has no vector."""
+    """(rows, d) unit rows; zero if the item has no vector."""
     there: NDArray[np.bool_]
-    """(rows,) whether the item has one. A zero vector has no direction: it is none."""
+    """(rows,) whether the item has a vector. A zero vector, without a direction, does not count."""
 
 
 @dataclass(frozen=True)
 class Spaces:
-    """How wide rows become unit vectors; small, travels to the tasks."""
+    """How wide rows become unit vectors; small, broadcast to the tasks."""
 
     centres: dict[str, NDArray[np.float32]]
-    """Column -> (d,) what is taken off before normalising; zeros: nothing."""
+    """Column -> (d,) mean that is subtracted before normalisation; zeros: none."""
 
     @property
     def names(self) -> list[str]:
-        """Spaces in the order of the columns; ``raw:concat`` where there are several raw ones."""
+        """Spaces in the order of the columns; then ``raw:concat`` if there are several raw ones."""
         raw = [c for c in self.centres if c.startswith(_RAW)]
         return [*self.centres, *([CONCAT] if len(raw) > 1 else [])]
 
     def of(self, rows: pa.RecordBatch | pa.Table) -> dict[str, Space]:
         """The rows in every space.
 
-        ``raw:concat`` sets the centred unit vectors of all modalities side by side, a zero block
-        for a missing one, and normalises the whole.
+        ``raw:concat`` concatenates the centred unit vectors of all modalities, with zeros for a
+        missing one, and normalises the result.
         """
         spaces: dict[str, Space] = {}
         for column, centre in self.centres.items():
@@ -78,10 +76,12 @@ def _unit(matrix: NDArray[np.float32], there: NDArray[np.bool_]) -> Space:
 def to_matrix(
     column: pa.Array | pa.ChunkedArray, dimensions: int, name: str
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """A list column as ((rows, dimensions), rows that are not null); null rows are zero.
+    """A list column as (matrix (rows, dimensions), mask (rows,) of rows that are not null).
+
+    Null rows of the matrix are zero.
 
     Raises:
-        InputError: vectors of another length.
+        InputError: a vector has another length.
     """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
@@ -97,53 +97,72 @@ def to_matrix(
     return matrix, there
 
 
-def wide_rows(context: Context, items: DataFrame) -> DataFrame:
-    """``items`` (item_idx, ...) with a nullable vector column a space; rows stay as they are."""
+def vector_columns(
+    aligned: DataFrame,
+    encoder_version: str | None,
+    id_vectors: DataFrame | None,
+    features: DataFrame | None,
+    backbones: Mapping[str, str],
+) -> dict[str, DataFrame]:
+    """Column -> rows (item_idx, vector) of every space there are vectors for.
+
+    Args:
+        aligned: the table item_embeddings.
+        encoder_version: the version that embed-catalog has written last, if it has run.
+        id_vectors: the table id_vectors, or None.
+        features: the table item_features, or None.
+        backbones: modality -> backbone whose features the encoder was trained on.
+
+    Raises:
+        InputError: item_embeddings has several encoder versions, and the last one is not among
+            them.
+    """
     from pyspark.sql import functions as F
 
-    columns = {ALIGNED: _aligned(context)}
-    if context.find(ID_VECTORS):
-        columns[ID_VECTORS] = context.table(ID_VECTORS)
-    for modality, backbone in _raw_modalities(context).items():
-        features = context.table("item_features").where(F.col("modality").eqNullSafe(modality))
-        columns[_RAW + modality] = features.where(F.col("backbone").eqNullSafe(backbone))
+    columns = {ALIGNED: _of_one_encoder(aligned, encoder_version)}
+    if id_vectors is not None:
+        columns[ID_VECTORS] = id_vectors
+    if features is not None:
+        rows = features.select("modality", "backbone").distinct().collect()
+        known = dict(sorted(tuple(row) for row in rows))  # the last backbone of each modality
+        for modality, last in known.items():
+            backbone = F.col("backbone").eqNullSafe(backbones.get(modality, last))
+            columns[_RAW + modality] = features.where(
+                F.col("modality").eqNullSafe(modality) & backbone
+            )
+    return columns
+
+
+def _of_one_encoder(table: DataFrame, latest: str | None) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    versions = sorted(r[0] for r in table.select("encoder_version").distinct().collect())
+    if len(versions) > 1 and latest not in versions:
+        raise InputError(
+            f"item_embeddings has vectors of several encoders ({versions}), and none of them is "
+            f"the one that embed-catalog used last ({latest}); keep the vectors of one encoder"
+        )
+    version = latest if latest in versions else (versions or [""])[0]
+    return table.where(F.col("encoder_version").eqNullSafe(F.lit(version)))
+
+
+def wide_rows(items: DataFrame, columns: Mapping[str, DataFrame]) -> DataFrame:
+    """``items`` (item_idx, ...) with one nullable vector column per entry of ``columns``."""
+    from pyspark.sql import functions as F
+
     for name, vectors in columns.items():
         one = vectors.select("item_idx", F.col("vector").cast("array<float>").alias(name))
         items = items.join(one, "item_idx", "left")
     return items
 
 
-def _aligned(context: Context) -> DataFrame:
-    from pyspark.sql import functions as F
+def fit_spaces(rows: DataFrame) -> Spaces:
+    """Number of dimensions of each column, and for raw ones the mean over rows ``in_training``.
 
-    table = context.table("item_embeddings")
-    versions = sorted(r[0] for r in table.select("encoder_version").distinct().collect())
-    latest = str(context.facts("embed-catalog").get("encoder_version"))
-    if len(versions) > 1 and latest not in versions:
-        raise InputError(
-            f"item_embeddings has vectors of several encoders ({versions}) and embed-catalog has "
-            "written none of them; keep one"
-        )
-    version = latest if latest in versions else (versions or [""])[0]
-    return table.where(F.col("encoder_version").eqNullSafe(version))
+    Each task returns one small row per column, independent of the size of the catalogue.
 
-
-def _raw_modalities(context: Context) -> dict[str, str]:
-    """Modality -> the backbone whose features the encoder was trained on."""
-    if not context.find("item_features"):
-        return {}
-    rows = context.table("item_features").select("modality", "backbone").distinct().collect()
-    found: dict[str, list[str]] = {}
-    for modality, backbone in sorted(tuple(row) for row in rows):
-        found.setdefault(modality, []).append(backbone)
-    used = context.facts("train-alignment").get("backbones", {})
-    return {m: used.get(m, backbones[-1]) for m, backbones in found.items()}
-
-
-def fit(rows: DataFrame) -> Spaces:
-    """Dimensions of each column, and for raw ones the mean over rows with ``in_training``.
-
-    One small row a task comes back, whatever the size of the catalogue.
+    Raises:
+        InputError: the vectors of a column differ in length.
     """
     columns = [c for c in rows.columns if c in (ALIGNED, ID_VECTORS) or c.startswith(_RAW)]
 
@@ -152,20 +171,20 @@ def fit(rows: DataFrame) -> Spaces:
 
     sums: dict[str, NDArray[np.float64]] = {}
     counts = dict.fromkeys(columns, 0)
-    found = rows.select("in_training", *columns).mapInArrow(
+    partial = rows.select("in_training", *columns).mapInArrow(
         task, "name string, rows bigint, total array<double>"
     )
-    for row in found.collect():
+    for row in partial.collect():
         total = np.array(row["total"])
         if row["name"] in sums and len(sums[row["name"]]) != len(total):
             raise InputError(
-                f"vectors of {row['name']} must have one length; seen {len(total)} and "
+                f"vectors of {row['name']} must have the same length; seen {len(total)} and "
                 f"{len(sums[row['name']])}"
             )
         sums[row["name"]] = sums.get(row["name"], np.zeros(len(total))) + total
         counts[row["name"]] += row["rows"]
     centres = {}
-    for name in (c for c in columns if c in sums):  # a column without any vector is no space
+    for name in (c for c in columns if c in sums):  # a column without any vector is not a space
         raw = name.startswith(_RAW) and counts[name]
         centres[name] = (sums[name] / counts[name] if raw else sums[name] * 0).astype(np.float32)
     return Spaces(centres)

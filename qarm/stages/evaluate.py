@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qarm.evaluation import ranking_metrics, retrieval, vectors
-from qarm.evaluation.kept_pairs import pairs_of
+from qarm.config import fingerprint
+from qarm.evaluation import held_out_pairs, ranking_metrics, retrieval, vectors
+from qarm.evaluation.held_out_pairs import TestPairs
 from qarm.evaluation.recall import recall_metrics
-from qarm.evaluation.sample_slices import SLICES, head_threshold
+from qarm.evaluation.slices import SAMPLE_SLICES, head_threshold
 from qarm.ingest.parts import training_parts, with_part
-from qarm.lake import manifest
+from qarm.lake import files, manifest
 from qarm.ledger import Ledger, Metric, StageResult
+from qarm.pipeline.code_version import code_version
 from schemas import metrics as metrics_table
 
 if TYPE_CHECKING:
@@ -45,12 +48,8 @@ def _evaluate_ranker(context: Context) -> StageResult:
     known = ranking_metrics.models(predictions)
     judged = {model: rows for model, rows in known.items() if model.part in PARTS}
     head = head_threshold(_training_events(context))
-    figures = ranking_metrics.evaluate(
-        predictions.where(F.col("part").isin(*PARTS)),
-        judged,
-        head,
-        context.config.evaluation.groups,
-    )
+    in_parts = predictions.where(F.col("part").isin(*PARTS))
+    figures = ranking_metrics.evaluate(in_parts, judged, head)
     evaluated = sum(f.rows for (_, name), f in figures.items() if name == "all")
     undefined = sorted(
         f"{model.variant}/{model.part}/{name}"
@@ -68,42 +67,33 @@ def _evaluate_ranker(context: Context) -> StageResult:
             )
         ],
         metrics=ranking_metrics.as_metrics(figures, positive),
-        facts={"slices": list(SLICES.items()), "head_events": head, "auc_undefined": undefined},
+        facts={
+            "slices": list(SAMPLE_SLICES.items()),
+            "head_events": head,
+            "auc_undefined": undefined,
+        },
     )
 
 
 def _evaluate_vectors(context: Context) -> StageResult:
-    """New-pair recall; where the tables for it are not there, says so and measures nothing."""
+    """New-pair recall; left out, with the reason, if a table for it is missing."""
     missing = [t for t in ("item_embeddings", "item_pairs") if context.find(t) is None]
     if missing:
         why = f"no table {' and no table '.join(missing)}"
         context.say(f"new-pair recall is left out: {why}")
         return StageResult(ledgers=[], facts={"new_pairs": {"left_out": why}})
-    config = context.config.evaluation
-    found = pairs_of(context)
+    by_source = _test_pairs(context)
     catalogue = _catalogue(context).persist()
     candidates = catalogue.count() - 1
-    spaces = vectors.fit(catalogue)
-    trigger = np.concatenate([p.trigger for p in found.values()])
-    target = np.concatenate([p.target for p in found.values()])
-    result = StageResult(ledgers=[])
-    facts: dict[str, Any] = {"candidates": candidates, "spaces": spaces.names, "sources": {}}
-    if len(trigger):
-        ranks = retrieval.rank_targets(trigger, target, catalogue, spaces)
-        start = 0
-        for source, pairs in found.items():
-            own = {name: r.part(start, start + len(pairs)) for name, r in ranks.items()}
-            start += len(pairs)
-            result.metrics += recall_metrics(
-                source, pairs, own, candidates, config.recall_at, config.groups
-            )
-            facts["sources"][source] = {
-                "pairs": len(pairs),
-                "warm": int(pairs.warm.sum()),
-                "without_vector": {n: int((~r.found).sum()) for n, r in own.items()},
-            }
+    spaces = vectors.fit_spaces(catalogue)
+    trigger = np.concatenate([p.trigger for p in by_source.values()])
+    target = np.concatenate([p.target for p in by_source.values()])
+    ranks = retrieval.rank_targets(trigger, target, catalogue, spaces) if len(trigger) else {}
     catalogue.unpersist()
-    for source, pairs in found.items():
+    facts: dict[str, Any] = {"candidates": candidates, "spaces": spaces.names, "sources": {}}
+    result = StageResult(ledgers=[], facts={"new_pairs": facts})
+    start = 0
+    for source, pairs in by_source.items():
         result.ledgers.append(
             Ledger(
                 name=f"distinct test pairs, {source}",
@@ -114,23 +104,54 @@ def _evaluate_vectors(context: Context) -> StageResult:
         )
         if not len(pairs):
             context.say(f"no new {source} pairs in the test part ({pairs.mined} mined)")
-    result.facts["new_pairs"] = facts
+        if not ranks:
+            continue
+        own = {name: r.part(start, start + len(pairs)) for name, r in ranks.items()}
+        start += len(pairs)
+        cutoffs = context.config.evaluation.recall_at
+        result.metrics += recall_metrics(source, pairs, own, candidates, cutoffs)
+        facts["sources"][source] = {
+            "pairs": len(pairs),
+            "warm": int(pairs.warm.sum()),
+            "without_vector": {n: int((~r.found).sum()) for n, r in own.items()},
+        }
     return result
+
+
+def _test_pairs(context: Context) -> Mapping[str, TestPairs]:
+    """Those of stage quality if it mined them from the same tables, settings and code."""
+    tables = {n: context.table(n) for n in held_out_pairs.TABLES if context.find(n)}
+    settings = held_out_pairs.Settings.of(context.config)
+    refs = {name: context.ref(name).as_dict() for name in tables}
+    version = fingerprint(refs, settings.as_json(), code_version(held_out_pairs.__name__))
+    published = manifest.find(context.lake.root, "quality")
+    saved = published.artifacts.get(held_out_pairs.ARTIFACT, {}) if published else {}
+    if saved.get("version") == version and files.exists(str(saved["uri"])):
+        context.say("test pairs are those of stage quality")
+        return held_out_pairs.load(str(saved["uri"]))
+    return held_out_pairs.mine_test_pairs(tables, settings)
 
 
 def _catalogue(context: Context) -> DataFrame:
     """Candidates: every item of the log, with ``in_training`` and its vectors."""
     from pyspark.sql import functions as F
 
-    interactions = context.table("interactions")
     training = _training_events(context).select("item_idx").distinct()
     items = (
-        interactions.select("item_idx")
+        context.table("interactions")
+        .select("item_idx")
         .distinct()
         .join(training.withColumn("in_training", F.lit(True)), "item_idx", "left")
         .withColumn("in_training", F.coalesce("in_training", F.lit(False)))
     )
-    return vectors.wide_rows(context, items)
+    columns = vectors.vector_columns(
+        context.table("item_embeddings"),
+        encoder_version=context.facts("embed-catalog").get("encoder_version"),
+        id_vectors=context.table("id_vectors") if context.find("id_vectors") else None,
+        features=context.table("item_features") if context.find("item_features") else None,
+        backbones=context.facts("train-alignment").get("backbones", {}),
+    )
+    return vectors.wide_rows(items, columns)
 
 
 def _training_events(context: Context) -> DataFrame:
@@ -142,13 +163,13 @@ def _training_events(context: Context) -> DataFrame:
 
 
 def _as_rows(context: Context, metrics: list[Metric]) -> DataFrame:
-    """This stage's figures and those of the stages before it: the table holds every figure."""
+    """The figures of this stage and of the earlier ones: the table holds every figure."""
     rows = [{"run_id": context.run_id, "stage": context.stage, **asdict(m)} for m in metrics]
     for stage, published in sorted(manifest.all_of(context.lake.root).items()):
         if stage != context.stage:
             rows += [{**m, "run_id": published.run_id} for m in published.result.get("metrics", [])]
     columns = ", ".join(f"{c.name} {c.type}" for c in metrics_table.TABLE.columns)
-    numbers = ("value", "low", "high")  # Spark takes no int for a double
+    numbers = ("value", "low", "high")  # Spark does not convert int to double
     ordered = [
         tuple(
             float(row[c]) if c in numbers and row[c] is not None else row[c]

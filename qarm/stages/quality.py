@@ -1,4 +1,4 @@
-"""Stage quality: how good the codes are, from tables of ours or of the user's own."""
+"""Stage quality: how good the codes are, those of stage assign-codes or the user's own."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from qarm.codes.codebook import Codebook
 from qarm.codes.sources import encoder_versions, load_codebook
+from qarm.config import fingerprint
 from qarm.errors import InputError, plain_errors
-from qarm.evaluation import code_use, kept_pairs, new_pairs
-from qarm.evaluation.code_change import code_change, codes_before
+from qarm.evaluation import code_use, held_out_pairs
+from qarm.evaluation.code_change import code_change, previous_codes
 from qarm.evaluation.code_neighbours import neighbour_overlap
 from qarm.evaluation.code_pairs import pair_agreement
-from qarm.evaluation.code_slices import SLICES, with_slices
 from qarm.evaluation.prefix_cosine import prefix_cosines
 from qarm.evaluation.purity import category_purity
+from qarm.evaluation.reconstruction import reconstruction_metrics
+from qarm.evaluation.slices import ITEM_SLICES, with_item_slices
+from qarm.ingest.parts import training_parts
 from qarm.lake import files
 from qarm.ledger import Ledger, Metric, StageResult
+from qarm.pipeline.code_version import code_version
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -25,11 +29,15 @@ if TYPE_CHECKING:
     from qarm.pipeline.context import Context
 
 FILE = "quality.json"
+#: Upper bound on the items for reconstruction and for cosines inside prefixes, chosen by hash.
+MOST_ITEMS = 200_000
+#: Items, chosen by hash, whose neighbours are compared, and the number of neighbours of each.
+QUERIES, NEIGHBOURS = 1000, 20
 
 
 @dataclass
 class _Found:
-    """Figures, and why some are not there."""
+    """Figures, and why some are missing."""
 
     metrics: list[Metric] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -39,13 +47,14 @@ class _Found:
 
 
 def run(context: Context) -> StageResult:
-    """Measure what can be measured with the tables that are there; say what is left out, and why.
+    """Measure what the available tables allow; report what is left out, and why.
 
-    ``semantic_ids`` is needed. Reconstruction and neighbours need the codebook and vectors,
-    held-out pairs a log with a test part and training pairs, purity a catalogue with attributes.
+    ``semantic_ids`` is required. Reconstruction and neighbours need the codebook and vectors,
+    held-out pairs need a log with a test part and training pairs, purity needs a catalogue with
+    attributes.
 
     Raises:
-        InputError: codes of several codebooks, of another codebook than the one given, or no rows.
+        InputError: codes of several codebooks, of another codebook than the given one, or no rows.
     """
     from pyspark.sql import functions as F
 
@@ -56,7 +65,8 @@ def run(context: Context) -> StageResult:
     found = _Found()
     ids = table.where(F.col("codebook_id") == chosen)
     ids = ids.select("item_idx", "rq", "rq_resolved", "vq", "encoder_version")
-    ids = with_slices(context, ids).persist()
+    splits = context.table("event_splits") if context.find("event_splits") else None
+    ids = with_item_slices(ids, splits, training_parts(context.facts("ingest"))).persist()
     with plain_errors():
         context.say("use and collisions")
         sizes = _of_codes(ids, book, found)
@@ -72,7 +82,7 @@ def run(context: Context) -> StageResult:
         "codebook_id": chosen,
         "rq_sizes": sizes,
         "vq_anchors": len(book.anchors) if book else 0,
-        "slices": list(SLICES.items()),
+        "slices": list(ITEM_SLICES.items()),
         "left_out": found.left_out,
         **found.facts,
     }
@@ -92,7 +102,7 @@ def run(context: Context) -> StageResult:
 
 
 def _publish(context: Context, facts: dict[str, Any], metrics: list[Metric]) -> dict[str, Any]:
-    """All figures as one JSON file, for whoever has nothing but the lake's folder."""
+    """Write all figures as one JSON file, readable without Delta; returns the artifact."""
     uri = files.join(context.work_dir(), FILE)
     tree = {"facts": facts, "metrics": [asdict(metric) for metric in metrics]}
     files.write_text(uri, json.dumps(tree, indent=1))
@@ -103,7 +113,7 @@ def _chosen(context: Context, counts: dict[str, int]) -> str:
     """The codebook whose codes are measured: the only one, or that of the last assign-codes."""
     if not counts:
         raise InputError(
-            f"stage {context.stage}: semantic_ids has no rows; expected one an item of the "
+            f"stage {context.stage}: semantic_ids has no rows; expected one row per item of the "
             "catalogue"
         )
     if len(counts) == 1:
@@ -112,13 +122,13 @@ def _chosen(context: Context, counts: dict[str, int]) -> str:
     if not context.is_external("semantic_ids") and published in counts:
         return str(published)
     raise InputError(
-        f"stage {context.stage}: semantic_ids has codes of several codebooks ({sorted(counts)}) "
-        "and no run says which one to take; bring those of one"
+        f"stage {context.stage}: semantic_ids has codes of several codebooks ({sorted(counts)}), "
+        "and no run of assign-codes names one of them; provide the codes of one codebook"
     )
 
 
 def _codebook(context: Context, chosen: str) -> Codebook | None:
-    """The codebook ``chosen``, or None where there are codes alone."""
+    """The codebook ``chosen``, or None if there are only codes."""
     from pyspark.sql import functions as F
 
     if context.find("codebooks") is None:
@@ -128,8 +138,8 @@ def _codebook(context: Context, chosen: str) -> Codebook | None:
         named = not (chosen.startswith("user-") or book.codebook_id.startswith("user-"))
         if named and book.codebook_id != chosen:
             raise InputError(
-                f"semantic_ids are of codebook {chosen}, your codebook is {book.codebook_id}; "
-                "bring the one that made the codes"
+                f"semantic_ids has codes of codebook {chosen}, your codebook is "
+                f"{book.codebook_id}; provide the codebook that made the codes"
             )
         return book
     rows = context.table("codebooks").where(F.col("codebook_id") == chosen).toArrow()
@@ -137,7 +147,7 @@ def _codebook(context: Context, chosen: str) -> Codebook | None:
 
 
 def _of_codes(ids: DataFrame, book: Codebook | None, found: _Found) -> list[int]:
-    """Use and collisions of every kind of code; the sizes of the residual levels."""
+    """Use and collisions of every kind of code; returns the sizes of the residual levels."""
     from pyspark.sql import functions as F
 
     row = ids.agg(
@@ -160,7 +170,7 @@ def _of_codes(ids: DataFrame, book: Codebook | None, found: _Found) -> list[int]
             "codes belong to another codebook"
         )
     if book is None:
-        found.left_out["codes that no item has"] = "no codebook: sizes are the largest codes seen"
+        found.left_out["unused codes"] = "no codebook: the largest code seen is taken as size"
     kinds = ["rq"] * bool(levels) + ["rq_resolved"] * bool(levels and row["resolved"])
     for kind in kinds:
         rows = ids.where(F.col(kind).isNotNull())
@@ -191,7 +201,7 @@ def _of_vectors(
     rows: int,
     found: _Found,
 ) -> None:
-    """What needs vectors beside codes."""
+    """Figures that need vectors as well as codes."""
     from pyspark.sql import functions as F
 
     part = "reconstruction, prefix cosines and neighbours"
@@ -202,56 +212,57 @@ def _of_vectors(
     coded = sorted(r[0] for r in ids.select("encoder_version").distinct().collect())
     of = [v for v in coded if v in versions] or (list(versions) if len(versions) == 1 else [])
     if len(of) != 1:
-        found.left_out[part] = f"codes are of encoder {coded}, vectors of {sorted(versions)}"
+        found.left_out[part] = f"codes of encoder {coded}, vectors of {sorted(versions)}"
         return
     vectors = context.table("item_embeddings").where(F.col("encoder_version") == of[0])
     found.facts["encoder_version"] = of[0]
-    config = context.config.evaluation
     found.metrics.append(code_use.zero_vectors(vectors))
     if sizes:
         context.say("cosine inside prefixes")
-        found.metrics += prefix_cosines(ids, vectors, sizes, rows, config.quality_rows)
+        found.metrics += prefix_cosines(ids, vectors, sizes, rows, MOST_ITEMS)
     if book is None:
         found.left_out["reconstruction and neighbours"] = "no codebook"
         return
     context.say("reconstruction")
     broadcast = context.spark.sparkContext.broadcast(book)
-    share = config.quality_rows / rows
+    share = MOST_ITEMS / rows
     if book.levels:
-        found.metrics += code_use.reconstruction_metrics(ids, vectors, broadcast, share)
+        found.metrics += reconstruction_metrics(ids, vectors, broadcast, share)
         resolved = ids.where(F.col("rq_resolved").isNotNull())
         if any(m.variant == "rq_resolved" for m in found.metrics):
-            found.metrics += code_use.reconstruction_metrics(
+            found.metrics += reconstruction_metrics(
                 resolved, vectors, broadcast, share, "rq_resolved"
             )
-    context.say(f"neighbours of {min(config.quality_queries, rows):,} items")
-    found.metrics += neighbour_overlap(
-        ids, vectors, book, rows, config.quality_queries, config.quality_neighbours
-    )
+    context.say(f"neighbours of {min(QUERIES, rows):,} items")
+    found.metrics += neighbour_overlap(ids, vectors, book, rows, QUERIES, NEIGHBOURS)
     broadcast.destroy()
 
 
 def _of_pairs(context: Context, ids: DataFrame, found: _Found) -> None:
-    missing = [
-        name
-        for name in ("interactions", "event_splits", "item_pairs")
-        if context.find(name) is None
-    ]
+    """Agreement of held-out pairs; saves the pairs for stage evaluate."""
+    missing = [name for name in held_out_pairs.NEEDED_TABLES if context.find(name) is None]
     if missing:
         found.left_out["held-out pairs"] = f"no table {' and no table '.join(missing)}"
         return
     context.say("held-out pairs")
-    mined = new_pairs.mine(context)
-    found.artifacts[kept_pairs.ARTIFACT] = kept_pairs.keep(context, mined)
-    for source, pairs in mined.items():
+    tables = {n: context.table(n) for n in held_out_pairs.TABLES if context.find(n)}
+    settings = held_out_pairs.Settings.of(context.config)
+    by_source = held_out_pairs.mine_test_pairs(tables, settings)
+    uri = files.join(context.work_dir(), held_out_pairs.FILE)
+    held_out_pairs.save(by_source, uri)
+    refs = {name: context.ref(name).as_dict() for name in tables}
+    version = fingerprint(refs, settings.as_json(), code_version(held_out_pairs.__name__))
+    found.artifacts[held_out_pairs.ARTIFACT] = {"uri": uri, "version": version}
+    for source, pairs in by_source.items():
         found.facts[f"pairs_{source}"] = {"mined": pairs.mined, **pairs.dropped}
-        metrics = pair_agreement(source, pairs, ids, context.config.evaluation.groups)
+        metrics = pair_agreement(source, pairs, ids)
         if not metrics:
             found.left_out[f"held-out pairs, {source}"] = "none in the test part"
         found.metrics += metrics
 
 
 def _of_categories(context: Context, ids: DataFrame, levels: int, found: _Found) -> None:
+    """Purity of prefixes by field of the attributes."""
     if context.find("items") is None:
         found.left_out["purity"] = "no table items"
         return
@@ -263,10 +274,12 @@ def _of_categories(context: Context, ids: DataFrame, levels: int, found: _Found)
 
 
 def _since_before(context: Context, ids: DataFrame, chosen: str, found: _Found) -> None:
-    before = codes_before(context, chosen)
+    """Change since the previous codebook."""
+    before = None
+    if not context.is_external("semantic_ids"):
+        before = previous_codes(context.spark, context.ref("semantic_ids"), chosen)
     if before is None:
         found.left_out["change"] = "no earlier codebook has coded this catalogue"
         return
-    codebook, codes = before
-    found.facts["before"] = codebook
+    found.facts["before"], codes = before
     found.metrics += code_change(codes, ids)

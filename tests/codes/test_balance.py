@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qarm.codes.code_counts import usage
 from qarm.codes.kmeans import kmeans
 from qarm.codes.residual import fit_residual, relative_weights
-from qarm.evaluation.code_arrays import usage
 from qarm.kernels.nearest import encode, prepare
 
 

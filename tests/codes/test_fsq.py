@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from qarm.codes import fsq_fit
+from qarm.codes.code_counts import collisions
 from qarm.codes.fsq import Projection, encode_last, rest_after
 from qarm.codes.fsq_fit import decode_table, fit_fsq, train_projection
 from qarm.codes.kmeans import kmeans
 from qarm.codes.residual import fit_residual
 from qarm.config.codes import Codes
 from qarm.errors import InputError
-from qarm.evaluation.code_arrays import collisions
 from qarm.kernels.nearest import encode, nearest, prepare
 
 

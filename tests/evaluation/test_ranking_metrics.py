@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from qarm.errors import InputError
 from qarm.evaluation import ranking_metrics
 from qarm.evaluation.ranking_metrics import Model, as_metrics, evaluate, models
-from qarm.evaluation.sample_slices import SLICES
+from qarm.evaluation.slices import SAMPLE_SLICES
 
 HEAD = 30
 
@@ -74,7 +74,7 @@ def _inside(rows: pd.DataFrame, name: str) -> pd.Series:
     }[name]
 
 
-@pytest.mark.parametrize("name", SLICES)
+@pytest.mark.parametrize("name", SAMPLE_SLICES)
 @pytest.mark.parametrize("variant", ["floor", "base", "rq"])
 def test_every_slice_equals_scikit_learn(rows, figures, variant: str, name: str) -> None:
     mine = rows[(rows.variant == variant) & (rows.part == "test") & _inside(rows, name)]

@@ -66,7 +66,7 @@ def pairs(table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_spaces_are_centred_on_training_and_normalised(spark, table) -> None:
-    spaces = vectors.fit(spark.createDataFrame(table))
+    spaces = vectors.fit_spaces(spark.createDataFrame(table))
     assert spaces.names == ["aligned", "raw:text", "raw:image", CONCAT]
     expected = reference(table)
     for name, space in spaces.of(table).items():
@@ -92,7 +92,7 @@ def _brute_force(expected, trigger, target):
 
 def test_ranks_equal_brute_force(spark, table, pairs) -> None:
     catalogue = spark.createDataFrame(table).repartition(3)
-    ranks = retrieval.rank_targets(*pairs, catalogue, vectors.fit(catalogue))
+    ranks = retrieval.rank_targets(*pairs, catalogue, vectors.fit_spaces(catalogue))
     for name, expected in reference(table).items():
         found, above, tied = _brute_force(expected, *pairs)
         np.testing.assert_array_equal(ranks[name].found, found)

@@ -122,9 +122,9 @@ def tiny_tables(spark, tmp_path_factory) -> Context:
     return context
 
 
-@pytest.fixture
-def tiny_lake(tiny_tables: Context):
-    """Context of stage evaluate on the tiny lake; keywords are configuration sections."""
+@pytest.fixture(scope="session")
+def tiny_context(tiny_tables: Context):
+    """Makes contexts of stage evaluate on the tiny lake; keywords are configuration sections."""
 
     def make(**sections: object) -> Context:
         pairs = {"swing": {"min_items_per_user": 2}}

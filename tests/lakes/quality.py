@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from qarm.codes.codebook import Codebook
 from qarm.config import Config
+from qarm.evaluation.slices import with_item_slices
 from qarm.lake import manifest
 from qarm.lake.tables import Lake
 from schemas import items
@@ -70,6 +74,40 @@ def _values(rng: np.random.Generator, codes: np.ndarray) -> dict[str, list[list[
     return {"genre": genre, "shop": shop}
 
 
+@dataclass
+class ManyItems:
+    """Frames of more items than a figure is measured on, with codes drawn at random."""
+
+    ids: DataFrame
+    vectors: DataFrame
+    x: np.ndarray
+    codes: np.ndarray
+    sizes: list[int]
+    book: SimpleNamespace
+    """Levels and anchors, as in a codebook."""
+
+
+@pytest.fixture(scope="session")
+def many_items(spark) -> ManyItems:
+    """2,000 items, none of them with a log."""
+    rng = np.random.default_rng(4)
+    x, sizes = unit_vectors(2000), [5, 4]
+    codes = rng.integers(0, sizes, (len(x), 2))
+    levels = [rng.standard_normal((size, x.shape[1])).astype("f4") for size in sizes]
+    items = pa.array(range(len(x)))
+    no_vq = pa.array([[]] * len(x), pa.list_(pa.int32()))
+    ids = spark.createDataFrame(pa.table({"item_idx": items, "rq": codes.tolist(), "vq": no_vq}))
+    vectors = pa.table({"item_idx": items, "vector": list(x)})
+    return ManyItems(
+        with_item_slices(ids, None, []).persist(),
+        spark.createDataFrame(vectors).persist(),
+        x,
+        codes,
+        sizes,
+        SimpleNamespace(levels=levels, anchors=[]),
+    )
+
+
 @pytest.fixture(scope="session")
 def measured(spark, tmp_path_factory) -> Measured:
     """300 items (one without a direction), coded by two codebooks in turn, and measured."""
@@ -82,7 +120,6 @@ def measured(spark, tmp_path_factory) -> Measured:
         {
             "lake": lake.root,
             "codes": {"rq_levels": SIZES, "vq_anchors": 30, "vq_k": 3, "rq_iterations": 4},
-            "evaluation": {"quality_neighbours": 10},
         }
     )
     world = World(spark, lake, config)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qarm.evaluation.sample_slices import SLICES
+from qarm.evaluation.slices import SAMPLE_SLICES
 from qarm.lake.manifest import Manifest
 from qarm.pipeline.stages import STAGES
 
@@ -23,7 +23,7 @@ def _ranker(rng: np.random.Generator) -> list[dict[str, Any]]:
     rows = []
     for suffix in ("", "[top]"):
         for part in ("valid", "test"):
-            for where in SLICES if part == "test" else ("all",):
+            for where in SAMPLE_SLICES if part == "test" else ("all",):
                 for i, variant in enumerate(VARIANTS):
                     of = {"variant": variant, "slice": where, "part": part, "seed": 0}
                     auc = 0.70 + 0.012 * i + rng.normal(0, 0.003)
@@ -173,7 +173,7 @@ FACTS: dict[str, dict[str, Any]] = {
         ]
     },
     "evaluate": {
-        "slices": [list(pair) for pair in SLICES.items()],
+        "slices": [list(pair) for pair in SAMPLE_SLICES.items()],
         "head_events": 210,
         "new_pairs": {
             "candidates": 3658,

@@ -10,11 +10,14 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from qarm import cli
+from qarm.codes.code_counts import collisions, usage
 from qarm.codes.residual import reconstruct
-from qarm.evaluation.code_arrays import collisions, prefix_cosine, reconstruction, usage
 from qarm.evaluation.nearest_items import jaccard_by_chance, tie_breaks
+from qarm.evaluation.reconstruction import reconstruction
 from qarm.lake import files
 from qarm.report.code_figures import lines
+from qarm.stages.quality import NEIGHBOURS
+from tests.evaluation.oracles import prefix_cosine
 from tests.lakes.quality import FIELDS, ITEMS, SIZES
 
 pytestmark = pytest.mark.spark
@@ -89,21 +92,21 @@ def test_neighbours_in_both_spaces(measured) -> None:
     rq, vq = codes(measured)
     norms = np.linalg.norm(measured.x.astype(float), axis=1, keepdims=True)
     unit = measured.x / np.where(norms > 0, norms, 1)
-    truth = nearest(np.round(unit @ unit.T, 8), 10)
+    truth = nearest(np.round(unit @ unit.T, 8), NEIGHBOURS)
     common = np.cumprod(rq[:, None] == rq[None], axis=2).sum(axis=2)
     means = reconstruct(rq, measured.book.levels)[-1].astype(float)
     far = ((means[:, None] - means[None]) ** 2).sum(axis=2)
     shared = (vq[:, None, :, None] == vq[None, :, None, :]).sum(axis=(2, 3))
     for variant, near in (("rq", common * 1000 - np.round(far, 6)), ("vq", shared)):
-        lists = nearest(near, 10)
+        lists = nearest(near, NEIGHBOURS)
         overlap = np.array([len(a & b) / len(a | b) for a, b in zip(lists, truth, strict=True)])
         for name, inside in measured.slices().items():
-            figure = measured.figures["neighbour_overlap@10", variant, name]
+            figure = measured.figures[f"neighbour_overlap@{NEIGHBOURS}", variant, name]
             assert figure["n"] == inside.sum()
             assert figure["value"] == pytest.approx(overlap[inside].mean(), abs=1e-9)
             assert figure["low"] < figure["value"] < figure["high"]
-        chance = measured.figures["neighbour_overlap_chance@10", variant, "all"]
-        assert chance["value"] == pytest.approx(jaccard_by_chance(10, ITEMS - 1))
+        chance = measured.figures[f"neighbour_overlap_chance@{NEIGHBOURS}", variant, "all"]
+        assert chance["value"] == pytest.approx(jaccard_by_chance(NEIGHBOURS, ITEMS - 1))
 
 
 def purity(prefixes: list[tuple], values: list[list[str]]) -> tuple[float, float, int]:
@@ -176,7 +179,7 @@ def test_what_is_printed_and_published(measured, tmp_path, capsys) -> None:
     # The command prints figures of a run that is up to date, too.
     config = tmp_path / "c.toml"
     root = json.dumps(measured.world.lake.root)
-    config.write_text(f"lake = {root}\n[evaluation]\nquality_neighbours = 10\n")
+    config.write_text(f"lake = {root}\n")
     assert cli.main(["quality", "--config", str(config), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert {m["metric"] for m in printed["metrics"]} == {m["metric"] for m in entry["metrics"]}
