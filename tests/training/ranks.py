@@ -200,10 +200,9 @@ def check_collectives(spec: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"size": size, "local_rank": collectives.local_rank()}
     out["cycle_ms"] = os.environ.get("HOROVOD_CYCLE_TIME")
     out["sum"] = collectives.allreduce_sum(torch.tensor([rank + 1.0])).tolist()
-    out["mean"] = collectives.allreduce_mean(torch.tensor([rank + 1.0])).tolist()
     out["gathered"] = collectives.gather(torch.full((rank,), rank)).tolist()
-    own = torch.full((2,), rank + 1.0), torch.full((rank + 1,), rank), torch.tensor(rank + 1.0)
-    sums, rows = collectives.exchange([[own[0]]], [own[1]], "both", own[2])
+    groups = [[torch.full((2,), rank + 1.0)], [torch.tensor(rank + 1.0), torch.ones(1, 2)]]
+    sums, rows = collectives.exchange(groups, [torch.full((rank + 1,), rank)], "both")
     out["exchanged"] = [tensor.tolist() for tensor in (*sums, *rows)]
     out["objects"] = collectives.gather_objects({"rank": rank})
     out["broadcast"] = collectives.broadcast_object(f"from {rank}")
@@ -285,7 +284,6 @@ def everything(spec: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"collectives": check_collectives(spec)}
     for name in ("point", "contrastive"):
         out[name] = train({**spec, "loss": name})
-    out["shares_memory"] = collectives._shared is not None
     out["dropout"] = train({**spec, **DROPOUT_RUN})
     out["early"] = stop_early(spec)
     model, optimizer, loader = make_training(spec)

@@ -16,7 +16,7 @@ import pytest
 
 import qarm.training.launch as launch_module
 from qarm.errors import ConfigError, InputError, TrainingError
-from qarm.training.collectives import SHARED_MEMORY, RankLostError
+from qarm.training.collectives import RankLostError
 from qarm.training.launch import LOG_FILE, child_environment, choose_backend, launch
 from qarm.training.worker import LAUNCHER_PID, resolve
 from tests.training import ranks
@@ -54,11 +54,10 @@ def test_collectives(both):
     assert seen == {
         "size": 2,
         "local_rank": 0,
-        "cycle_ms": "30" if two["shares_memory"] else "3",
+        "cycle_ms": "3",
         "sum": [3.0],
-        "mean": [1.5],
         "gathered": [1],
-        "exchanged": [[1.0, 1.0], [3.0], [0, 1, 1]],
+        "exchanged": [[3.0, 3.0], [3.0, 2.0, 2.0], [0, 1, 1]],
         "objects": [{"rank": 0}, {"rank": 1}],
         "broadcast": "from 0",
         "metrics": {"a": 0.75},
@@ -83,7 +82,7 @@ def test_collectives(both):
         assert seen["cores"] == [cores[:share], cores[share : 2 * share]]
     assert one["collectives"]["cores"] == [cores]
     assert one["collectives"]["size"] == 1
-    assert one["collectives"]["exchanged"] == [[1.0, 1.0], [1.0], [0]]
+    assert one["collectives"]["exchanged"] == [[1.0, 1.0], [1.0, 1.0, 1.0], [0]]
     assert not one["collectives"]["horovod"], "one process should not need Horovod"
     assert one["collectives"]["objects"] == [{"rank": 0}]
     assert one["collectives"]["uneven"] == ""
@@ -98,22 +97,6 @@ def test_two_ranks_take_the_steps_of_one_with_twice_the_batch(both):
         assert two[loss]["weights"] == pytest.approx(one[loss]["weights"], abs=1e-9)
         assert sum(two[loss]["rows_per_rank"]) == ROWS == one[loss]["rows_per_rank"][0]
         assert two[loss]["rank_mean"] == 0.5
-
-
-@pytest.mark.horovod
-def test_ranks_on_one_machine_share_memory_and_get_what_horovod_gives(both, files, tmp_path):
-    two, one = both
-    assert two["shares_memory"] == (sys.platform == "linux")
-    assert not one["shares_memory"], "one process has nobody to share with"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(SHARED_MEMORY, "0")
-        patch.setenv("PYSPARK_GATEWAY_PORT", "1")
-        sent = launch(EVERYTHING, everything(files), ranks=2, work_dir=str(tmp_path))
-    assert not sent["shares_memory"]
-    assert sent["collectives"].pop("cycle_ms") == "3"
-    expected = {**two, "shares_memory": False, "collectives": dict(two["collectives"])}
-    assert expected["collectives"].pop("cycle_ms") == "30", "Horovod has less to do"
-    assert sent == expected, "to the last bit"
 
 
 @pytest.mark.horovod
@@ -287,10 +270,7 @@ def test_restarts_take_the_ranks_that_spark_has_slots_for(monkeypatch, tmp_path,
     ],
 )
 def test_a_rank_that_takes_no_part_is_named(tmp_path, function, rank, line):
-    """It sleeps, or is stopped with all its threads; the other gives up, and says for whom.
-
-    It waits in Horovod, or for what the other should have put in the memory that they share.
-    """
+    """It sleeps, or is stopped with all its threads; the other gives up, and says for whom."""
     with pytest.raises(RankLostError) as raised:
         launch(
             f"tests.training.ranks:{function}",
