@@ -11,7 +11,7 @@ from qarm.lake.caching import Keeper
 from qarm.pipeline.own_tables import check_own_splits
 from qarm.pipeline.result import Ledger, StageResult
 from qarm.ranking import history, negatives, order_only, rates, samples
-from qarm.training.writer import FixedList, write_training_table
+from qarm.training.writer import FixedList, in_training_order
 from schemas import ranking_samples
 
 if TYPE_CHECKING:
@@ -66,10 +66,10 @@ def run(context: Context) -> StageResult:
             has_times=has_times,
             config=config,
         )
-        ref = write_training_table(
-            context,
-            ranking_samples.table(labels),
+        table = ranking_samples.table(labels)
+        ordered = in_training_order(
             samples.finished(rows),
+            table,
             about_rows=kept * (1 + (config.negatives_per_positive if mode == "sampled" else 0)),
             shards=context.config.loader.shards,
             seed=config.seed,
@@ -77,8 +77,8 @@ def run(context: Context) -> StageResult:
                 "history_item_idx": FixedList(config.history_length, history.PADDING),
                 "history_ts": FixedList(config.history_length),
             },
-            mode=mode,
         )
+        ref = context.overwrite(table, ordered, mode=mode)
     facts, rows_out = _facts(context, ref, labels)
     sampled = facts["negative_kinds"].get("sampled", 0)
     facts |= {"mode": mode, "labels": list(labels), "history_length": config.history_length}
