@@ -3,10 +3,10 @@
     .venv/bin/python benchmarks/loader.py [--rows 1000000] [--runs 7] [--folder DIR]
 
 A row has 20 scalars, three lists of 50 and one of 25. The table is written by
-``write_training_table`` and read on one rank with the shipped settings: 8 shards, rows shuffled
-across row groups. Each side has a process of its own with the ranks' environment, as training has,
-so that no side works in memory that the other has cut up; both are warm. Peers read the same files,
-in batches of the same size, unshuffled or by row groups only:
+``in_training_order`` and read on one rank with the shipped settings: 8 shards, rows shuffled
+across row groups. Each side has a process of its own with the environment of ranks, so that heap
+fragmentation by one side does not slow the other; both are warm. Peers read the same files, in
+batches of the same size, unshuffled or by row groups only:
 
 * ``BatchedDataLoader`` over ``make_batch_reader``, with threads and their defaults;
 * ``ParquetFile.iter_batches`` and ``Dataset.to_batches`` of pyarrow, which make no tensors.
@@ -35,13 +35,12 @@ import pyarrow.parquet as pq
 from logs import session
 from timing import interleaved, report, say
 
-from qarm.config import Config
+from qarm.config.training import Loader, Training
 from qarm.lake.tables import Lake
-from qarm.pipeline.context import Context
 from qarm.training.launch import child_environment
 from qarm.training.loader import WEIGHT, EpochLoader
 from qarm.training.shards import readable
-from qarm.training.writer import FixedList, write_training_table
+from qarm.training.writer import FixedList, in_training_order
 from schemas.table import Table, col
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def samples(rows: int, start: int) -> pa.Table:
 
 
 def written(folder: Path, rows: int) -> list[str]:
-    """Files of the training table, made if they are not there."""
+    """Files of the training table, written unless they exist."""
     root, raw = folder / f"loader-{rows}", folder / f"loader-{rows}-raw"
     done = root / "files.txt"
     if not done.exists():
@@ -96,34 +95,26 @@ def written(folder: Path, rows: int) -> list[str]:
         for start in range(0, rows, _CHUNK):
             pq.write_table(samples(min(_CHUNK, rows - start), start), raw / f"{start:09d}.parquet")
         spark = session()
-        config = Config(lake=str(root))
-        context = Context(
-            config=config,
-            spark=spark,
-            lake=Lake(spark, config.lake),
-            stage="benchmark",
-            run_id="benchmark",
-            code_version="",
-            config_hash="",
-        )
-        write_training_table(
-            context,
-            TABLE,
+        lake = Lake(spark, str(root))
+        ordered = in_training_order(
             spark.read.parquet(str(raw)),
+            TABLE,
             about_rows=rows,
-            shards=config.loader.shards,
+            shards=Loader().shards,
             seed=0,
             lists={name: FixedList(length) for name, length in LISTS.items()},
         )
-        done.write_text("\n".join(map(readable, context.live_files(TABLE.name))))
+        ref = lake.overwrite(TABLE, ordered, {})
+        done.write_text("\n".join(map(readable, lake.live_files(ref))))
         spark.stop()
     return done.read_text().split("\n")
 
 
 def ours(files: list[str], look: Callable[[dict[str, NDArray]], None] | None = None) -> None:
     """An epoch of shuffled tensors."""
-    settings = Config().loader.model_dump()
-    loader = EpochLoader(files, COLUMNS, BATCH, 0, 1, 1, list_lengths=LISTS, **settings)
+    loader = EpochLoader(
+        files, COLUMNS, Loader(), batch_size=BATCH, rank=0, world=1, seed=1, list_lengths=LISTS
+    )
     for batch in loader.epoch(0):
         if look:
             real = batch[WEIGHT].numpy() > 0
@@ -154,13 +145,13 @@ def _raw(
 
 
 def iter_batches(files: list[str], look: Callable | None = None) -> None:
-    """Arrow batches of one file after the other."""
+    """Arrow batches, one file after the other."""
     for file in files:
         _raw(pq.ParquetFile(file).iter_batches(BATCH, columns=list(COLUMNS)), look)
 
 
 def to_batches(files: list[str], look: Callable | None = None) -> None:
-    """Arrow batches of a data set, which reads ahead."""
+    """Arrow batches of a dataset, which reads ahead."""
     _raw(ds.dataset(files).to_batches(columns=list(COLUMNS), batch_size=BATCH), look)
 
 
@@ -199,7 +190,7 @@ def check(reader: str, files: list[str]) -> dict[str, tuple[int, float]]:
 
 
 def main() -> None:
-    """One case a peer."""
+    """One case per peer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -207,7 +198,7 @@ def main() -> None:
     arguments = parser.parse_args()
     files = written(arguments.folder, arguments.rows)
     name = f"{arguments.rows} rows of 20 scalars and 175 list values, batches of {BATCH}"
-    os.environ.update(child_environment(1))
+    os.environ.update(child_environment(1, Training().stall_seconds))
     mine, *peers = READERS
     with ExitStack() as stack:
         processes = {

@@ -1,19 +1,15 @@
-"""The ranker on two ranks and two cores against one rank on one core, and the wait for input.
+"""Two ranks of the ranker by Horovod against two trainings that exchange nothing.
 
     .venv/bin/python benchmarks/ranks.py [--runs 5] [--rows 400000] [--variant vq_rq]
 
-One torch thread a rank; the one rank and its reader are bound to one core. The first epoch warms
-up, the second is timed, by the loop's own clock; stderr tells the processor time too, which other
-work on the machine does not change much.
+Each rank has a batch of 4,096, one torch thread and one core. The peer is two trainings of one rank
+that start together, each with half of the files, the same batch and a core of its own: the most
+that two ranks can reach on the same machine at the same time. ``ratio`` is the rows per second of
+the two ranks over those of the two trainings; the bar is .85. Both train for two epochs, and the
+loop's clock times the second. Runs alternate.
 
-First case: both train the same steps of the same rows (two canonical shards, a global batch of
-4,096, of which each of two ranks has half). Second: two ranks with 4,096 rows each against one rank
-with 4,096, as more ranks are used to take larger steps. Third: the share of a step of the first
-case that a rank waits for input: ``ours_s`` is the wait, ``peer_s`` the whole epoch, so that a
-ratio above 10 is a share below 10 %. Fourth, the most that the first case can come to on this
-machine: two trainings at once that exchange nothing, each with half of the files, half of the batch
-and a core of its own. ``equal``: the same loss, to 1e-4; of the second and the fourth case, whose
-steps are others, the losses are within a hundredth.
+``equal``: both read every row, and their losses differ by at most a hundredth (their steps differ,
+since two ranks take steps of 8,192 rows).
 """
 
 from __future__ import annotations
@@ -21,8 +17,9 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +30,15 @@ from timing import report, say
 
 from qarm.codes.codebook import Codebook
 from qarm.config import Ranker
-from qarm.config.training import Loader
+from qarm.config.training import Loader, Training
 from qarm.ranking.dense import DENSE
+from qarm.ranking.item_table import ItemSource, open_table
+from qarm.ranking.ranker_task import RankerTask
 from qarm.training.launch import launch
+from qarm.training.settings import FitConfig
 
 BATCH, LENGTH, USERS, DIMENSIONS, VALID = 4096, 50, 50_000, 64, 20_000
 FILES = 16
-CONFIG = {"epochs": 2, "patience": 2, "batch_size": BATCH, "dropout": 0.0}
 
 
 def samples(path: Path, rows: int, items: int, seed: int) -> str:
@@ -76,8 +75,8 @@ def samples(path: Path, rows: int, items: int, seed: int) -> str:
     return str(path)
 
 
-def world(folder: Path, rows: int, items: int, variant: str) -> dict[str, Any]:
-    """Files of samples and codes, and the ranker's spec for them."""
+def make_task(folder: Path, rows: int, items: int, variant: str) -> RankerTask:
+    """Files of samples and codes, and a training on them."""
     rng = np.random.default_rng(0)
     book = Codebook(
         levels=tuple(rng.standard_normal((256, DIMENSIONS)).astype(np.float32) for _ in range(3)),
@@ -94,92 +93,105 @@ def world(folder: Path, rows: int, items: int, variant: str) -> dict[str, Any]:
     }
     parquet.write_table(pa.table(codes), folder / f"codes-{items}.parquet")
     parts = {"train": (rows // FILES, FILES), "valid": (VALID // 2, 2)}
-    return {
-        "ranker": Ranker.model_validate({**CONFIG, "variants": [variant]}).model_dump(mode="json"),
-        "labels": ["positive"],
-        "files": {
+    return RankerTask(
+        ranker=Ranker(variants=[variant], epochs=2, patience=2, dropout=0.0),
+        loader=Loader(shards=2),
+        fit=FitConfig(keep=1),
+        labels=["positive"],
+        files={
             part: [
                 samples(folder / f"{part}-{each}-{items}-{n}.parquet", each, items, n)
                 for n in range(files)
             ]
             for part, (each, files) in parts.items()
         },
-        "history_length": LENGTH,
-        "user_rows": USERS,
-        "dense": {"mean": [0.0] * len(DENSE), "std": [1.0] * len(DENSE)},
-        "items": {
-            "folder": str(folder / f"items-{items}"),
-            "embeddings": [],
-            "encoder_version": "",
-            "codes": [str(folder / f"codes-{items}.parquet")],
-            "codebook_id": book.codebook_id,
-            "rows": items,
-        },
-        "codebook": str(folder / "book"),
-        "loader": Loader(shards=2).model_dump(mode="json"),
-        "fit": {"resume": False, "keep": 1},
-        "events": str(folder / "events"),
-    }
+        history_length=LENGTH,
+        user_rows=USERS,
+        dense_mean=[0.0] * len(DENSE),
+        dense_std=[1.0] * len(DENSE),
+        items=ItemSource(
+            rows=items,
+            embeddings=[],
+            encoder_version="",
+            codes=[str(folder / f"codes-{items}.parquet")],
+            codebook_id=book.codebook_id,
+        ),
+        codebook=str(folder / "book"),
+        scores="",
+        models="",
+    )
 
 
-def train(spec: dict[str, Any]) -> dict[str, Any]:
-    """On each rank: one trial; seconds, wait and loss of the second epoch."""
+@dataclass(frozen=True)
+class Start:
+    """A training, and the core that it is bound to if it has one rank."""
+
+    task: RankerTask
+    core: int = 0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The second epoch."""
+
+    seconds: float
+    rows: float
+    loss: float
+    waits: list[float]
+    """Seconds that each rank waited for input."""
+
+
+def train(start: Start) -> Timing:
+    """On each rank: one trial."""
     import torch
 
     from qarm.ranking import trainer
-    from qarm.training import collectives, loop
+    from qarm.training import collectives
 
     torch.set_num_threads(1)
-    # Not by ``collectives``: the trainer is the first to use it, and says how Horovod should run.
+    # ``collectives`` is not asked: the trainer sets Horovod's options on its first use.
     if "HOROVOD_SIZE" not in os.environ:
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[spec.get("core", 0)]})
-    histories = []
-    fit = loop.fit
-
-    def recording(*arguments: Any, **options: Any) -> Any:
-        result = fit(*arguments, **options)
-        histories.append(result.history)
-        return result
-
-    started = time.process_time()
-
-    loop.fit = recording
-    trainer._Work(spec).try_out(spec["ranker"]["variants"][0], 0, 0.0)
-    last = histories[0][-1]
+        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[start.core]})
+    collectives.init(cycle_ms=trainer._CYCLE_MS)
+    with open_table(start.task.models, start.task.items) as table:
+        work = trainer.Work(start.task, table)
+        _, _, fitted = work.try_out(start.task.ranker.variants[0], 0, 0.0)
+    last = fitted.history[-1]
     seconds = last["rows"] / last["rows_per_second"]
-    return {
-        "seconds": seconds,
-        "waits": collectives.gather_objects(last["input_wait_share"] * seconds),
-        "loss": last["train_loss"],
-        "cpu": collectives.gather_objects(time.process_time() - started),
-    }
+    waits = collectives.gather_objects(last["input_wait_share"] * seconds)
+    return Timing(seconds, last["rows"], last["train_loss"], waits)
 
 
-def run_apart(spec: dict[str, Any], folder: str) -> dict[str, Any]:
-    """Two trainings of one rank at once, each with half of the files, as ``train`` tells of one."""
+def run(task: RankerTask, ranks: int, folder: str, core: int = 0) -> Timing:
+    """One training in a folder of its own; each rank has a batch of ``BATCH``."""
+    ranker = task.ranker.model_copy(update={"batch_size": ranks * BATCH})
+    fit = replace(
+        task.fit, checkpoint_folder=f"{folder}/checkpoints", events_folder=f"{folder}/events"
+    )
+    own = replace(task, ranker=ranker, fit=fit, models=f"{folder}/models")
+    training = Training(ranks=ranks, restarts=0)
+    return launch("ranks:train", Start(own, core), Timing, training, work_dir=f"{folder}/ranks")
 
-    def half(number: int) -> dict[str, Any]:
-        own = {
-            **spec,
-            "core": number,
-            "checkpoints": f"{folder}/checkpoints-{number}",
-            "events": f"{folder}/events-{number}",
-            "files": {**spec["files"], "train": spec["files"]["train"][number::2]},
-        }
-        return launch("ranks:train", own, ranks=1, work_dir=f"{folder}/apart-{number}")
+
+def run_apart(task: RankerTask, folder: str) -> Timing:
+    """Two trainings of one rank at once, each with half of the files."""
+
+    def half(number: int) -> Timing:
+        files = {**task.files, "train": task.files["train"][number::2]}
+        return run(replace(task, files=files), 1, f"{folder}/{number}", core=number)
 
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(half, range(2)))
-    return {
-        "seconds": max(found["seconds"] for found in both),
-        "waits": [wait for found in both for wait in found["waits"]],
-        "loss": float(np.mean([found["loss"] for found in both])),
-        "cpu": [cpu for found in both for cpu in found["cpu"]],
-    }
+    return Timing(
+        seconds=max(timing.seconds for timing in both),
+        rows=sum(timing.rows for timing in both),
+        loss=float(np.mean([timing.loss for timing in both])),
+        waits=[wait for timing in both for wait in timing.waits],
+    )
 
 
 def main() -> None:
-    """Four cases."""
+    """One case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--rows", type=int, default=400_000)
@@ -188,45 +200,35 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "qarm-ranks")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    spec = world(given.folder, given.rows, given.items, given.variant)
-    #: ranks, batch of all of them; of "apart", of each training
-    ways = {
-        "halves": (2, BATCH),
-        "wholes": (2, 2 * BATCH),
-        "apart": (1, BATCH // 2),
-        "one": (1, BATCH),
+    task = make_task(given.folder, given.rows, given.items, given.variant)
+    ways: dict[str, Callable[[str], Timing]] = {
+        "two ranks": lambda folder: run(task, 2, folder),
+        "two trainings": lambda folder: run_apart(task, folder),
     }
-    seen: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
-    for run in range(given.runs):
-        for way, (ranks, batch) in ways.items():
-            spec["ranker"]["batch_size"] = batch
+    timings: dict[str, list[Timing]] = {way: [] for way in ways}
+    for number in range(given.runs):
+        for way, once in ways.items():
             with tempfile.TemporaryDirectory() as folder:
-                spec["checkpoints"] = f"{folder}/checkpoints"
-                found = (
-                    run_apart(spec, folder)
-                    if way == "apart"
-                    else launch("ranks:train", spec, ranks=ranks, work_dir=f"{folder}/ranks")
-                )
-            seen[way].append(found)
-            speed = given.rows / found["seconds"]
-            waits, cpu = ([f"{s:.2f}" for s in found[name]] for name in ("waits", "cpu"))
+                timing = once(folder)
+            timings[way].append(timing)
+            waits = [f"{seconds:.2f}" for seconds in timing.waits]
             say(
-                f"run {run + 1}, {way}, {ranks} rank(s), batch {batch}: {speed:,.0f} rows/s, "
-                f"waited {waits} s, cpu {cpu}"
+                f"run {number + 1}, {way}: {timing.rows / timing.seconds:,.0f} rows/s, "
+                f"{timing.seconds:.2f} s, of it waiting for input {waits} s, loss {timing.loss:.4f}"
             )
-    halves, wholes, apart, one = ([found["seconds"] for found in seen[way]] for way in ways)
-    waits = [max(found["waits"]) for found in seen["halves"]]
-    losses = {way: np.array([found["loss"] for found in seen[way]]) for way in ways}
-    equal = bool(np.allclose(losses["halves"], losses["one"], rtol=0, atol=1e-4))
-    close, near = (
-        bool(np.allclose(losses[way], losses["one"], rtol=0, atol=1e-2))
-        for way in ("wholes", "apart")
+    ours, peer = timings.values()
+    rows = FILES * (given.rows // FILES)
+    equal = all(a.rows == b.rows == rows for a, b in zip(ours, peer, strict=True)) and bool(
+        np.allclose([t.loss for t in ours], [t.loss for t in peer], rtol=0, atol=1e-2)
     )
-    name = f"ranker {given.variant}, {given.rows} rows, {given.items} items"
-    report("ranks", f"{name}: 2 ranks, batch {BATCH}", "1 rank, 1 core", halves, one, equal)
-    report("ranks", f"{name}: 2 ranks, batch {BATCH} each", "1 rank, 1 core", wholes, one, close)
-    report("ranks", f"{name}: 2 trainings, nothing exchanged", "1 rank, 1 core", apart, one, near)
-    report("ranks", f"{name}: wait for input", "whole epoch", waits, halves, equal)
+    report(
+        "ranks",
+        f"ranker {given.variant}, {rows} rows, {given.items} items, batch {BATCH} per rank",
+        "two trainings that exchange nothing",
+        [timing.seconds for timing in ours],
+        [timing.seconds for timing in peer],
+        equal,
+    )
 
 
 if __name__ == "__main__":

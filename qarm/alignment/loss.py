@@ -74,17 +74,19 @@ def info_nce(
         logq: whether to subtract the candidates' log chance.
         known: partners in training pairs; None: not masked.
     """
-    gathered = {
-        name: collectives.gather(getattr(batch, name))
-        for name in ("triggers", "targets", "trigger_logq", "target_logq", "weights")
-    }
+    _, columns = collectives.exchange(
+        [],
+        [batch.triggers, batch.targets, batch.trigger_logq, batch.target_logq, batch.weights],
+        "pairs",
+    )
+    everywhere = PairBatch(*columns)
     forward = _one_way(
         trigger_vectors,
         collectives.gather_with_grad(target_vectors),
         batch.triggers,
-        gathered["targets"],
-        gathered["target_logq"] if logq else None,
-        gathered["weights"],
+        everywhere.targets,
+        everywhere.target_logq if logq else None,
+        everywhere.weights,
         temperature,
         known,
     )
@@ -92,9 +94,9 @@ def info_nce(
         target_vectors,
         collectives.gather_with_grad(trigger_vectors),
         batch.targets,
-        gathered["triggers"],
-        gathered["trigger_logq"] if logq else None,
-        gathered["weights"],
+        everywhere.triggers,
+        everywhere.trigger_logq if logq else None,
+        everywhere.weights,
         temperature,
         known,
     )

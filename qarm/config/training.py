@@ -1,4 +1,4 @@
-"""Section [loader] and [training]: how ranks read their table and how they are run."""
+"""Sections [loader] and [training]: how ranks read their table, and how they are run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pydantic import Field
 
 from qarm.config.section import Section
 
+Backend = Literal["auto", "local", "horovodrun", "spark"]
+
 
 class Optimizer(Section):
     """Optimiser and schedule, the same for both trainers."""
@@ -15,46 +17,50 @@ class Optimizer(Section):
     learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay; embedding tables get none."""
+    """Decoupled weight decay of AdamW. Embedding tables are exempt."""
     warmup_steps: int = Field(0, ge=0)
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up. Raise it if the loss jumps in the first steps."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """Schedule after the warm-up."""
+    """Learning rate after the warm-up: constant, or cosine decay to 0 at the last step."""
     gradient_clip: float = Field(0.0, ge=0)
-    """Largest gradient norm; 0: no clipping."""
+    """Maximum norm of all gradients together; 0: no clipping."""
 
 
 class Loader(Section):
-    """How training tables are cut, and read by the ranks."""
+    """How training tables are split into shards, and how ranks read them."""
 
     shards: int = Field(8, ge=1)
-    """Canonical shards of a table, a multiple of training.ranks: a step holds the same rows at any
-    number of ranks that divides it. Halved for a table with fewer row groups, and for a batch that
-    is no multiple of it."""
+    """Number of canonical shards of a table, a multiple of training.ranks. Every step takes the
+    same rows at any number of ranks that divides it. Halved until the table has that many row
+    groups and the batch size is a multiple of it."""
     shuffle_rows: int = Field(65_536, ge=1)
-    """Rows shuffled together, over all shards; the ranks together hold about twice that."""
+    """Rows that are shuffled together, over all shards. The ranks together hold about twice as many
+    in memory. Higher values mix rows better."""
     workers: int = Field(2, ge=1)
-    """Row groups that a rank decodes at once."""
+    """Row groups that each rank decodes in parallel. Raise it if input_wait_share of an epoch is
+    above a tenth and cores are idle."""
 
 
 class Training(Section):
     """How ranks are run."""
 
     ranks: int = Field(2, ge=1)
-    """Horovod ranks."""
-    backend: Literal["auto", "local", "horovodrun", "spark"] = "auto"
-    """auto: horovodrun on a local master, Spark executors (horovod.spark.run) otherwise;
-    local: one process without Horovod."""
+    """Number of Horovod ranks."""
+    backend: Backend = "auto"
+    """local: one process without Horovod. horovodrun: processes on this machine. spark: executors
+    (horovod.spark.run). auto: spark on a cluster, else local for one rank and horovodrun for
+    more."""
     checkpoint_steps: int = Field(1000, ge=0)
-    """A checkpoint each so many steps; 0: at the end of epochs only."""
+    """Steps between checkpoints; 0: at the end of epochs only."""
     keep_checkpoints: int = Field(2, ge=1)
-    """Latest checkpoints kept beside the best."""
+    """Number of latest checkpoints kept beside the best one."""
     restarts: int = Field(2, ge=0)
-    """How often the ranks are started again, from the latest checkpoint, when one of them was lost
-    (killed, its host gone, or stalled); an error that a rank raises ends the training at once."""
+    """Maximum number of restarts from the latest checkpoint after a rank was lost (killed, its host
+    gone, or stalled). An error that a rank raises ends the training at once."""
     stall_seconds: int = Field(1800, ge=1)
-    """Ranks that wait so long for one that takes no part give up, and it is named. Above the time
-    that one of them needs alone, such as for mapping a large catalogue."""
+    """If a rank does not join a collective within this many seconds, training stops and names it.
+    Must exceed the time that one rank works alone, such as writing the arrays of a large
+    catalogue."""
     mixed_precision: bool = False
-    """Train in bfloat16 on CUDA devices that have it; nothing changes elsewhere. Not yet measured
-    on one, so it has to be asked for."""
+    """Train in bfloat16 on CUDA devices that support it; no effect elsewhere. Off by default
+    because it has not been measured on such a device."""

@@ -1,40 +1,43 @@
-"""What the ranker knows of each item, as arrays indexed by item_idx and mapped into memory.
+"""What the ranker knows of each item, as arrays indexed by item_idx that all ranks map.
 
-Samples name items by number only; 50 history items with 31 codes each would be 6 KB a row. Each
-rank therefore maps the same few arrays and looks items up a batch at a time. They are built once a
-machine and run, by streaming the Parquet files of the pinned tables: nothing is collected on the
-driver, and memory stays at one record batch.
+Samples name items by number only: 50 history items with 31 codes each would take 6 KB per row.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from qarm.errors import InputError
-from qarm.lake import files
+from qarm.training.item_arrays import ArrayFolder, as_matrix, open_arrays, record_batches
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-_ARRAYS = ("vector", "has_vector", "rq", "vq", "has_code")
-_BATCH_ROWS = 65_536
 MISSING = -1
 """Code of an item that has none."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ItemSource:
+    """Where the arrays come from."""
+
+    rows: int
+    """One more than the largest item_idx."""
+    embeddings: list[str]
+    """Live files of item_embeddings; none: vectors have width 0."""
+    encoder_version: str
+    """Version of the embeddings to take."""
+    codes: list[str]
+    """Live files of semantic_ids; none: codes have width 0."""
+    codebook_id: str
+    """Version of the codes to take."""
+
+
 @dataclass(frozen=True)
 class ItemTable:
-    """Arrays with one row an item_idx, n in all.
+    """Arrays with one row per item_idx, n in all.
 
     Attributes:
         vector: (n, d) float32, aligned vectors; zeros where ``has_vector`` is false.
@@ -56,137 +59,78 @@ class ItemTable:
         return len(self.has_vector)
 
 
-def build(
-    folder: str,
-    *,
-    rows: int,
-    embeddings: Sequence[str] = (),
-    encoder_version: str = "",
-    codes: Sequence[str] = (),
-    codebook_id: str = "",
-) -> ItemTable:
-    """Build the arrays in a local folder, unless they are there; map them.
-
-    The folder appears at once, whole: two processes may build it at the same time.
+@contextmanager
+def open_table(owner: str, source: ItemSource) -> Iterator[ItemTable]:
+    """The arrays of one training; called on all ranks together.
 
     Args:
-        folder: local path.
-        rows: n, one more than the largest item_idx.
-        embeddings: live files of item_embeddings; none: vectors have width 0.
-        encoder_version: the one to take of them.
-        codes: live files of semantic_ids; none: codes have width 0.
-        codebook_id: the one to take of them.
+        owner: URI of the training's own folder.
+        source: the tables.
 
     Raises:
         InputError: vectors or codes of differing lengths, an item_idx out of range or named twice.
     """
-    marker = {
-        "rows": rows,
-        "encoder_version": encoder_version,
-        "codebook_id": codebook_id,
-        "files": [*sorted(embeddings), *sorted(codes)],
-    }
-    if not _is_built(folder, marker):
-        temporary = Path(f"{folder}.{uuid.uuid4().hex[:8]}.tmp")
-        temporary.mkdir(parents=True)
-        try:
-            _fill(
-                temporary,
-                rows,
-                _batches(embeddings, ["item_idx", "vector"], "encoder_version", encoder_version),
-                {"vector": np.dtype(np.float32)},
-                known="has_vector",
-                what=f"item_embeddings of encoder {encoder_version}",
-            )
-            _fill(
-                temporary,
-                rows,
-                _batches(codes, ["item_idx", "rq", "vq"], "codebook_id", codebook_id),
-                {"rq": np.dtype(np.int32), "vq": np.dtype(np.int32)},
-                known="has_code",
-                what=f"semantic_ids of codebook {codebook_id}",
-            )
-            (temporary / "table.json").write_text(json.dumps(marker), encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
-            try:
-                os.rename(temporary, folder)
-            except OSError:
-                if not _is_built(folder, marker):
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return ItemTable(**{n: np.load(os.path.join(folder, f"{n}.npy"), "r") for n in _ARRAYS})
+    with open_arrays(owner, source, lambda arrays: _fill(arrays, source)) as arrays:
+        names = ("vector", "has_vector", "rq", "vq", "has_code")
+        yield ItemTable(*(arrays[name] for name in names))
 
 
-def _is_built(folder: str, marker: dict[str, Any]) -> bool:
-    path = Path(folder) / "table.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == marker
+def _fill(arrays: ArrayFolder, source: ItemSource) -> None:
+    version = ("encoder_version", source.encoder_version)
+    _fill_lists(
+        arrays, source.rows, source.embeddings, version, {"vector": np.float32}, "has_vector"
+    )
+    version = ("codebook_id", source.codebook_id)
+    kinds = {"rq": np.int32, "vq": np.int32}
+    _fill_lists(arrays, source.rows, source.codes, version, kinds, "has_code")
 
 
-def _batches(
-    uris: Sequence[str], columns: list[str], version_column: str, version: str
-) -> Iterator[pa.RecordBatch]:
-    """Record batches of the rows of one version."""
-    import pyarrow.compute as pc
-    from pyarrow import parquet
-
-    from qarm.training.shards import readable
-
-    for uri in uris:
-        with files.open_file(readable(uri)) as source:
-            file = parquet.ParquetFile(source)
-            for batch in file.iter_batches(_BATCH_ROWS, columns=[*columns, version_column]):
-                yield batch.filter(pc.equal(batch.column(version_column), version))
-
-
-def _fill(
-    folder: Path,
+def _fill_lists(
+    arrays: ArrayFolder,
     rows: int,
-    batches: Iterator[pa.RecordBatch],
-    columns: dict[str, np.dtype],
-    *,
+    files: Sequence[str],
+    version: tuple[str, str],
+    columns: Mapping[str, DTypeLike],
     known: str,
-    what: str,
 ) -> None:
-    """Write the list columns of ``batches`` into arrays of ``folder``, at their item_idx."""
-    arrays: dict[str, NDArray] = {}
-    rows_seen = 0
-    present = np.lib.format.open_memmap(folder / f"{known}.npy", "w+", np.bool_, (rows,))
-    for batch in batches:
+    """Write list columns into arrays, at their item_idx.
+
+    Args:
+        version: column and its value in the rows to take.
+        columns: list column -> type of its array.
+        known: name of the array that marks the items with a row.
+    """
+    import pyarrow.compute as pc
+
+    what = f"rows with {version[0]} {version[1]}"
+    created: dict[str, NDArray] = {}
+    count = 0
+    present = arrays.create(known, (rows,), np.bool_)
+    for batch in record_batches(files, ["item_idx", *columns, version[0]]):
+        batch = batch.filter(pc.equal(batch.column(version[0]), version[1]))
         if not batch.num_rows:
             continue
         place = batch.column("item_idx").to_numpy()
         if place.max() >= rows or place.min() < 0:
             raise InputError(
-                f"{what} has item_idx {place.min()} to {place.max()}, the catalogue ends at "
+                f"{what} have item_idx {place.min()} to {place.max()}, the catalogue ends at "
                 f"{rows - 1}; both must come from the same ingest"
             )
-        for name, dtype in columns.items():
+        for name, kind in columns.items():
             lists = batch.column(name)
-            lengths = lists.value_lengths().to_numpy()
-            width = arrays[name].shape[1] if name in arrays else int(lengths[0])
-            if (lengths != width).any():
-                raise InputError(
-                    f"{what}: lists of column {name} must have one length, seen {width} and "
-                    f"{lengths[lengths != width][0]}"
-                )
-            if name not in arrays:
-                array = np.lib.format.open_memmap(
-                    folder / f"{name}.npy", "w+", dtype, (rows, width)
-                )
-                if np.issubdtype(dtype, np.integer):
-                    array[:] = MISSING
-                arrays[name] = array
-            arrays[name][place] = lists.flatten().to_numpy().reshape(-1, width)
+            if name not in created:
+                width = len(lists[0])
+                missing = MISSING if np.issubdtype(kind, np.integer) else 0
+                created[name] = arrays.create(name, (rows, width), kind, fill=missing)
+            width = created[name].shape[1]
+            created[name][place] = as_matrix(lists, width, f"{what}, column {name}")
         present[place] = True
-        rows_seen += len(place)
-    if rows_seen != np.count_nonzero(present):
+        count += len(place)
+    if count != np.count_nonzero(present):
         raise InputError(
-            f"{what}: {rows_seen} rows name {np.count_nonzero(present)} items; there must be one "
-            "row an item"
+            f"{what}: {count} rows name {np.count_nonzero(present)} items; there must be one row "
+            "per item"
         )
-    for name, dtype in columns.items():
-        if name not in arrays:
-            arrays[name] = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, (rows, 0))
-    for array in (*arrays.values(), present):
-        array.flush()
+    for name, kind in columns.items():
+        if name not in created:
+            arrays.create(name, (rows, 0), kind)

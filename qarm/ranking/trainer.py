@@ -2,7 +2,8 @@
 
 Every variant gets the same trials: each id_dropout of the grid, at most the same epochs. Epoch and
 grid point are chosen by the AUC of the first head on the validation part; test is scored once, by
-the model chosen. All start in one launch, for starting ranks takes longer than a small training.
+the chosen model. One launch runs them all, because starting ranks takes longer than a small
+training.
 """
 
 from __future__ import annotations
@@ -11,65 +12,69 @@ import hashlib
 import json
 import logging
 import math
-import os
-import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from qarm.codes.codebook import Codebook
-from qarm.config import Ranker, fingerprint
+from qarm.config import Ranker
 from qarm.errors import TrainingError
 from qarm.lake import files
-from qarm.ranking import code_tables, item_table
+from qarm.ranking import code_tables
 from qarm.ranking.auc import AucCounter
 from qarm.ranking.inputs import SAMPLE_COLUMNS, Lookup
+from qarm.ranking.item_table import ItemTable, open_table
 from qarm.ranking.model import CONTENT, ModelSpec, RankerModel, loss_sum
 from qarm.ranking.optimizer import LazyAdamW
-from qarm.ranking.trials import repeatable
+from qarm.ranking.ranker_task import RankerResult, RankerTask, SavedModel, Trial
 from qarm.training import collectives, loop
 from qarm.training.loader import WEIGHT, EpochLoader
+from qarm.training.records import FitResult
+from qarm.training.settings import FitConfig
 from qarm.training.state import separate
 
 logger = logging.getLogger(__name__)
 
 _HISTORY = ("history_item_idx", "history_ts")
 _CYCLE_MS = 5
-"""See ``collectives.init``: gradients are summed once a step, which takes 50 ms and more."""
+"""See ``collectives.init``: gradients are summed once per step, which takes 50 ms and more."""
 
 
-def train(spec: dict[str, Any]) -> dict[str, Any]:
-    """Train what the spec (of ``train_stage``) asks for, score valid and test.
+def train(task: RankerTask) -> RankerResult:
+    """Train all variants, seeds and grid points, and score valid and test with the best of each.
 
-    Returns:
-        trials: one entry a variant, seed and id_dropout, with the AUC of each epoch.
-        models: variant/seed -> {uri, sha256} of the chosen model.
-        rows_per_rank: train rows that each rank read in the last epoch.
+    Raises:
+        InputError: vectors or codes that cannot be used.
+        TrainingError: the validation part cannot choose an epoch, or the loss is not finite.
     """
-    work = _Work(spec)
-    trials: list[dict[str, Any]] = []
-    models: dict[str, dict[str, str]] = {}
+    collectives.init(cycle_ms=_CYCLE_MS)
+    with open_table(task.models, task.items) as table:
+        return _train(task, Work(task, table))
+
+
+def _train(task: RankerTask, work: Work) -> RankerResult:
+    trials: list[Trial] = []
+    models: dict[str, SavedModel] = {}
     rows_per_rank: list[int] = []
-    for seed in work.config.seeds:
-        for variant in work.config.variants:
-            best: tuple[RankerModel, dict[str, Any]] | None = None
-            for id_dropout in work.config.id_dropout:
-                model, trial = work.try_out(variant, seed, id_dropout)
+    for seed in task.ranker.seeds:
+        for variant in task.ranker.variants:
+            best: tuple[RankerModel, Trial] | None = None
+            for id_dropout in task.ranker.id_dropout:
+                model, trial, fitted = work.try_out(variant, seed, id_dropout)
                 trials.append(trial)
-                rows_per_rank = trial.pop("rows_per_rank")
-                if best is None or trial["auc"] > best[1]["auc"]:
+                rows_per_rank = fitted.rows_per_rank
+                if best is None or trial.auc > best[1].auc:
                     best = (model, trial)
             assert best is not None
             model, trial = best
-            trial["chosen"] = True
+            trial.chosen = True
             for part in ("valid", "test"):
                 work.score(model, trial, part)
             models[f"{variant}/{seed}"] = work.save(model, trial)
     collectives.barrier()
-    work.close()
-    return {"trials": trials, "models": models, "rows_per_rank": rows_per_rank}
+    return RankerResult(trials=trials, models=models, rows_per_rank=rows_per_rank)
 
 
 @dataclass(frozen=True)
@@ -92,17 +97,17 @@ class _Codes:
         return {name: torch.from_numpy(weight) for name, weight in found.items()}
 
 
-class _Work:
-    """What all trials share."""
+class Work:
+    """What all trials share.
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        self.spec = spec
-        self.config = Ranker.model_validate(spec["ranker"])
-        self.labels: list[str] = spec["labels"]
-        collectives.init(cycle_ms=_CYCLE_MS)
+    Args:
+        task: all of them.
+        table: the arrays of ``task.items``.
+    """
+
+    def __init__(self, task: RankerTask, table: ItemTable) -> None:
+        self.task, self.config = task, task.ranker
         self.rank, self.world = collectives.rank(), collectives.size()
-        self.temporary: str | None = None
-        table = self._item_table()
         self.codes = self._read_codes(table)
         rq_rows = np.zeros((table.rows, 0), np.int32)
         if self.codes.rows is not None:
@@ -111,35 +116,17 @@ class _Work:
             table=table,
             rq_rows=rq_rows,
             item_buckets=min(self.config.item_buckets, table.rows),
-            user_buckets=min(self.config.user_buckets, spec["user_rows"]),
+            user_buckets=min(self.config.user_buckets, task.user_rows),
         )
         logger.info("rank %d of %d: %d items mapped", self.rank, self.world, table.rows)
 
-    def _item_table(self) -> item_table.ItemTable:
-        """Built by one rank a machine, mapped by all."""
-        about = dict(self.spec["items"])
-        folder = files.local_path(about.pop("folder"))
-        if folder is None:  # a store that cannot be mapped
-            name = f"qarm-items-{fingerprint(about)}"
-            folder = self.temporary = os.path.join(tempfile.gettempdir(), name)
-        table = None
-        if collectives.local_rank() == 0:
-            table = item_table.build(folder, **about)
-        collectives.barrier()
-        return table or item_table.build(folder, **about)
-
-    def close(self) -> None:
-        """Remove what was put beside the lake."""
-        if self.temporary is not None and collectives.local_rank() == 0:
-            files.remove_tree(self.temporary)
-
-    def _read_codes(self, table: item_table.ItemTable) -> _Codes:
+    def _read_codes(self, table: ItemTable) -> _Codes:
         uses = {use for variant in self.config.variants for use in CONTENT[variant]}
         if not uses & {"rq", "vq"}:
             return _Codes(None, None)
         book = None
-        if self.spec["codebook"] is not None:
-            with files.open_file(self.spec["codebook"]) as file:
+        if self.task.codebook is not None:
+            with files.open_file(self.task.codebook) as file:
                 book = Codebook.from_bytes(file.read())
         book = code_tables.check(table, book, uses, self.config.code_start)
         rows = None
@@ -151,34 +138,33 @@ class _Work:
 
     def loader(self, part: str, *, seed: int | None = None) -> EpochLoader:
         """Batches of a part; shuffled if a seed is given."""
-        reading = dict(self.spec["loader"])
-        if seed is None:  # the order of rows that are scored is nobody's concern
-            rows, reading["shards"] = self.config.predict_batch_size, None
+        settings = self.task.loader
+        if seed is None:  # the order of rows that are only scored does not matter
+            rows = self.config.predict_batch_size
+            settings = settings.model_copy(update={"shards": self.world})
         else:
-            shards = reading["shards"]
+            shards = settings.shards
             rows = max(1, self.config.batch_size // shards) * (shards // self.world)
-        length = self.spec["history_length"]
+        labels = [f"label_{name}" for name in self.task.labels]
         return EpochLoader(
-            self.spec["files"][part],
-            ["sample_id", *SAMPLE_COLUMNS, *(f"label_{name}" for name in self.labels)],
+            self.task.files[part],
+            ["sample_id", *SAMPLE_COLUMNS, *labels],
+            settings,
             batch_size=rows,
             rank=self.rank,
             world=self.world,
-            seed=0 if seed is None else seed,
-            shuffle=seed is not None,
-            list_lengths=dict.fromkeys(_HISTORY, length),
-            **reading,
+            seed=seed,
+            list_lengths=dict.fromkeys(_HISTORY, self.task.history_length),
         )
 
     def targets(self, batch: loop.Batch) -> torch.Tensor:
         """(B, heads)."""
-        return torch.stack([batch[f"label_{name}"] for name in self.labels], dim=1)
+        return torch.stack([batch[f"label_{name}"] for name in self.task.labels], dim=1)
 
     def try_out(
         self, variant: str, seed: int, id_dropout: float
-    ) -> tuple[RankerModel, dict[str, Any]]:
-        """One training; the model at its best epoch, and its record."""
-        config, optimizer = self.config, self.config.optimizer
+    ) -> tuple[RankerModel, Trial, FitResult]:
+        """One training; the model at its best epoch, and its records."""
         model = self._model(variant, seed, id_dropout)
         train, valid = self.loader("train", seed=seed), self.loader("valid")
 
@@ -190,54 +176,59 @@ class _Work:
             counter = AucCounter()
             for batch in valid.epoch(0):
                 logits = model(self.lookup.inputs(batch))
-                label = batch[f"label_{self.labels[0]}"]
+                label = batch[f"label_{self.task.labels[0]}"]
                 counter.add(logits[:, 0], label, batch["weight"] * batch[WEIGHT])
             return {"auc": counter.value()}
 
-        name = f"{variant}-{seed}-{id_dropout:g}"
         fitted = loop.fit(
             model,
             loss,
             train,
-            epochs=config.epochs,
-            optimizer=LazyAdamW(model.parameter_groups(config)),
-            warmup_steps=optimizer.warmup_steps,
-            schedule=optimizer.schedule,
-            gradient_clip=optimizer.gradient_clip,
+            LazyAdamW(model.parameter_groups(self.config)),
+            self._fit_config(seed, f"{variant}-{seed}-{id_dropout:g}"),
             evaluate=evaluate,
-            monitor="auc",
-            patience=config.patience,
-            checkpoint_folder=files.join(self.spec["checkpoints"], name),
-            events_folder=files.join(self.spec["events"], name),
-            seed=seed,
-            **self.spec["fit"],
         )
         auc = fitted.best_metrics["auc"]
         if math.isnan(auc):
             raise TrainingError(
-                f"the validation part has no two labels of {self.labels[0]!r}, so that no epoch "
-                "can be chosen; give [split] a larger valid share, or raise samples.eval_positives"
+                f"the validation part has only one label of {self.task.labels[0]!r}, so that no "
+                "epoch can be chosen; give [split] a larger valid share, or raise "
+                "samples.eval_positives"
             )
-        trial = {
-            "variant": variant,
-            "seed": seed,
-            "id_dropout": id_dropout,
-            "auc": auc,
-            "epoch": fitted.best_epoch + 1,
-            "epochs": [record["auc"] for record in fitted.history],
-            "seconds": round(fitted.seconds, 2),
-            "rows_per_second": round(fitted.history[-1]["rows_per_second"]),
-            "input_wait_share": round(fitted.input_wait_share, 3),
-            "rows_per_rank": fitted.rows_per_rank,
-            "chosen": False,
-        }
+        trial = Trial(
+            variant=variant,
+            seed=seed,
+            id_dropout=id_dropout,
+            auc=auc,
+            epoch=fitted.best_epoch + 1,
+            epochs=[record["auc"] for record in fitted.history],
+            seconds=round(fitted.seconds, 2),
+            rows_per_second=round(fitted.history[-1]["rows_per_second"]),
+            input_wait_share=round(fitted.input_wait_share, 3),
+        )
         if self.rank == 0:
             logger.info(
                 "%s, seed %d, id dropout %g: valid AUC %.4f at epoch %d of %d, %d rows/s",
                 *(variant, seed, id_dropout, auc),
-                *(trial["epoch"], len(fitted.history), trial["rows_per_second"]),
+                *(trial.epoch, len(fitted.history), trial.rows_per_second),
             )
-        return model, trial
+        return model, trial, fitted
+
+    def _fit_config(self, seed: int, name: str) -> FitConfig:
+        """The run's configuration for one trial, which has folders of its own."""
+        config, run = self.config, self.task.fit
+        return replace(
+            run,
+            epochs=config.epochs,
+            warmup_steps=config.optimizer.warmup_steps,
+            schedule=config.optimizer.schedule,
+            gradient_clip=config.optimizer.gradient_clip,
+            monitor="auc",
+            patience=config.patience,
+            checkpoint_folder=run.checkpoint_folder and files.join(run.checkpoint_folder, name),
+            events_folder=run.events_folder and files.join(run.events_folder, name),
+            seed=seed,
+        )
 
     def _model(self, variant: str, seed: int, id_dropout: float) -> RankerModel:
         torch.manual_seed(seed)
@@ -245,8 +236,8 @@ class _Work:
             self.config,
             self.model_spec(variant, id_dropout),
             self.codes.tables(self.config, self.lookup, variant, seed),
-            self.spec["dense"]["mean"],
-            self.spec["dense"]["std"],
+            self.task.dense_mean,
+            self.task.dense_std,
         )
 
     def model_spec(self, variant: str, id_dropout: float) -> ModelSpec:
@@ -254,7 +245,7 @@ class _Work:
         return ModelSpec(
             variant=variant,
             id_dropout=id_dropout,
-            heads=len(self.labels),
+            heads=len(self.task.labels),
             item_rows=self.lookup.item_buckets,
             user_rows=self.lookup.user_buckets,
             dimensions=self._dimensions(),
@@ -264,20 +255,20 @@ class _Work:
         width = self.lookup.table.vector.shape[1]
         return width or (self.codes.book.dimensions if self.codes.book else 0)
 
-    def score(self, model: RankerModel, trial: dict[str, Any], part: str) -> None:
+    def score(self, model: RankerModel, trial: Trial, part: str) -> None:
         """Write this rank's scores of a part: (sample_id, score of each head)."""
         import pyarrow as pa
         from pyarrow import parquet
 
-        heads = [f"score_{name}" for name in self.labels]
+        heads = [f"score_{name}" for name in self.task.labels]
         schema = pa.schema(
             [("sample_id", pa.int64()), ("variant", pa.string()), ("seed", pa.int32())]
             + [(name, pa.float32()) for name in heads]
         )
-        name = f"{trial['variant']}-{trial['seed']}-{part}-{self.rank}.parquet"
+        name = f"{trial.variant}-{trial.seed}-{part}-{self.rank}.parquet"
         model.eval()
         with (
-            files.open_file(files.join(self.spec["scores"], name), "wb") as sink,
+            files.open_file(files.join(self.task.scores, name), "wb") as sink,
             parquet.ParquetWriter(sink, schema) as writer,
             torch.no_grad(),
         ):
@@ -287,36 +278,36 @@ class _Work:
                 rows = int(real.sum())
                 columns = [
                     pa.array(batch["sample_id"][real].numpy()),
-                    pa.array([trial["variant"]] * rows, pa.string()),
-                    pa.array(np.full(rows, trial["seed"], np.int32)),
+                    pa.array([trial.variant] * rows, pa.string()),
+                    pa.array(np.full(rows, trial.seed, np.int32)),
                     *(pa.array(column.contiguous().numpy()) for column in scores[real].unbind(1)),
                 ]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
 
-    def save(self, model: RankerModel, trial: dict[str, Any]) -> dict[str, str]:
+    def save(self, model: RankerModel, trial: Trial) -> SavedModel:
         """Write the model as safetensors beside a manifest; rank 0 writes."""
         from safetensors.torch import save as to_bytes
 
-        folder = files.join(self.spec["models"], f"{trial['variant']}-{trial['seed']}")
+        folder = files.join(self.task.models, f"{trial.variant}-{trial.seed}")
         tensors = separate(model.state_dict())
-        if self.codes.rows is not None and "rq" in CONTENT[trial["variant"]]:
-            # What an item of tomorrow needs to find its rows.
+        if self.codes.rows is not None and "rq" in CONTENT[trial.variant]:
+            # Needed to find the rows of items that are added later.
             for level, keys in enumerate(self.codes.rows.keys):
                 tensors[f"rq_prefixes.{level}"] = torch.from_numpy(keys)
         content = to_bytes(tensors)
         digest = hashlib.sha256(content).hexdigest()
         if self.rank == 0:
             manifest = {
-                "model": asdict(self.model_spec(trial["variant"], trial["id_dropout"])),
+                "model": asdict(self.model_spec(trial.variant, trial.id_dropout)),
                 "ranker": self.config.model_dump(mode="json"),
-                "labels": self.labels,
-                "history_length": self.spec["history_length"],
-                "encoder_version": self.spec["items"]["encoder_version"],
-                "codebook_id": self.spec["items"]["codebook_id"],
+                "labels": self.task.labels,
+                "history_length": self.task.history_length,
+                "encoder_version": self.task.items.encoder_version,
+                "codebook_id": self.task.items.codebook_id,
                 "rq_sizes": list(self.codes.rows.sizes) if self.codes.rows else [],
-                "trial": repeatable(trial),
+                "trial": trial.repeatable(),
                 "sha256": digest,
             }
             files.write_bytes(files.join(folder, "model.safetensors"), content)
             files.write_text(files.join(folder, "manifest.json"), json.dumps(manifest, indent=1))
-        return {"uri": folder, "sha256": digest}
+        return SavedModel(folder, digest)

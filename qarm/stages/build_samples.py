@@ -10,7 +10,7 @@ from qarm.ledger import Ledger, StageResult
 from qarm.ranking import history, impressions, negatives, order_only, rates
 from qarm.ranking.caps import find_caps
 from qarm.ranking.sample_features import with_features
-from qarm.training.writer import FixedList, write_training_table
+from qarm.training.writer import FixedList, in_training_order
 from schemas import ranking_samples
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ def run(context: Context) -> StageResult:
             has_times=has_times,
             config=config,
         )
-        ref = write_training_table(
-            context,
-            ranking_samples.table(labels),
+        table = ranking_samples.table(labels)
+        ordered = in_training_order(
             impressions.finished(rows),
+            table,
             about_rows=kept * (1 + (config.negatives_per_positive if mode == "sampled" else 0)),
             shards=context.config.loader.shards,
             seed=config.seed,
@@ -72,8 +72,8 @@ def run(context: Context) -> StageResult:
                 "history_item_idx": FixedList(config.history_length, history.PADDING),
                 "history_ts": FixedList(config.history_length),
             },
-            mode=mode,
         )
+        ref = context.overwrite(table, ordered, mode=mode)
     counts = impressions.count_samples(context.lake.read(ref), labels)
     sampled = counts.negative_kinds.get("sampled", 0)
     facts = {

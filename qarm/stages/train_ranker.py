@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from qarm.codes.sources import load_codebook
 from qarm.config import fingerprint
@@ -12,10 +13,11 @@ from qarm.lake import files
 from qarm.ledger import Ledger, Metric, StageResult
 from qarm.ranking import floor
 from qarm.ranking.dense import dense_statistics
+from qarm.ranking.item_table import ItemSource
 from qarm.ranking.model import CONTENT
-from qarm.ranking.trials import repeatable
+from qarm.ranking.ranker_task import RankerResult, RankerTask, Trial
 from qarm.training.launch import launch
-from qarm.training.settings import fit_settings, launch_settings
+from qarm.training.settings import run_config
 from schemas import predictions
 
 if TYPE_CHECKING:
@@ -38,31 +40,33 @@ def run(context: Context) -> StageResult:
     config = context.config
     samples = context.table("ranking_samples")
     labels = _labels(context, samples)
-    spec = _spec(context, samples, labels)
-    for folder in ("scores", "models"):
-        files.remove_tree(spec[folder])
+    task = _task(context, samples, labels)
+    for folder in (task.scores, task.models):
+        files.remove_tree(folder)
     result = launch(
         "qarm.ranking.trainer:train",
-        spec,
-        **launch_settings(config),
+        task,
+        RankerResult,
+        config.training,
         work_dir=context.work_dir("ranks"),
         spark=context.spark,
+        shards=config.loader.shards,
     )
-    for line in _shown(result["trials"]):
+    for line in _shown(result.trials):
         context.say(line)
     held_out = samples.where("part IN ('valid', 'test')")
     expected = held_out.count()
     models = len(config.ranker.variants) * len(config.ranker.seeds)
-    scores = context.spark.read.parquet(spec["scores"])
+    scores = context.spark.read.parquet(task.scores)
     _check_scores(scores, expected, models)
     rows = _ranker_rows(scores, held_out, labels).unionByName(
         _floor_rows(samples, held_out, labels, config.ranker.seeds)
     )
     ref = context.overwrite(predictions.TABLE, rows, labels=labels)
     committed = context.lake.read(ref).count()
-    files.remove_tree(spec["scores"])
-    files.remove_tree(spec["checkpoints"])
-    versions = {name: model["sha256"] for name, model in sorted(result["models"].items())}
+    for folder in (task.scores, context.work_dir("checkpoints")):
+        files.remove_tree(folder)
+    versions = {name: model.sha256 for name, model in sorted(result.models.items())}
     each = len(labels) * (models + len(config.ranker.seeds))
     return StageResult(
         ledgers=[
@@ -76,31 +80,31 @@ def run(context: Context) -> StageResult:
         metrics=[
             Metric(
                 metric="selection_auc",
-                value=trial["auc"],
+                value=trial.auc,
                 n=_rows(samples, "valid"),
                 part="valid",
-                variant=trial["variant"],
-                seed=trial["seed"],
+                variant=trial.variant,
+                seed=trial.seed,
             )
-            for trial in result["trials"]
-            if trial["chosen"]
+            for trial in result.trials
+            if trial.chosen
         ],
         artifacts={
             "ranker": {
-                "uri": spec["models"],
+                "uri": task.models,
                 "version": fingerprint(versions),
-                "models": result["models"],
+                "models": {name: asdict(model) for name, model in result.models.items()},
             }
         },
         facts={
             "labels": labels,
             "variants": list(config.ranker.variants),
             "seeds": list(config.ranker.seeds),
-            "trials": [repeatable(trial) for trial in result["trials"]],
+            "trials": [trial.repeatable() for trial in result.trials],
             "ranks": config.training.ranks,
-            "rows_per_rank": result["rows_per_rank"],
-            "encoder_version": spec["items"]["encoder_version"],
-            "codebook_id": spec["items"]["codebook_id"],
+            "rows_per_rank": result.rows_per_rank,
+            "encoder_version": task.items.encoder_version,
+            "codebook_id": task.items.codebook_id,
         },
     )
 
@@ -112,8 +116,8 @@ def _labels(context: Context, samples: DataFrame) -> list[str]:
     return sorted(found, key=lambda name: name != first)
 
 
-def _spec(context: Context, samples: DataFrame, labels: Sequence[str]) -> dict[str, Any]:
-    """What the ranks are told; all of it JSON."""
+def _task(context: Context, samples: DataFrame, labels: Sequence[str]) -> RankerTask:
+    """What the ranks should train, and on which files."""
     from pyspark.sql import functions as F
 
     config = context.config.ranker
@@ -122,9 +126,9 @@ def _spec(context: Context, samples: DataFrame, labels: Sequence[str]) -> dict[s
     if missing := [part for part in PARTS if not by_part[part]]:
         raise InputError(
             f"ranking_samples has no rows of part {', '.join(missing)}; a ranker needs train, "
-            "valid (it chooses its epoch there) and test. Set split.valid (global, per_user), "
+            "valid (to choose its epoch) and test. Set split.valid (global, per_user), "
             "split.valid_events (leave_last_n) or split.valid_share (column, files) above 0, name "
-            "a test part, and look at the caps of [samples]"
+            "a test part, and check the limits in [samples]"
         )
     row = samples.agg(
         F.max("user_idx").alias("user"),
@@ -133,21 +137,30 @@ def _spec(context: Context, samples: DataFrame, labels: Sequence[str]) -> dict[s
         F.max(F.size("history_item_idx")).alias("length"),
     ).first()
     assert row is not None
-    spec = {
-        "ranker": config.model_dump(mode="json"),
-        "loader": context.config.loader.model_dump(mode="json"),
-        "labels": list(labels),
-        "files": by_part,
-        "history_length": row["length"],
-        "user_rows": row["user"] + 1,
-        "dense": dense_statistics(samples.where("part = 'train'")),
-        "items": _items(context, 1 + max(row["item"], row["history"])),
-        "codebook": _codebook(context),
-    }
-    spec["fit"] = fit_settings(context)  # last: it names the tables read until here
-    for name in ("scores", "models", "checkpoints", "events"):
-        spec[name] = context.work_dir(name)
-    return spec
+    dense = dense_statistics(samples.where("part = 'train'"))
+    items = _items(context, 1 + max(row["item"], row["history"]))
+    codebook = _codebook(context)
+    return RankerTask(
+        ranker=config,
+        loader=context.config.loader,
+        fit=run_config(
+            context.config.training,
+            run_id=context.run_id,
+            tables={**context.inputs, **context.outputs},  # those read until here
+            checkpoints=context.work_dir("checkpoints"),
+            events=context.work_dir("events"),
+        ),
+        labels=list(labels),
+        files=by_part,
+        history_length=row["length"],
+        user_rows=row["user"] + 1,
+        dense_mean=dense["mean"],
+        dense_std=dense["std"],
+        items=items,
+        codebook=codebook,
+        scores=context.work_dir("scores"),
+        models=context.work_dir("models"),
+    )
 
 
 def _uses(context: Context) -> set[str]:
@@ -156,30 +169,27 @@ def _uses(context: Context) -> set[str]:
     return found | ({"rq", "vq"} if config.cross_features else set())
 
 
-def _items(context: Context, rows: int) -> dict[str, Any]:
-    """Arguments of ``item_table.build``: the tables that some variant looks at."""
+def _items(context: Context, rows: int) -> ItemSource:
+    """The tables that some variant uses; ``rows``: one more than the largest item of a sample."""
     from pyspark.sql import functions as F
 
     uses = _uses(context)
-    found: dict[str, Any] = {
-        "folder": context.work_dir("items"),
-        "embeddings": [],
-        "encoder_version": "",
-        "codes": [],
-        "codebook_id": "",
-    }
-    for name, column, key, needed in (
-        ("semantic_ids", "codebook_id", "codes", {"rq", "vq"}),
-        ("item_embeddings", "encoder_version", "embeddings", {"vector"}),
+    versions = {"codebook_id": "", "encoder_version": ""}
+    live: dict[str, list[str]] = {"semantic_ids": [], "item_embeddings": []}
+    for name, column, needed in (
+        ("semantic_ids", "codebook_id", {"rq", "vq"}),
+        ("item_embeddings", "encoder_version", {"vector"}),
     ):
         if not uses & needed:
             continue
         table = context.table(name)
-        found[column] = _one_version(context, table, name, column)
-        found[key] = context.live_files(name)
+        versions[column] = _one_version(context, table, name, column)
+        live[name] = context.live_files(name)
         top = table.agg(F.max("item_idx").alias("top")).first()
         rows = max(rows, 1 + top["top"]) if top is not None else rows
-    return {**found, "rows": rows}
+    return ItemSource(
+        rows=rows, embeddings=live["item_embeddings"], codes=live["semantic_ids"], **versions
+    )
 
 
 def _one_version(context: Context, table: DataFrame, name: str, column: str) -> str:
@@ -209,15 +219,15 @@ def _codebook(context: Context) -> str | None:
     return uri
 
 
-def _shown(trials: Sequence[dict[str, Any]]) -> list[str]:
+def _shown(trials: Sequence[Trial]) -> list[str]:
     """The trials as lines: equal for all variants, chosen on validation."""
     lines = ["trials (variant, seed, id dropout: valid AUC of each epoch; * chosen):"]
     for trial in trials:
-        epochs = " ".join(f"{auc:.4f}" for auc in trial["epochs"])
-        mark = " *" if trial["chosen"] else ""
+        epochs = " ".join(f"{auc:.4f}" for auc in trial.epochs)
+        mark = " *" if trial.chosen else ""
         lines.append(
-            f"  {trial['variant']}, {trial['seed']}, {trial['id_dropout']:g}: {epochs} -> epoch "
-            f"{trial['epoch']}{mark} ({trial['rows_per_second']:,} rows/s)"
+            f"  {trial.variant}, {trial.seed}, {trial.id_dropout:g}: {epochs} -> epoch "
+            f"{trial.epoch}{mark} ({trial.rows_per_second:,} rows/s)"
         )
     return lines
 

@@ -8,7 +8,6 @@ module and nothing else. All functions are called by all ranks, in the same orde
 from __future__ import annotations
 
 import io
-import logging
 import os
 import pickle
 import re
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from qarm.training.shared_memory import SharedMemory
-
-logger = logging.getLogger(__name__)
-
 _NOT_BUILT = (
     "more than one rank needs Horovod, and it cannot be imported here ({error}); build it with "
     "`make setup`, or set training.ranks = 1"
@@ -40,11 +35,6 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 2e-5, 1e-3
 _horovod: Any = None
 _started = False
 _entered: tuple[str, float] | None = None
-_shared: SharedMemory | None = None
-_asked_shared = False
-
-SHARED_MEMORY = "QARM_SHARED_MEMORY"
-"""Environment variable: 0 leaves to Horovod also what ranks of one machine exchange."""
 
 
 class RankLostError(TrainingError):
@@ -59,8 +49,7 @@ def init(cycle_ms: int | None = None) -> None:
     Args:
         cycle_ms: how often ranks without a GPU ask each other for work, where HOROVOD_CYCLE_TIME
             does not say. Horovod's 1 ms takes a tenth of the cores on which a model is computed;
-            where a step is long and has one collective, rarer is better. Where ranks share memory
-            it is ten times as long, for then Horovod does nothing but broadcast.
+            where a step is long and has one collective, rarer is better.
 
     Raises:
         TrainingError: several ranks were launched and Horovod is not installed.
@@ -74,7 +63,6 @@ def init(cycle_ms: int | None = None) -> None:
         except ImportError as error:
             raise TrainingError(_NOT_BUILT.format(error=error)) from error
         if cycle_ms is not None and not _has_gpu():
-            cycle_ms *= 10 if _may_share() else 1
             os.environ.setdefault("HOROVOD_CYCLE_TIME", str(cycle_ms))
         horovod.init()
         _horovod = horovod
@@ -85,16 +73,6 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def shutdown() -> None:
-    """Leave the world; a later call of any function joins anew."""
-    global _horovod, _started, _shared, _asked_shared
-    if _shared is not None:
-        _shared.close()
-    if _horovod is not None:
-        _horovod.shutdown()
-    _horovod, _started, _shared, _asked_shared = None, False, None, False
 
 
 def rank() -> int:
@@ -117,14 +95,13 @@ def local_rank() -> int:
 
 @contextmanager
 def _collective(what: str) -> Iterator[None]:
-    """Turn errors of Horovod, and of shared memory, into ours, with the operation and the rank."""
+    """Turn errors of Horovod into ours, with the operation and the rank."""
     global _entered
     _entered = (what, time.monotonic())
     try:
         yield
     except Exception as error:
-        of_horovod = type(error).__name__ == "HorovodInternalError"
-        if not of_horovod and not isinstance(error, ConnectionError):
+        if type(error).__name__ != "HorovodInternalError":
             raise
         raise RankLostError(
             f"rank {os.environ.get('HOROVOD_RANK')}: {what} failed, for another rank stopped or "
@@ -167,10 +144,7 @@ def _finish(handle: Any) -> Any:
 
 
 def exchange(
-    groups: Sequence[Sequence[Tensor]],
-    rows: Sequence[Tensor],
-    name: str,
-    weight: Tensor | None = None,
+    groups: Sequence[Sequence[Tensor]], rows: Sequence[Tensor], name: str
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Sums over ranks of some tensors, and of others the rows of all ranks, in one go.
 
@@ -178,96 +152,38 @@ def exchange(
         groups: each is tensors of one type and device; shapes are equal on all ranks.
         rows: first dimensions may differ between ranks, also be 0.
         name: what for; equal on all ranks.
-        weight: a number; the sums are divided by its sum, which comes last (float64). Where that
-            is 0 they are multiplied by 0.
 
     Returns:
         A flat tensor for each group; and each tensor of ``rows`` concatenated, in rank order.
     """
     import torch
 
-    if weight is not None:
-        weight = weight.detach().double().cpu().reshape(1)
     if size() == 1:
         own = [torch.cat([tensor.detach().reshape(-1) for tensor in group]) for group in groups]
-        return _divided(own, weight), [tensor.detach().clone() for tensor in rows]
-    wires = [[_on_wire(tensor) for tensor in group] for group in groups]
-    row_wires = [_on_wire(tensor) for tensor in rows]
+        return own, [tensor.detach().clone() for tensor in rows]
     with _collective(name):
-        shared = _shared_memory([*row_wires, *(wire for group in wires for wire in group)])
-        if shared is not None:
-            sums, gathered = shared.sum(wires, name, weight), shared.gather(row_wires, name)
-        else:  # all are on their way before one is waited for: a round of talk is milliseconds
-            sent = wires if weight is None else [*wires, [weight]]
-            flat = [torch.cat([wire.reshape(-1) for wire in group]) for group in sent]
-            to_sum = [
-                _horovod.allreduce_async_(tensor, op=_horovod.Sum, name=f"qarm.{name}.{i}")
-                for i, tensor in enumerate(flat)
-            ]
-            to_gather = [
-                _horovod.allgather_async(wire, name=f"qarm.{name}.rows.{i}")
-                for i, wire in enumerate(row_wires)
-            ]
-            sums, gathered = list(map(_finish, to_sum)), list(map(_finish, to_gather))
-            if weight is not None:
-                sums = _divided(sums[:-1], sums[-1])
-    like = [*(group[0] for group in groups), *([] if weight is None else [weight])]
-    return (
-        [total.to(tensor) for total, tensor in zip(sums, like, strict=True)],
-        [whole.to(tensor) for whole, tensor in zip(gathered, rows, strict=True)],
-    )
-
-
-def _divided(sums: list[Tensor], weight: Tensor | None) -> list[Tensor]:
-    """Sums over their weight, which then comes last; without one, as they are."""
-    if weight is None:
-        return sums
-    factor = 1.0 / float(weight) if weight else 0.0
-    for total in sums:
-        total *= factor
-    return [*sums, weight]
-
-
-def _shared_memory(wires: Sequence[Tensor]) -> SharedMemory | None:
-    """How tensors go to ranks on the same machine, where all are there and these on its CPU."""
-    global _shared, _asked_shared
-    if not _asked_shared:
-        _asked_shared = True
-        if _horovod.local_size() == size():
-            from qarm.training.shared_memory import SharedMemory
-
-            _shared = SharedMemory.connect(
-                rank(),
-                size(),
-                lambda value: _horovod.allgather_object(value, name="qarm.meet"),
-                willing=_may_share(),
+        # All are on their way before one is waited for: a round of negotiation is milliseconds.
+        sums = [
+            _horovod.allreduce_async_(
+                torch.cat([_on_wire(tensor).reshape(-1) for tensor in group]),
+                op=_horovod.Sum,
+                name=f"qarm.{name}.{i}",
             )
-            if _shared is None and _may_share():
-                logger.warning(
-                    "rank %d: the ranks are on one machine and cannot share its memory; what they "
-                    "exchange goes through Horovod, which is faster with HOROVOD_CYCLE_TIME=5",
-                    rank(),
-                )
-    return _shared if all(wire.device.type == "cpu" for wire in wires) else None
-
-
-def _may_share() -> bool:
-    """Whether the launcher put all ranks on this machine, which can share memory, and may."""
-    from qarm.training.shared_memory import can_share
-
-    local, world = os.environ.get("HOROVOD_LOCAL_SIZE"), os.environ.get("HOROVOD_SIZE")
-    on_one = local is not None and local == world
-    return on_one and os.environ.get(SHARED_MEMORY, "1") != "0" and can_share()
+            for i, group in enumerate(groups)
+        ]
+        gathers = [
+            _horovod.allgather_async(_on_wire(tensor), name=f"qarm.{name}.rows.{i}")
+            for i, tensor in enumerate(rows)
+        ]
+        return (
+            [_finish(sent).to(group[0]) for sent, group in zip(sums, groups, strict=True)],
+            [_finish(sent).to(tensor) for sent, tensor in zip(gathers, rows, strict=True)],
+        )
 
 
 def allreduce_sum(tensor: Tensor, name: str = "sum") -> Tensor:
     """Sum over ranks of tensors of one shape; a new tensor on the same device, no gradient."""
     return exchange([[tensor]], [], name)[0][0].view_as(tensor)
-
-
-def allreduce_mean(tensor: Tensor, name: str = "mean") -> Tensor:
-    """Mean over ranks of floating tensors of one shape; no gradient."""
-    return allreduce_sum(tensor, name) / size()
 
 
 def gather(tensor: Tensor, name: str = "gather") -> Tensor:
@@ -380,11 +296,7 @@ def barrier() -> None:
     """Wait until every rank is here."""
     if size() > 1:
         with _collective("barrier"):
-            shared = _shared_memory(())
-            if shared is not None:
-                shared.meet("barrier")
-            else:
-                _horovod.barrier()
+            _horovod.barrier()
 
 
 def reduce_metrics(metrics: Mapping[str, float], weight: float = 1.0) -> dict[str, float]:
@@ -410,10 +322,10 @@ def reduce_metrics(metrics: Mapping[str, float], weight: float = 1.0) -> dict[st
 
 
 def launch_environment(stall_seconds: int) -> dict[str, str]:
-    """Environment of ranks: how they should exchange, as this process was told; and Horovod too
-    should give up after ``stall_seconds``."""
-    told = {n: os.environ[n] for n in (SHARED_MEMORY, "HOROVOD_CYCLE_TIME") if n in os.environ}
-    return told | {
+    """Environment of ranks: this process's HOROVOD_CYCLE_TIME; Horovod too gives up after
+    ``stall_seconds``."""
+    cycle = {n: os.environ[n] for n in ("HOROVOD_CYCLE_TIME",) if n in os.environ}
+    return cycle | {
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, min(60, stall_seconds // 2))),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(stall_seconds),
     }

@@ -1,22 +1,39 @@
-"""The error that each rank leaves in the work folder, and who left none.
+"""The error that each rank leaves in the work folder, and which ranks left none.
 
-A rank that fails by itself tells why. The others' next collective fails, or waits: they know that
-someone is gone, and who it is shows by elimination, for a rank that was killed, or that takes no
-part any more, leaves nothing.
+A rank that fails by itself writes the cause. On the others the next collective then fails or does
+not return: they know only that another rank is missing. A rank that was killed or that stalls
+writes nothing, so it is identified by elimination.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any
+from dataclasses import dataclass
 
 from qarm.errors import QarmError
 from qarm.lake import files
 from qarm.training.collectives import RankLostError
+from qarm.training.wire import from_json, to_json
 
 _POLL_SECONDS = 0.2
 _OTHERS_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The error of one rank."""
+
+    rank: int
+    time: float
+    """Seconds since 1970."""
+    type: str
+    """Name of the exception's class."""
+    is_ours: bool
+    """Whether the class is one of ``qarm.errors``."""
+    is_consequence: bool
+    """A collective failed: another rank is gone, and this error does not say why."""
+    message: str
+    traceback: str
 
 
 def file_of(rank: int) -> str:
@@ -31,36 +48,32 @@ def clear(work_dir: str, world: int) -> None:
 
 
 def record(work_dir: str, rank: int, error: BaseException, traceback: str) -> None:
-    """Leave the error of this rank."""
-    content = {
-        "rank": rank,
-        "time": time.time(),
-        "type": type(error).__name__,
-        "of_ours": isinstance(error, QarmError),
-        # A collective that failed tells that another rank is gone, not why.
-        "follows": isinstance(error, RankLostError),
-        "message": str(error),
-        "traceback": traceback,
-    }
-    files.write_text(files.join(work_dir, file_of(rank)), json.dumps(content))
+    """Write the error of this rank."""
+    failure = Failure(
+        rank=rank,
+        time=time.time(),
+        type=type(error).__name__,
+        is_ours=isinstance(error, QarmError),
+        is_consequence=isinstance(error, RankLostError),
+        message=str(error),
+        traceback=traceback,
+    )
+    files.write_text(files.join(work_dir, file_of(rank)), to_json(failure))
 
 
-def find(work_dir: str, world: int) -> list[dict[str, Any]]:
-    """What ranks left: the first cause first, those that follow from it last."""
-    found = []
-    for rank in range(world):
-        uri = files.join(work_dir, file_of(rank))
-        if files.exists(uri):
-            found.append(json.loads(files.read_text(uri)))
-    return sorted(found, key=lambda failure: (failure["follows"], failure["time"]))
+def read(work_dir: str, world: int) -> list[Failure]:
+    """What the ranks left: the first cause first, consequences last."""
+    uris = [files.join(work_dir, file_of(rank)) for rank in range(world)]
+    failures = [from_json(Failure, files.read_text(uri)) for uri in uris if files.exists(uri)]
+    return sorted(failures, key=lambda failure: (failure.is_consequence, failure.time))
 
 
 def silent(work_dir: str, world: int, seconds: float = _OTHERS_SECONDS) -> list[int]:
     """Ranks that left nothing within ``seconds``."""
     end = time.monotonic() + seconds
     while True:
-        there = set(files.list_dir(work_dir))
-        missing = [rank for rank in range(world) if file_of(rank) not in there]
+        present = set(files.list_dir(work_dir))
+        missing = [rank for rank in range(world) if file_of(rank) not in present]
         if not missing or time.monotonic() >= end:
             return missing
         time.sleep(_POLL_SECONDS)

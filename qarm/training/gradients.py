@@ -17,8 +17,8 @@ def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[fl
     parameter's ``grad`` is that of the weighted mean over the rows of all ranks, whatever their
     number. Every trainable parameter takes part in every step, one without a gradient with
     zeros, so that ranks never disagree on what is reduced (nor on what the optimiser updates).
-    Dense gradients are one tensor a type, which ranks of one machine sum in shared memory; those of
-    ``sparse=True`` embeddings travel as coalesced rows.
+    Dense gradients travel as one tensor per type; those of ``sparse=True`` embeddings as coalesced
+    rows.
 
     Args:
         loss: scalar, sum of weight x loss over this rank's rows.
@@ -27,27 +27,27 @@ def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[fl
     Returns:
         Mean loss and total weight over all ranks. With a total weight of 0 gradients stay 0.
     """
-    total, weights = loss.detach().double().cpu(), weight.detach().double().cpu()
+    import torch
+
+    scalars = torch.stack([value.detach().double().cpu() for value in (loss, weight)])
     dense, sparse = _split_gradients(model)
     rows = [_touched_rows(parameter) for parameter in sparse]
     if collectives.size() > 1:
-        groups = [[total], *([_gradient(p) for p in group] for group in dense)]
+        groups = [[scalars], *([_gradient(p) for p in group] for group in dense)]
         parts = [part for pair in rows for part in pair]
-        sums, parts = collectives.exchange(groups, parts, "gradients", weights)
-        mean, *means, weights = sums
+        (scalars, *sums), parts = collectives.exchange(groups, parts, "gradients")
         rows = list(zip(parts[::2], parts[1::2], strict=True))
-        for group, flat in zip(dense, means, strict=True):
+        for group, flat in zip(dense, sums, strict=True):
             pieces = flat.split([p.numel() for p in group])
             for parameter, piece in zip(group, pieces, strict=True):
                 parameter.grad = piece.view_as(parameter)
-    scale = 1.0 / float(weights) if weights else 0.0
-    if collectives.size() == 1:  # nothing travels, so nothing is copied together
-        mean = total * scale
-        for parameter in (parameter for group in dense for parameter in group):
-            parameter.grad = _gradient(parameter).mul_(scale)
+    total, weights = scalars.tolist()
+    scale = 1.0 / weights if weights else 0.0
+    for parameter in (p for group in dense for p in group):
+        parameter.grad = _gradient(parameter).mul_(scale)
     for parameter, (numbers, values) in zip(sparse, rows, strict=True):
         parameter.grad = _sum_rows(parameter, numbers, values.mul_(scale))
-    return float(mean), float(weights)
+    return total * scale, weights
 
 
 def average_gradients(model: nn.Module) -> None:

@@ -1,36 +1,38 @@
 """Starts the ranks of a training: in one plain process, by ``horovodrun``, or in Spark executors.
 
-The same function ``train(spec) -> dict`` runs in each of them (``qarm.training.worker``). Ranks are
-processes of their own, so that the parent's JVM, threads and memory stay out of training.
+The same function ``train(task) -> result`` runs on each of them (``qarm.training.worker``); task
+and result are dataclasses and travel as JSON. Ranks are processes of their own, so that the JVM,
+threads and memory of the parent do not affect training.
 
-Where a rank was lost (killed, its host gone, or stalled) all are started again, and the function
-goes on from its latest checkpoint: with sparse gradients and a reader each, ranks that stayed could
-not go on without the lost one, and Horovod's own elastic mode would run them from the last commit
-as well.
+If a rank is lost (killed, its host gone, or stalled), all are started again and the function
+resumes from its latest checkpoint. The remaining ranks could not continue without the lost one,
+since each has its own reader; Horovod's elastic mode would also return to the last commit.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 import qarm.errors
 from qarm import progress
+from qarm.config.training import Backend, Training
 from qarm.errors import ConfigError, QarmError, TrainingError
 from qarm.lake import files
 from qarm.session import is_local
 from qarm.training import collectives, failures
 from qarm.training.collectives import RankLostError
+from qarm.training.failures import Failure
+from qarm.training.wire import from_json, to_json
 from qarm.training.worker import LAUNCHER_PID, PROGRESS, RESULT_FILE, STALL_SECONDS
 
 if TYPE_CHECKING:
@@ -38,21 +40,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Backend = Literal["auto", "local", "horovodrun", "spark"]
+R = TypeVar("R")
 
 LOG_FILE = "ranks.log"
-SPEC_FILE = "spec.json"
+TASK_FILE = "task.json"
 
 _TAIL_LINES = 30
 _GRACE_SECONDS = 10.0
-_BY_SIGNAL = 128  # exit codes above it, as a shell has them
+_BY_SIGNAL = 128  # added to the signal's number, as shells do
 _SLOTS_TIMEOUT_SECONDS = 300
-_STALL_SECONDS = 1800
-# The parent's gateway to its JVM; a child that starts Spark must make its own.
+# The parent's gateway to its JVM; a child that starts Spark needs its own.
 _PARENT_ONLY = ("PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET", "PYSPARK_SUBMIT_ARGS")
-# glibc hands every large tensor back to the kernel and asks for it anew in the next step: up to a
-# third of a rank's time went into page faults. Kept, it is reused, and in pages of 2 MB, where the
-# kernel gives them, look-ups in tables are a twentieth faster. Other systems ignore these.
+# By default glibc returns every large tensor to the kernel, and page faults in the next step take
+# up to a third of a rank's time. With these settings freed memory is reused, in pages of 2 MB where
+# the kernel offers them (table look-ups: 5 % faster). Other systems ignore these variables.
 _KEEP_MEMORY = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 31),
@@ -66,60 +67,58 @@ class _NoSlotsError(TrainingError):
 
 def launch(
     function: str,
-    spec: Mapping[str, Any],
+    task: Any,
+    result: type[R],
+    training: Training,
     *,
-    ranks: int,
-    backend: Backend = "auto",
     work_dir: str,
     spark: SparkSession | None = None,
     shards: int | None = None,
-    restarts: int = 0,
-    stall_seconds: int = _STALL_SECONDS,
-) -> dict[str, Any]:
-    """Run ``function(spec)`` on ``ranks`` ranks and return rank 0's result.
+) -> R:
+    """Run ``function(task)`` on ``training.ranks`` ranks and return rank 0's result.
 
     Args:
         function: ``package.module:name``, importable where the ranks run.
-        spec: its argument; JSON-able.
-        ranks: processes that train together.
-        backend: local: one plain process without Horovod. horovodrun: processes on this machine.
-            spark: executors of ``spark``, which need as many free task slots as ranks, and a
-            work folder that they can reach. auto: spark if ``spark`` runs on a cluster, else
-            local for one rank and horovodrun for more.
-        work_dir: URI of a folder for spec, result and log of this training alone.
-        shards: canonical shards of the training's loaders. Restarted ranks for which Spark has no
-            slots any more become fewer, by a number that divides it; None: never.
-        restarts: how often ranks are started again after one was lost; ``function`` should go on
-            from its checkpoints. An error that a rank raised is not tried again.
-        stall_seconds: ranks that wait so long for another give up.
+        task: its argument, a dataclass (see ``wire``).
+        result: the dataclass that it returns.
+        training: section [training]: ranks, backend, restarts, stall_seconds.
+        work_dir: URI of a folder for task, result and log of this training alone. With backend
+            "spark" the executors must be able to reach it.
+        spark: session whose executors run the ranks with backend "spark"; with "auto", a session on
+            a cluster chooses that backend.
+        shards: canonical shards of the training's loaders. If Spark no longer has enough task slots
+            at a restart, fewer ranks are started, by a number that divides it; None: never.
 
     Raises:
         ConfigError: backend and ranks do not fit.
         QarmError: a rank raised it: the same class, so that the exit code is the same.
-        RankLostError: a rank was lost once more than ``restarts``; the error names it.
+        RankLostError: a rank was lost after the last restart; the error names it.
         TrainingError: a rank failed otherwise: the first traceback, and the end of the log.
     """
-    chosen = choose_backend(backend, ranks, spark)
-    spec_uri = files.join(work_dir, SPEC_FILE)
-    files.write_text(spec_uri, json.dumps(spec, indent=1, sort_keys=True))
-    world = ranks
+    backend = choose_backend(training.backend, training.ranks, spark)
+    content = to_json(task)
+    files.write_text(files.join(work_dir, TASK_FILE), content)
+    world = training.ranks
     with _log(work_dir) as log:
-        for restart in range(restarts + 1):
-            logger.info("training on %d rank(s) by %s; log: %s", world, chosen, log.name)
-            start = _Start(function, dict(spec), spec_uri, work_dir, world, stall_seconds, log)
+        for restart in range(training.restarts + 1):
+            logger.info("training on %d rank(s) by %s; log: %s", world, backend, log.name)
+            start = _Start(function, work_dir, world, training.stall_seconds, log)
             try:
-                return start.in_spark(spark) if chosen == "spark" else start.here(chosen)
+                if backend == "spark":
+                    assert spark is not None
+                    return from_json(result, start.in_spark(content, spark))
+                return from_json(result, start.here(backend))
             except _NoSlotsError:
                 fewer = [r for r in range(1, world) if (shards or 0) % r == 0] if shards else []
-                if not restart or restart == restarts or not fewer:
+                if not restart or restart == training.restarts or not fewer:
                     raise
                 world = fewer[-1]
                 progress.say(f"  not enough free task slots; restarted with {world} rank(s)")
             except RankLostError as error:
-                if restart == restarts:
+                if restart == training.restarts:
                     raise
                 first = str(error).partition("\n")[0]
-                progress.say(f"  {first} Restart {restart + 1} of {restarts}")
+                progress.say(f"  {first} Restart {restart + 1} of {training.restarts}")
     raise AssertionError("the last restart returns or raises")
 
 
@@ -129,10 +128,8 @@ def choose_backend(
     """The backend that ``auto`` stands for, and checks of the others.
 
     Raises:
-        ConfigError: local with several ranks, spark without a session, or no ranks at all.
+        ConfigError: local with several ranks, or spark without a session.
     """
-    if ranks < 1:
-        raise ConfigError(f"training.ranks must be at least 1, got {ranks}")
     if backend == "local" and ranks > 1:
         raise ConfigError(f"training.backend = 'local' runs one rank, training.ranks is {ranks}")
     if backend == "spark" and spark is None:
@@ -144,7 +141,7 @@ def choose_backend(
     return "local" if ranks == 1 else "horovodrun"
 
 
-def child_environment(ranks: int, stall_seconds: int = _STALL_SECONDS) -> dict[str, str]:
+def child_environment(ranks: int, stall_seconds: int) -> dict[str, str]:
     """Environment of ranks on this machine: cores shared out, and our ``sys.path``.
 
     The path makes ``qarm`` importable there also if it came here from a zip or a wheel.
@@ -186,58 +183,46 @@ def _log(work_dir: str) -> Iterator[IO[str]]:
 
 @dataclass(frozen=True)
 class _Start:
-    """One start of the ranks; its methods return rank 0's result or raise what ``launch`` does."""
+    """One start of the ranks; its methods return rank 0's result, as JSON, or raise."""
 
     function: str
-    spec: dict[str, Any]
-    spec_uri: str
     work_dir: str
     ranks: int
     stall_seconds: int
     log: IO[str]
 
-    def here(self, backend: Literal["local", "horovodrun"]) -> dict[str, Any]:
+    def here(self, backend: Literal["local", "horovodrun"]) -> str:
         """In processes on this machine."""
+        task = files.join(self.work_dir, TASK_FILE)
         command = [sys.executable, "-m", "qarm.training.worker", "--function", self.function]
-        command += ["--spec", self.spec_uri, "--work-dir", self.work_dir]
+        command += ["--task", task, "--work-dir", self.work_dir]
         if backend == "horovodrun":
             command = collectives.horovodrun_command(self.ranks) + command
         environment = child_environment(self.ranks, self.stall_seconds)
         return self._result(lambda: _in_subprocess(command, environment, self.log))
 
-    def in_spark(self, spark: SparkSession | None) -> dict[str, Any]:
+    def in_spark(self, task: str, spark: SparkSession) -> str:
         """In Spark executors."""
-        assert spark is not None
-        return self._result(
-            lambda: _in_spark(
-                self.function,
-                self.spec,
-                self.ranks,
-                self.work_dir,
-                spark,
-                self.log,
-                _stall_environment(self.stall_seconds),
-            )
-        )
+        return self._result(lambda: _in_spark(self, task, spark))
 
-    def _result(self, run: Callable[[], str | None]) -> dict[str, Any]:
-        files.remove_tree(files.join(self.work_dir, RESULT_FILE))
+    def _result(self, run: Callable[[], str | None]) -> str:
+        """The result after ``run``, which returns what went wrong, or None."""
+        uri = files.join(self.work_dir, RESULT_FILE)
+        files.remove_tree(uri)
         failures.clear(self.work_dir, self.ranks)
         self.log.flush()
         begin = os.path.getsize(self.log.name)
         fault = run()
         self.log.flush()
-        uri = files.join(self.work_dir, RESULT_FILE)
         if fault is None and not files.exists(uri):
             fault = f"rank 0 wrote no {RESULT_FILE} to {self.work_dir}"
         if fault is not None:
             raise _failure(fault, self.ranks, self.work_dir, Path(self.log.name), begin)
-        result: dict[str, Any] = json.loads(files.read_text(uri))
-        return result
+        return files.read_text(uri)
 
 
 def _in_subprocess(command: list[str], environment: dict[str, str], log: IO[str]) -> str | None:
-    """Run ``command`` in a process group of its own; what went wrong, if anything did."""
+    """Run ``command`` in a process group of its own; returns what went wrong, or None."""
     with subprocess.Popen(
         command,
         env=environment,
@@ -277,27 +262,20 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def _in_spark(
-    function: str,
-    spec: dict[str, Any],
-    ranks: int,
-    work_dir: str,
-    spark: SparkSession,
-    log: IO[str],
-    stall_environment: Mapping[str, str],
-) -> str | None:
-    """Run the ranks in executors; what went wrong, if anything did."""
+def _in_spark(start: _Start, task: str, spark: SparkSession) -> str | None:
+    """Run the ranks in executors; returns what went wrong, or None."""
+    function, ranks, work_dir = start.function, start.ranks, start.work_dir
     context = spark.sparkContext
-    environment = dict(stall_environment)
+    environment = _stall_environment(start.stall_seconds)
     environment["OMP_NUM_THREADS"] = context.getConf().get("spark.task.cpus", "1") or "1"
     shipped = context.getConf().get("spark.submit.pyFiles", "") or ""
     names = [os.path.basename(path) for path in shipped.split(",") if path]
     names += [os.path.basename(str(path)) for path in getattr(context, "_python_includes", [])]
     driver_path = _import_path()
 
-    # Pickled by value, for the rank's process may not see qarm: Spark puts --py-files on the path
-    # of its own Python workers only, and Horovod starts the rank beside them.
-    def run() -> Any:
+    # Pickled by value, because the rank's process may not find qarm: Spark puts --py-files on the
+    # path of its own Python workers only, and Horovod starts the rank beside them.
+    def run() -> None:
         import os
         import sys
 
@@ -310,10 +288,10 @@ def _in_spark(
             os.environ.setdefault(name, value)
         from qarm.training.worker import run_rank
 
-        return run_rank(function, spec, work_dir)
+        run_rank(function, task, work_dir)
 
     try:
-        collectives.run_in_spark(run, ranks, _SLOTS_TIMEOUT_SECONDS, log)
+        collectives.run_in_spark(run, ranks, _SLOTS_TIMEOUT_SECONDS, start.log)
     except QarmError:
         raise
     except Exception as error:
@@ -332,29 +310,30 @@ def _failure(fault: str, ranks: int, work_dir: str, log: Path, begin: int) -> Qa
     Args:
         begin: where this start's part of the log begins.
     """
-    found = failures.find(work_dir, ranks)
-    if found and found[0]["of_ours"] and not found[0]["follows"]:
-        kind = getattr(qarm.errors, found[0]["type"], TrainingError)
-        return kind(f"{found[0]['message']} (rank {found[0]['rank']}; log: {log})")
+    left = failures.read(work_dir, ranks)
+    first = left[0] if left else None
+    is_cause = first is not None and not first.is_consequence
+    if first is not None and first.is_ours and is_cause:
+        kind = getattr(qarm.errors, first.type, TrainingError)
+        return kind(f"{first.message} (rank {first.rank}; log: {log})")
     text = log.read_bytes()[begin:].decode("utf-8", errors="replace")
     tail = "\n".join(text.splitlines()[-_TAIL_LINES:])
-    first = f"First error, of rank {found[0]['rank']}:\n{found[0]['traceback']}\n" if found else ""
-    rest = f"{fault}.\n{first}End of the log {log}:\n{tail}"
-    if found and not found[0]["follows"]:
+    cause = f"First error, of rank {first.rank}:\n{first.traceback}\n" if first else ""
+    rest = f"{fault}.\n{cause}End of the log {log}:\n{tail}"
+    if is_cause:
         return TrainingError(f"training failed: {rest}")
-    return RankLostError(f"training failed: {_lost(ranks, found, text)}; {rest}")
+    return RankLostError(f"training failed: {_lost(ranks, left, text)}; {rest}")
 
 
-def _lost(ranks: int, found: Sequence[Mapping[str, Any]], log: str) -> str:
-    """Who is gone: the process that ended first without a word, else all that left none."""
-    left = [failure["rank"] for failure in found]
+def _lost(ranks: int, left: Sequence[Failure], log: str) -> str:
+    """Which rank is gone: the process that ended first without an error, or all that left none."""
     ended = collectives.first_ended(log)
-    if ended is not None and ended[0] not in left:
+    if ended is not None and ended[0] not in [failure.rank for failure in left]:
         rank, code = ended
         how = f"exit code {code}"
         if code > _BY_SIGNAL:
             how = f"killed by signal {code - _BY_SIGNAL}"
         return f"rank {rank} was lost ({how})"
-    if found:  # it waited for the others' errors, and names those that left none
-        return str(found[0]["message"])
+    if left:  # this rank waited for the others' errors, and names those that left none
+        return left[0].message
     return f"{failures.named(list(range(ranks)))} left no error"

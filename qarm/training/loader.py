@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from qarm.config.training import Loader
+
 __all__ = ["WEIGHT", "EpochLoader", "RowGroup", "ShardPlan"]
 
 WEIGHT = "__weight__"
@@ -49,15 +51,14 @@ class EpochLoader:
     Args:
         files: Parquet files (URIs or paths), the live files of one table version.
         columns: columns to read: numbers, booleans, dates, and lists of numbers.
-        batch_size: rows a step and rank.
-        rank, world: this rank, and how many there are.
-        seed: seed of the order, which also depends on the epoch.
-        workers: row groups decoded at once; the order does not depend on it.
-        shuffle: False keeps the files' order, for prediction.
+        settings: shards, shuffle_rows and workers; the order does not depend on the workers. The
+            ranks together hold about twice ``shuffle_rows`` rows: one round of blocks is read while
+            the previous one is used.
+        batch_size: rows per step and rank.
+        rank, world: number of this rank, and number of ranks.
+        seed: seed of the order, which also depends on the epoch; None keeps the order of the files,
+            for prediction.
         list_lengths: length of each list column.
-        shards: canonical shards (see ``qarm.training.shards``); one a rank by default.
-        shuffle_rows: rows shuffled together over all shards. The ranks together hold about twice
-            that: one round of blocks is read while the one before is used.
 
     Attributes:
         plan: shards and steps.
@@ -73,28 +74,23 @@ class EpochLoader:
         self,
         files: Sequence[str],
         columns: Sequence[str],
+        settings: Loader,
+        *,
         batch_size: int,
         rank: int,
         world: int,
-        seed: int,
-        workers: int = 2,
-        shuffle: bool = True,
+        seed: int | None,
         list_lengths: Mapping[str, int] | None = None,
-        *,
-        shards: int | None = None,
-        shuffle_rows: int = 65_536,
     ) -> None:
         self.plan = ShardPlan.from_files(
-            files, columns, batch_size=batch_size, world=world, shards=shards
+            files, columns, batch_size=batch_size, world=world, shards=settings.shards
         )
         self.columns = tuple(dict.fromkeys(columns))
         self.list_lengths = dict(list_lengths or {})
         check_types(self.plan.schema, self.columns, self.list_lengths)
         self.rank = rank
         self.seed = seed
-        self.workers = max(1, workers)
-        self.shuffle = shuffle
-        self.shuffle_rows = shuffle_rows
+        self.settings = settings
         self.rows_read = 0
         self.wait_seconds = 0.0
 
@@ -137,22 +133,25 @@ class EpochLoader:
         """This rank's blocks in the order in which the steps need them."""
         plan, found = self.plan, []
         begin = start_step * plan.shard_batch
-        size = max(1, self.shuffle_rows // plan.shards) if self.shuffle else 1
+        size = 1 if self.seed is None else max(1, self.settings.shuffle_rows // plan.shards)
         for shard in plan.shards_of(self.rank) if start_step < plan.steps else ():
-            generator = self._generator(epoch_no, shard) if self.shuffle else None
+            generator = self._generator(epoch_no, shard)
             blocks = plan.blocks(shard, block_rows=size, generator=generator)
             # A shard that ended before start_step still gives its last row, for padding.
             ahead = [b for b in blocks if b.start + plan.block_rows(b) > begin]
             found += ahead or blocks[-1:]
         return sorted(found, key=lambda b: (b.start // plan.shard_batch, b.shard))
 
-    def _generator(self, *path: int) -> np.random.Generator:
+    def _generator(self, *path: int) -> np.random.Generator | None:
+        """Random numbers of this place in the order; None where the files' order is kept."""
+        if self.seed is None:
+            return None
         return np.random.default_rng([self.seed & 0xFFFFFFFFFFFFFFFF, *path])
 
     def _read(self, blocks: Sequence[Block]) -> Generator[list[Arrays], None, None]:
         """Row groups of each block."""
         wanted = [self.plan.row_groups[i] for block in blocks for i in block.row_groups]
-        reading = read_row_groups(wanted, self.columns, self.list_lengths, self.workers)
+        reading = read_row_groups(wanted, self.columns, self.list_lengths, self.settings.workers)
         with closing(reading) as row_groups:
             for block in blocks:
                 yield [next(row_groups) for _ in block.row_groups]
@@ -170,8 +169,8 @@ class EpochLoader:
                 while any(lane.rows < plan.shard_batch and left[s] for s, lane in lanes.items()):
                     block, parts = next(coming)
                     rows = np.arange(plan.block_rows(block))
-                    if self.shuffle:
-                        self._generator(epoch_no, block.shard, 1 + block.number).shuffle(rows)
+                    if generator := self._generator(epoch_no, block.shard, 1 + block.number):
+                        generator.shuffle(rows)
                     lanes[block.shard].add(parts, rows, skip=max(0, begin - block.start))
                     left[block.shard] -= 1
                 yield _next_batch(list(lanes.values()), plan.shard_batch)

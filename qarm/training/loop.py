@@ -15,24 +15,18 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from qarm.errors import ConfigError, TrainingError
 from qarm.lake import files
 from qarm.training import checkpoint, collectives, gradients
 from qarm.training.records import FitResult, RunningEpoch
+from qarm.training.settings import FitConfig
 from qarm.training.state import copy_to_memory
-from qarm.training.step import (
-    Schedule,
-    autocast,
-    clip_gradients,
-    learning_rate_factor,
-    seed_step,
-)
+from qarm.training.step import autocast, clip_gradients, learning_rate_factor, seed_step
 from qarm.training.trackers import Trackers
 
 if TYPE_CHECKING:
@@ -68,86 +62,34 @@ class EpochSource(Protocol):
 def fit(
     model: nn.Module,
     loss_fn: LossFunction,
-    train_loader: EpochSource,
-    *,
-    epochs: int,
+    loader: EpochSource,
     optimizer: torch.optim.Optimizer,
-    warmup_steps: int = 0,
-    schedule: Schedule = "constant",
+    config: FitConfig,
     evaluate: Callable[[], Mapping[str, float]] | None = None,
-    monitor: str | None = None,
-    mode: Literal["max", "min"] = "max",
-    patience: int | None = None,
-    checkpoint_folder: str | None = None,
-    checkpoint_steps: int = 0,
-    keep: int = 2,
-    resume: bool = True,
-    events_folder: str | None = None,
-    gradient_clip: float = 0.0,
-    mixed_precision: bool = False,
-    seed: int = 0,
-    progress: bool | None = None,
-    manifest: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Train ``model`` and leave it with its best weights, equal on all ranks.
 
     Args:
-        model: on the device to train on; rank 0's start weights are everyone's.
+        model: on the device to train on; all ranks start with rank 0's weights.
         loss_fn: see ``LossFunction``.
-        train_loader: this rank's batches.
-        epochs: most epochs.
-        optimizer: its groups' learning rates are the schedule's peaks.
-        warmup_steps: steps of linear warm-up.
-        schedule: after the warm-up: constant, or cosine down to 0 at the last step.
+        loader: this rank's batches.
+        optimizer: the learning rates of its groups are the schedule's peaks.
+        config: epochs, schedule, checkpoints.
         evaluate: metrics after an epoch, averaged over ranks (a metric computed from all ranks'
-            rows on every rank stays what it is).
-        monitor: metric that chooses the best epoch; None: the last epoch is the best.
-        mode: whether ``monitor`` should be large or small.
-        patience: epochs without improvement before stopping; None: never.
-        checkpoint_folder: URI; None: nothing is saved, and nothing resumed.
-        checkpoint_steps: a checkpoint each so many steps; 0: at the end of epochs only.
-        keep: latest checkpoints kept beside the best.
-        resume: continue from the latest checkpoint in the folder.
-        events_folder: URI for TensorBoard; None: "events" in the checkpoint folder, if any.
-        gradient_clip: largest norm of all gradients together; 0: no limit.
-        mixed_precision: bfloat16 where the device has it (``step.autocast``).
-        seed: seed of dropout and the like.
-        progress: whether rank 0 shows a bar; None: if stderr is a terminal.
-        manifest: facts for the checkpoints. Where ``config_hash`` is among them, a checkpoint
-            of another one is refused.
+            rows on every rank keeps its value).
 
     Raises:
         TrainingError: the loss is not finite, or the checkpoint is of another configuration, or
             of the middle of an epoch whose steps had other rows.
-        ConfigError: ``evaluate`` does not report ``monitor``.
+        ConfigError: ``evaluate`` does not report ``config.monitor``.
     """
-    run = _Run(
-        model=model,
-        loss_fn=loss_fn,
-        loader=train_loader,
-        optimizer=optimizer,
-        rate=lambda step: learning_rate_factor(
-            step, warmup_steps, epochs * train_loader.steps_per_epoch, schedule
-        ),
-        gradient_clip=gradient_clip,
-        seed=seed,
-        progress=sys.stderr.isatty() if progress is None else progress,
-        folder=checkpoint_folder,
-        checkpoint_steps=checkpoint_steps,
-        mixed_precision=mixed_precision,
-        keep=keep,
-        manifest=dict(manifest or {}),
-        monitor=monitor,
-        sign=1.0 if mode == "max" else -1.0,
-    )
-    run.start(resume)
-    if events_folder is None and checkpoint_folder is not None:
-        events_folder = files.join(checkpoint_folder, "events")
-    run.track(events_folder)
+    run = _Run(model, loss_fn, loader, optimizer, config)
+    run.start()
+    run.track()
     finished = False
     try:
-        while run.result.epochs_done < epochs:
-            if patience is not None and run.stale_epochs >= max(1, patience):
+        while run.result.epochs_done < config.epochs:
+            if config.patience is not None and run.stale_epochs >= max(1, config.patience):
                 break
             run.epoch(evaluate)
         finished = True
@@ -165,17 +107,7 @@ class _Run:
     loss_fn: LossFunction
     loader: EpochSource
     optimizer: torch.optim.Optimizer
-    rate: Callable[[int], float]
-    gradient_clip: float
-    seed: int
-    progress: bool
-    folder: str | None
-    checkpoint_steps: int
-    mixed_precision: bool
-    keep: int
-    manifest: dict[str, Any]
-    monitor: str | None
-    sign: float
+    config: FitConfig
     step: int = 0
     wait_seconds: float = 0.0
     result: FitResult = field(default_factory=FitResult)
@@ -184,16 +116,21 @@ class _Run:
     trackers: Trackers = field(default_factory=lambda: Trackers(None))
 
     @property
+    def folder(self) -> str | None:
+        """Folder of the checkpoints."""
+        return self.config.checkpoint_folder
+
+    @property
     def stale_epochs(self) -> int:
         """Epochs since the best one."""
         return self.result.epochs_done - 1 - self.result.best_epoch
 
-    def start(self, resume: bool) -> None:
+    def start(self) -> None:
         """Give all ranks rank 0's weights: those of the latest checkpoint, if there is one."""
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         state = None
-        if resume and self.folder is not None and collectives.rank() == 0:
+        if self.folder is not None and collectives.rank() == 0:
             found = checkpoint.latest(self.folder)
             if found is not None:
                 self._refuse_other_config(found)
@@ -221,17 +158,20 @@ class _Run:
             where = f"epoch {self.result.epochs_done + 1}, step {self.running.step}"
             logger.info("resumed at %s (%d steps done in all)", where, self.step)
 
-    def track(self, folder: str | None) -> None:
+    def track(self) -> None:
         """Open the trackers, on rank 0."""
+        folder = self.config.events_folder
+        if folder is None and self.folder is not None:
+            folder = files.join(self.folder, "events")
         self.trackers = Trackers(
             folder if collectives.rank() == 0 else None,
             step=self.step,
             state=self.trackers.state,
-            parameters=self.manifest,
+            parameters=self.config.manifest,
         )
 
     def _refuse_other_config(self, found: checkpoint.Checkpoint) -> None:
-        expected, seen = self.manifest.get("config_hash"), found.manifest.get("config_hash")
+        expected, seen = self.config.config_hash, found.manifest["config_hash"]
         if expected != seen:
             raise TrainingError(
                 f"the checkpoint {found.folder} was made with the configuration {seen}, this run "
@@ -262,8 +202,8 @@ class _Run:
         number, running = self.result.epochs_done, self.running
         self.model.train()
         started = time.perf_counter()
-        for batch in self._shown(self.loader.epoch(number, running.step), number):
-            seed_step(self.seed, number, running.step, collectives.rank())
+        for batch in self.loader.epoch(number, running.step):
+            seed_step(self.config.seed, number, running.step, collectives.rank())
             loss, weight = self._train_step(batch)
             running.loss_sum += loss * weight
             running.weight_sum += weight
@@ -289,7 +229,8 @@ class _Run:
     def _save_if_due(self) -> None:
         """A checkpoint in the middle of an epoch; its end has one of its own."""
         running = self.running
-        if not self.folder or not self.checkpoint_steps or self.step % self.checkpoint_steps:
+        every = self.config.checkpoint_steps
+        if not self.folder or not every or self.step % every:
             return
         if running.step == self.loader.steps_per_epoch:
             return
@@ -300,21 +241,23 @@ class _Run:
     def _train_step(self, batch: Batch) -> tuple[float, float]:
         import torch
 
-        factor = self.rate(self.step)
+        config = self.config
+        steps = config.epochs * self.loader.steps_per_epoch
+        factor = learning_rate_factor(self.step, config.warmup_steps, steps, config.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         device = next(self.model.parameters()).device
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.model, self.mixed_precision):
+        with autocast(self.model, config.mixed_precision):
             loss_sum, weight_sum = self.loss_fn(self.model, batch)
         loss_sum.backward()
         weight_sum = torch.as_tensor(weight_sum)
         loss, weight = gradients.reduce_gradients(self.model, loss_sum, weight_sum)
         if not math.isfinite(loss) or not math.isfinite(weight):
             self._raise_not_finite(loss_sum, weight_sum)
-        if self.gradient_clip > 0:
-            clip_gradients(self.model, self.gradient_clip)
+        if config.gradient_clip > 0:
+            clip_gradients(self.model, config.gradient_clip)
         self.optimizer.step()
         self.step += 1
         return loss, weight
@@ -333,9 +276,10 @@ class _Run:
     def _record(self, number: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """Add the epoch to the result; is it the best so far?"""
         result, running = self.result, self.running
-        if self.monitor is not None and self.monitor not in metrics:
+        monitor = self.config.monitor
+        if monitor is not None and monitor not in metrics:
             raise ConfigError(
-                f"training is judged by {self.monitor!r}, and evaluation reports {sorted(metrics)}"
+                f"training is judged by {monitor!r}, and evaluation reports {sorted(metrics)}"
             )
         loss = running.loss_sum / max(running.weight_sum, 1e-300)
         waited = running.wait_seconds + self.loader.wait_seconds
@@ -371,10 +315,11 @@ class _Run:
         return record
 
     def _is_better(self, metrics: Mapping[str, float]) -> bool:
-        if self.monitor is None or self.result.best_epoch < 0:
+        monitor = self.config.monitor
+        if monitor is None or self.result.best_epoch < 0:
             return True
-        value, best = metrics[self.monitor], self.result.best_metrics[self.monitor]
-        return self.sign * value > self.sign * best or math.isnan(best)
+        best = self.result.best_metrics[monitor]
+        return metrics[monitor] > best or math.isnan(best)
 
     def _save(self, rows: list[int], metrics: Mapping[str, float], is_best: bool) -> None:
         """Write a checkpoint, on rank 0; ``rows`` of the epoch that each rank has read so far."""
@@ -386,7 +331,7 @@ class _Run:
         done = self.result.epochs_done
         reader = {"epoch": done, "step": running["step"], "rows": rows, **self._order()}
         content = {
-            **self.manifest,
+            **self.config.manifest,
             "epoch": done,
             "reader": reader,
             "running": running,
@@ -396,7 +341,9 @@ class _Run:
             "wait_seconds": self.wait_seconds,
             "tracking": self.trackers.state,
         }
-        checkpoint.save(self.folder, self.step, self.model, self.optimizer, content, self.keep)
+        checkpoint.save(
+            self.folder, self.step, self.model, self.optimizer, content, self.config.keep
+        )
 
     def restore_best(self) -> None:
         """Load the best epoch's weights, on all ranks."""
@@ -415,13 +362,3 @@ class _Run:
                     )
                 checkpoint.load(found, self.model)
             collectives.broadcast_model(self.model)
-
-    def _shown(self, batches: Iterator[Batch], number: int) -> Iterator[Batch]:
-        if not self.progress or collectives.rank() > 0:
-            yield from batches
-            return
-        from tqdm import tqdm
-
-        yield from tqdm(
-            batches, total=self.loader.steps_per_epoch, desc=f"epoch {number + 1}", leave=False
-        )

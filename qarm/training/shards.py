@@ -74,7 +74,7 @@ class ShardPlan:
         *,
         batch_size: int,
         world: int,
-        shards: int | None = None,
+        shards: int,
     ) -> ShardPlan:
         """Read the footers.
 
@@ -84,13 +84,12 @@ class ShardPlan:
             batch_size: rows a step and rank.
             world: ranks.
             shards: canonical shards wanted; halved while the table has fewer row groups, or the
-                global batch is no multiple of them. None: one a rank.
+                global batch is not a multiple of them.
 
         Raises:
             InputError: no files, a column that a file lacks, or too few row groups.
             ConfigError: the shards are no multiple of the ranks.
         """
-        shards = world if shards is None else shards
         if batch_size < 1 or world < 1 or shards < 1 or shards % world:
             raise ConfigError(
                 f"shards ({shards}) must be a multiple of the ranks ({world}), "

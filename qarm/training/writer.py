@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qarm.errors import ConfigError
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-    from qarm.lake.tables import TableRef
-    from qarm.pipeline.context import Context
     from schemas.table import Table
 
 #: Bytes of a row group in memory: two of each shard are held at once when it is read, and columns
@@ -58,36 +56,31 @@ def row_bytes(table: Table, lists: Mapping[str, FixedList]) -> int:
     return total
 
 
-def write_training_table(
-    context: Context,
-    table: Table,
+def in_training_order(
     rows: DataFrame,
+    table: Table,
     *,
     about_rows: int,
     shards: int,
     seed: int,
     lists: Mapping[str, FixedList] | None = None,
-    **lineage: Any,
-) -> TableRef:
-    """Replace ``table`` by ``rows`` in one commit.
+) -> DataFrame:
+    """``rows`` of ``table``, partitioned and sorted as its files should be written.
 
     Rows are ordered by a hash of (seed, key), which also chooses the file: the same rows and seed
-    give the same files, whatever order and partitions the rows come in. Lists become equally long,
-    and no list is null, so that the loader reshapes Arrow's values to a matrix.
+    give the same files, whatever the order and partitions of the input. Lists get equal lengths,
+    and none is null, so that the loader can reshape Arrow's values to a matrix.
 
     Args:
-        context: of the stage; carries lineage.
-        table: its key identifies the rows; each of its partitions gets all the row groups.
         rows: the table's columns.
+        table: its key identifies the rows; each of its partitions gets all the row groups.
         about_rows: rows of the largest partition; the number of row groups follows from it.
         shards: canonical shards that will read the table (``loader.shards``).
-        seed: of the order.
+        seed: seed of the order.
         lists: list columns of fixed length.
-        lineage: added to the commit's metadata.
 
     Raises:
         ConfigError: the table has no key.
-        SchemaError: see ``Lake.overwrite``.
     """
     from pyspark.sql import functions as F
 
@@ -97,13 +90,12 @@ def write_training_table(
     fixed = {name: _fixed(F.col(name), to) for name, to in lists.items()}
     groups = row_groups(about_rows, row_bytes(table, lists), shards)
     order = F.xxhash64(F.lit(seed), F.lit("order"), *table.key)
-    shuffled = (
+    return (
         rows.withColumns({**fixed, "__order": order})
         .repartition(groups, "__order")
         .sortWithinPartitions(*table.partition_by, "__order", *table.key)
         .drop("__order")
     )
-    return context.overwrite(table, shuffled, **lineage)
 
 
 def _fixed(column: Column, to: FixedList) -> Column:

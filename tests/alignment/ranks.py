@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from qarm.alignment import trainer
+from qarm.alignment import encoder_trainer
+from qarm.alignment.encoder_task import EncoderResult, EncoderTask
 from qarm.alignment.known_pairs import KnownPairs
 from qarm.alignment.loss import PairBatch, Temperature, info_nce
 from qarm.training import collectives, gradients
@@ -48,15 +50,35 @@ def one_step(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def train(spec: dict[str, Any]) -> dict[str, Any]:
-    """The trainer itself, in float64 if ``exact``; the loss of each step."""
+@dataclass(frozen=True)
+class Trainings:
+    """Trainings one after the other, in one start of the ranks."""
+
+    exact: list[EncoderTask]
+    """In float64."""
+    fast: list[EncoderTask]
+    """In float32."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One of them."""
+
+    losses: list[float]
+    """Of each step."""
+    result: EncoderResult
+
+
+def train(task: EncoderTask, kind: torch.dtype) -> Trained:
+    """The trainer itself."""
     torch.set_num_threads(1)  # the principal axes where it starts depend on them, to 1e-5
-    torch.set_default_dtype(torch.float64 if spec["exact"] else torch.float32)
+    torch.set_default_dtype(kind)
     with recorded_losses() as losses:
-        result = trainer.train(spec["train"])
-    return {"losses": losses, "rows_per_rank": result["rows_per_rank"]}
+        result = encoder_trainer.train(task)
+    return Trained(losses, result)
 
 
-def train_each(specs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """``train`` one after the other, in one start of the ranks."""
-    return [train(spec) for spec in specs]
+def train_each(tasks: Trainings) -> list[Trained]:
+    """The exact ones first."""
+    exact = [train(task, torch.float64) for task in tasks.exact]
+    return exact + [train(task, torch.float32) for task in tasks.fast]

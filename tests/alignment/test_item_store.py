@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from qarm.alignment.item_store import ItemStore, StoreSpec, open_store
+from qarm.alignment.encoder_task import ItemFiles
+from qarm.alignment.item_store import open_store
 from qarm.encoders.hashing import attribute_buckets
 from qarm.errors import InputError
 
@@ -28,14 +30,14 @@ def write(folder: Path, name: str, columns: dict[str, Any]) -> list[str]:
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> StoreSpec:
+def source(tmp_path: Path) -> ItemFiles:
     """Items 3, 5, 9 and 70 occur in pairs; 4 does not, and 9 has nothing."""
     features = [(i, "text", "b", v) for i, v in VECTORS.items()]
     features += [(4, "text", "b", [9.0, 9.0]), (5, "text", "old", [8.0, 8.0])]
     features.append((5, "image", "c", [7.0, 7.0, 7.0]))
     index, modality, backbone, vector = zip(*features, strict=True)
     items = {3: [("g", ["x", "y"])], 4: [("g", ["z"])], 5: None, 9: [], 70: [("g", ["y"])]}
-    return StoreSpec(
+    return ItemFiles(
         pair_files=write(tmp_path, "pairs", {"trigger": [3, 5, 70], "target": [70, 9, 5]}),
         feature_files=write(
             tmp_path,
@@ -63,45 +65,32 @@ def spec(tmp_path: Path) -> StoreSpec:
     )
 
 
-def test_items_get_what_the_tables_say(spec: StoreSpec, tmp_path: Path) -> None:
-    store = open_store(str(tmp_path / "store"), spec, builds=True)
-    assert store.items.tolist() == [3, 5, 9, 70]
-    rows = store.rows_of(np.array([70, 9, 3, 5, 70]))
-    assert rows.tolist() == [3, 2, 0, 1, 3]
-    batch = store.batch(rows, features_of=["text"])
-    assert batch.present["text"].tolist() == [True, False, True, True, True]
-    assert batch.present["image"].tolist() == [False, False, False, True, False]
-    assert batch.features["text"][[0, 2, 3]].tolist() == [VECTORS[70], VECTORS[3], VECTORS[5]]
-    assert batch.features["image"][3].tolist() == [7.0, 7.0, 7.0]
-    assert batch.contents == {"text": ["seventy", "three", "fünf", "seventy"]}
-    assert batch.offsets is not None
-    assert batch.offsets.tolist() == [0, 1, 1, 3, 3, 4]
-    _, y = attribute_buckets(pa.array([[("g", ["y"])]], MAP), 100)
-    assert batch.ids[0] == batch.ids[3] == y[0]
-    assert "text" not in store.batch(rows).features
+def test_items_get_what_the_tables_say(source: ItemFiles) -> None:
+    with open_store("a", source) as store:
+        assert store.items.tolist() == [3, 5, 9, 70]
+        rows = store.rows_of(np.array([70, 9, 3, 5, 70]))
+        assert rows.tolist() == [3, 2, 0, 1, 3]
+        batch = store.batch(rows, features_of=["text"])
+        assert batch.present["text"].tolist() == [True, False, True, True, True]
+        assert batch.present["image"].tolist() == [False, False, False, True, False]
+        assert batch.features["text"][[0, 2, 3]].tolist() == [VECTORS[70], VECTORS[3], VECTORS[5]]
+        assert batch.features["image"][3].tolist() == [7.0, 7.0, 7.0]
+        assert batch.contents == {"text": ["seventy", "three", "fünf", "seventy"]}
+        assert batch.offsets is not None
+        assert batch.offsets.tolist() == [0, 1, 1, 3, 3, 4]
+        _, y = attribute_buckets(pa.array([[("g", ["y"])]], MAP), 100)
+        assert batch.ids[0] == batch.ids[3] == y[0]
+        assert "text" not in store.batch(rows).features
 
 
-def test_others_wait_for_the_builder_and_a_finished_store_is_taken(
-    spec: StoreSpec, tmp_path: Path
-) -> None:
-    folder = str(tmp_path / "store")
-    open_store(folder, spec, builds=True)
-    for uri in spec.feature_files:
-        Path(uri.removeprefix("file:").replace("%20", " ")).unlink()
-    assert len(open_store(folder, spec, builds=True)) == 4
-    assert isinstance(open_store(folder, spec, builds=False), ItemStore)
-    assert [path.name for path in tmp_path.glob("store*")] == ["store"]
+def test_item_of_no_pair(source: ItemFiles) -> None:
+    with open_store("a", source) as store:
+        for unknown in (4, 1000):
+            with pytest.raises(InputError, match=rf"items \[{unknown}\] occur in no training pair"):
+                store.rows_of(np.array([3, unknown]))
 
 
-def test_item_of_no_pair(spec: StoreSpec, tmp_path: Path) -> None:
-    store = open_store(str(tmp_path / "store"), spec, builds=True)
-    for unknown in (4, 1000):
-        with pytest.raises(InputError, match=rf"items \[{unknown}\] occur in no training pair"):
-            store.rows_of(np.array([3, unknown]))
-
-
-def test_features_of_another_width(spec: StoreSpec, tmp_path: Path) -> None:
-    wrong = StoreSpec(**{**vars(spec), "feature_dims": {"image": 3, "text": 4}})
-    with pytest.raises(InputError, match="should have 4 numbers each"):
-        open_store(str(tmp_path / "store"), wrong, builds=True)
-    assert not list(tmp_path.glob("store*"))  # nothing half-built stays
+def test_features_of_another_width(source: ItemFiles) -> None:
+    wrong = replace(source, feature_dims={"image": 3, "text": 4})
+    with pytest.raises(InputError, match="text vectors of b: all lists must have length 4, 2 was"):
+        open_store("a", wrong).__enter__()

@@ -32,7 +32,7 @@ def test_no_pair_says_what_there_is() -> None:
     with pytest.raises(InputError, match=r"item_pairs has user \(7 rows\); name the sources"):
         weights({}, {"swing": 1.0}, {"user": 7})
     with pytest.raises(
-        InputError, match=r"has swing \(7 rows\); of these, every row names an item"
+        InputError, match=r"has swing \(7 rows\); every row of these sources names an item"
     ):
         weights({}, {"swing": 1.0}, {"swing": 7})
 

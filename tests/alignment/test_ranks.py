@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +7,21 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
 
-from qarm.alignment.item_store import StoreSpec
-from qarm.alignment.trainer import TrainSpec
+from qarm.alignment.encoder_task import EncoderTask, ItemFiles
 from qarm.config.alignment import Alignment
 from qarm.config.encoder import Encoder
-from qarm.config.training import Loader, Optimizer
+from qarm.config.training import Loader, Optimizer, Training
 from qarm.training import checkpoint
 from qarm.training.launch import launch
+from qarm.training.settings import FitConfig
 from tests.alignment import ranks
 from tests.alignment.test_item_store import MAP, write
+from tests.training.ranks import run
 
 PAIRS, CATALOGUE, WIDTH = 660, 50, 12
 
 
-def train_spec(folder: Path) -> TrainSpec:
+def make_task(folder: Path) -> EncoderTask:
     """Random pairs, texts' features for most items, attributes for all; no dropout."""
     rng = np.random.default_rng(0)
     trigger, target = rng.integers(0, CATALOGUE, (2, PAIRS))
@@ -43,7 +43,7 @@ def train_spec(folder: Path) -> TrainSpec:
     }
     attributes = [[("g", [str(i % 7), str(i % 4)])] for i in range(CATALOGUE)]
     items = {"item_idx": range(CATALOGUE), "attributes": pa.array(attributes, MAP)}
-    store = StoreSpec(
+    source = ItemFiles(
         pair_files=pairs,
         feature_files=write(folder, "features", features),
         item_files=write(folder, "items", items),
@@ -53,17 +53,15 @@ def train_spec(folder: Path) -> TrainSpec:
         contents=[],
     )
     optimizer = Optimizer(learning_rate=1e-3, weight_decay=1e-4, warmup_steps=3)
-    return TrainSpec(
-        encoder=Encoder(dimensions=8, hidden=8, attribute_buckets=64, dropout=0.0).model_dump(
-            mode="json"
-        ),
-        alignment=Alignment(epochs=1, batch_size=32, optimizer=optimizer).model_dump(mode="json"),
+    return EncoderTask(
+        encoder=Encoder(dimensions=8, hidden=8, attribute_buckets=64, dropout=0.0),
+        alignment=Alignment(epochs=1, batch_size=32, optimizer=optimizer),
         train_files=pairs,
         valid_files=[],
-        store=asdict(store),
+        items=source,
         artifact_uri=str(folder / "encoder"),
-        loader=Loader(shards=2, workers=1).model_dump(mode="json"),
-        fit={"checkpoint_folder": str(folder / "checkpoints")},
+        loader=Loader(shards=2, workers=1),
+        fit=FitConfig(checkpoint_folder=str(folder / "checkpoints")),
     )
 
 
@@ -77,18 +75,24 @@ def seen(tmp_path_factory) -> dict[tuple[int, bool], tuple]:
     found = {}
     for world in (1, 2):
         folder = tmp_path_factory.mktemp(f"world{world}")
-        specs = []
+        tasks = []
         for exact in KINDS:
             (folder / str(exact)).mkdir()
-            specs.append({"exact": exact, "train": train_spec(folder / str(exact)).as_dict()})
-        work_dir = str(folder / "ranks")
-        results = launch("tests.alignment.ranks:train_each", specs, ranks=world, work_dir=work_dir)
-        for spec, result in zip(specs, results, strict=True):
-            assert sum(result["rows_per_rank"]) == PAIRS
-            last = checkpoint.latest(spec["train"]["fit"]["checkpoint_folder"])
+            tasks.append(make_task(folder / str(exact)))
+        results = launch(
+            "tests.alignment.ranks:train_each",
+            ranks.Trainings(exact=tasks[:1], fast=tasks[1:]),
+            list[ranks.Trained],
+            Training(ranks=world, restarts=0),
+            work_dir=str(folder / "ranks"),
+        )
+        for exact, task, trained in zip(KINDS, tasks, results, strict=True):
+            assert sum(trained.result.rows_per_rank) == PAIRS
+            assert trained.result.artifact["dimensions"] == 8
+            last = checkpoint.latest(task.fit.checkpoint_folder)
             assert last is not None
             weights = load_file(f"{last.folder}/model.safetensors")
-            found[world, spec["exact"]] = (result["losses"], weights)
+            found[world, exact] = (trained.losses, weights)
     return found
 
 
@@ -111,9 +115,7 @@ def test_two_ranks_train_as_one_with_twice_the_batch(seen, exact: bool, toleranc
 def test_two_ranks_take_the_step_of_one_with_the_whole_batch(tmp_path: Path) -> None:
     """Loss and every gradient: negatives, masks and padding are those of the global batch."""
     alone = ranks.one_step({"rows": 24})
-    both = launch(
-        "tests.alignment.ranks:one_step", {"rows": 24}, ranks=2, work_dir=str(tmp_path / "ranks")
-    )
+    both = run("tests.alignment.ranks:one_step", {"rows": 24}, 2, tmp_path / "ranks")
     assert both["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     assert both["weight"] == pytest.approx(alone["weight"], rel=1e-6)
     np.testing.assert_allclose(both["table"], alone["table"], atol=1e-6)

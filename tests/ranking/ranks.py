@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from qarm.config import Ranker
 from qarm.config.training import Loader
 from qarm.ranking import model, trainer
 from qarm.ranking.dense import DENSE
+from qarm.ranking.item_table import ItemSource, open_table
+from qarm.ranking.ranker_task import RankerTask
 from qarm.training import loop
+from qarm.training.settings import FitConfig
 from tests.lakes.ranking import CODEBOOK
 from tests.training.ranks import recorded_losses
 
 SAMPLES, ITEMS, USERS, LENGTH = 660, 40, 30, 6
 
 
-def write_world(folder: Path) -> dict[str, Any]:
-    """Samples, codes and codebook as files, and the trainer's spec for them."""
+def write_world(folder: Path) -> RankerTask:
+    """Samples, codes and codebook as files, and a task for them."""
     folder.mkdir(parents=True)
     (folder / "book").write_bytes(CODEBOOK.to_bytes())
     vectors = np.random.default_rng(4).standard_normal((ITEMS, 8)).astype(np.float32)
@@ -42,30 +46,30 @@ def write_world(folder: Path) -> dict[str, Any]:
         "hidden": [16],
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 3, "gradient_clip": 1.0},
     }
-    return {
-        "ranker": Ranker.model_validate(config).model_dump(mode="json"),
-        "labels": ["positive", "top"],
-        "files": {
+    return RankerTask(
+        ranker=Ranker.model_validate(config),
+        loader=Loader(shards=2, workers=1),
+        fit=FitConfig(keep=1, checkpoint_folder=str(folder / "checkpoints")),
+        labels=["positive", "top"],
+        files={
             part: [_write_samples(folder / f"{part}-{n}.parquet", rows // 2, n) for n in range(2)]
             for part, rows in (("train", SAMPLES), ("valid", 60))
         },
-        "history_length": LENGTH,
-        "user_rows": USERS,
-        "dense": {"mean": [0.5] * len(DENSE), "std": [2.0] * len(DENSE)},
-        "items": {
-            "folder": str(folder / "items"),
-            "embeddings": [],
-            "encoder_version": "",
-            "codes": [str(folder / "codes.parquet")],
-            "codebook_id": CODEBOOK.codebook_id,
-            "rows": ITEMS,
-        },
-        "codebook": str(folder / "book"),
-        "loader": Loader(shards=2, workers=1).model_dump(mode="json"),
-        "fit": {"keep": 1},
-        "checkpoints": str(folder / "checkpoints"),
-        "events": str(folder / "events"),
-    }
+        history_length=LENGTH,
+        user_rows=USERS,
+        dense_mean=[0.5] * len(DENSE),
+        dense_std=[2.0] * len(DENSE),
+        items=ItemSource(
+            rows=ITEMS,
+            embeddings=[],
+            encoder_version="",
+            codes=[str(folder / "codes.parquet")],
+            codebook_id=CODEBOOK.codebook_id,
+        ),
+        codebook=str(folder / "book"),
+        scores=str(folder / "scores"),
+        models=str(folder / "models"),
+    )
 
 
 def _write_samples(path: Path, rows: int, seed: int) -> str:
@@ -95,7 +99,28 @@ def _write_samples(path: Path, rows: int, seed: int) -> str:
     return str(path)
 
 
-class _Exact(trainer._Work):
+@dataclass(frozen=True)
+class Trainings:
+    """Trainings one after the other, in one start of the ranks."""
+
+    exact: list[RankerTask]
+    """In float64."""
+    fast: list[RankerTask]
+    """In float32."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One of them."""
+
+    losses: list[float]
+    """Of each step."""
+    auc: float
+    rows_per_rank: list[int]
+    sparse_tables: int
+
+
+class _Exact(trainer.Work):
     """The same in float64."""
 
     def _model(self, *arguments: Any) -> model.RankerModel:
@@ -105,23 +130,18 @@ class _Exact(trainer._Work):
         return super().targets(batch).double()
 
 
-def train(spec: dict[str, Any]) -> dict[str, Any]:
-    """One trial of the trainer, with sparse gradients of all tables; the loss of each step."""
+def train(task: RankerTask, kind: type[trainer.Work]) -> Trained:
+    """One trial of the trainer, with sparse gradients of all tables."""
     model.SPARSE_ROWS = 4
-    work = (_Exact if spec["exact"] else trainer._Work)(spec["train"])
-    with recorded_losses() as losses:
-        trained, trial = work.try_out("vq_rq", 0, 0.0)
+    with open_table(task.models, task.items) as table, recorded_losses() as losses:
+        trained, trial, fitted = kind(task, table).try_out("vq_rq", 0, 0.0)
     tables = [
         m for m in trained.modules() if isinstance(m, torch.nn.Embedding | torch.nn.EmbeddingBag)
     ]
-    return {
-        "losses": losses,
-        "auc": trial["auc"],
-        "rows_per_rank": trial["rows_per_rank"],
-        "sparse_tables": sum(table.sparse for table in tables),
-    }
+    return Trained(losses, trial.auc, fitted.rows_per_rank, sum(table.sparse for table in tables))
 
 
-def train_each(specs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """``train`` one after the other, in one start of the ranks."""
-    return [train(spec) for spec in specs]
+def train_each(tasks: Trainings) -> list[Trained]:
+    """The exact ones first."""
+    exact = [train(task, _Exact) for task in tasks.exact]
+    return exact + [train(task, trainer.Work) for task in tasks.fast]

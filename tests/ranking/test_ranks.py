@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from qarm.config.training import Training
 from qarm.training import checkpoint
 from qarm.training.launch import launch
 from tests.ranking import ranks
@@ -20,16 +21,19 @@ def seen(tmp_path_factory) -> dict[tuple[int, bool], tuple]:
     found = {}
     for world in (1, 2):
         folder = tmp_path_factory.mktemp(f"world{world}")
-        specs = [
-            {"exact": exact, "train": ranks.write_world(folder / str(exact))} for exact in KINDS
-        ]
-        work_dir = str(folder / "ranks")
-        results = launch("tests.ranking.ranks:train_each", specs, ranks=world, work_dir=work_dir)
-        for spec, result in zip(specs, results, strict=True):
-            last = checkpoint.latest(f"{spec['train']['checkpoints']}/vq_rq-0-0")
+        tasks = [ranks.write_world(folder / str(exact)) for exact in KINDS]
+        results = launch(
+            "tests.ranking.ranks:train_each",
+            ranks.Trainings(exact=tasks[:1], fast=tasks[1:]),
+            list[ranks.Trained],
+            Training(ranks=world, restarts=0),
+            work_dir=str(folder / "ranks"),
+        )
+        for exact, task, trained in zip(KINDS, tasks, results, strict=True):
+            last = checkpoint.latest(f"{task.fit.checkpoint_folder}/vq_rq-0-0")
             assert last is not None
             weights = load_file(f"{last.folder}/model.safetensors")
-            found[world, spec["exact"]] = (result, weights)
+            found[world, exact] = (trained, weights)
     return found
 
 
@@ -39,13 +43,13 @@ def test_two_ranks_train_as_one_with_twice_the_batch(seen, exact: bool, toleranc
     """Loss of each step, and every weight."""
     for world in (1, 2):
         result, _ = seen[world, exact]
-        assert sum(result["rows_per_rank"]) == ranks.SAMPLES
-        assert result["sparse_tables"] == 5  # ids and biases of items, users, RQ, VQ
+        assert sum(result.rows_per_rank) == ranks.SAMPLES
+        assert result.sparse_tables == 5  # ids and biases of items, users, RQ, VQ
     (one, weights), (two, other_weights) = seen[1, exact], seen[2, exact]
-    assert len(one["losses"]) > 20
-    assert one["losses"][-1] != one["losses"][0]
-    np.testing.assert_allclose(two["losses"], one["losses"], rtol=0, atol=tolerance)
-    assert two["auc"] == pytest.approx(one["auc"], abs=1e-12 if exact else 1e-3)
+    assert len(one.losses) > 20
+    assert one.losses[-1] != one.losses[0]
+    np.testing.assert_allclose(two.losses, one.losses, rtol=0, atol=tolerance)
+    assert two.auc == pytest.approx(one.auc, abs=1e-12 if exact else 1e-3)
     for name, weight in weights.items():
         assert weight.dtype == (np.float64 if exact else np.float32), name
         np.testing.assert_allclose(

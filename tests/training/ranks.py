@@ -19,10 +19,13 @@ import torch
 from pyarrow import parquet
 from torch import Tensor, nn
 
+from qarm.config.training import Loader, Training
 from qarm.errors import InputError, TrainingError
 from qarm.training import collectives, gradients
+from qarm.training.launch import launch
 from qarm.training.loader import WEIGHT, EpochLoader
 from qarm.training.loop import fit
+from qarm.training.settings import FitConfig
 
 LAYOUT = [[17, 3, 28], [9], [1, 40, 12, 5], [22, 0, 7]]
 """Rows of the row groups of four files: 144, unevenly."""
@@ -30,6 +33,13 @@ LENGTH = 3
 DROPOUT_RUN = {"shards": None, "epochs": 3, "dropout": 0.3}
 """Of the run that is killed and goes on, beside the one that is not."""
 COLUMNS = ("id", "x", "y", "word", "list")
+
+
+def run(function: str, spec: Any, ranks: int, work_dir: Path, **settings: Any) -> Any:
+    """Launch a function of this module, or another one, on that many ranks without restarts."""
+    name = function if ":" in function else f"tests.training.ranks:{function}"
+    training = Training(ranks=ranks, **{"restarts": 0, **settings})
+    return launch(name, spec, object, training, work_dir=str(work_dir))
 
 
 def write_files(folder: Path, row_groups: Sequence[Sequence[int]]) -> list[str]:
@@ -109,13 +119,12 @@ def make_training(spec: dict[str, Any]) -> tuple[Net, torch.optim.Optimizer, Epo
     loader = EpochLoader(
         spec["files"],
         COLUMNS,
-        spec["batch"] // world,
-        collectives.rank(),
-        world,
+        Loader(shards=spec.get("shards") or world, shuffle_rows=spec.get("shuffle_rows", 30)),
+        batch_size=spec["batch"] // world,
+        rank=collectives.rank(),
+        world=world,
         seed=3,
         list_lengths={"list": LENGTH},
-        shards=spec.get("shards"),
-        shuffle_rows=spec.get("shuffle_rows", 30),
     )
     return model, optimizer, loader
 
@@ -167,20 +176,16 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
     def evaluate() -> dict[str, float]:
         return {"rank_mean": float(collectives.rank()), "score": spec.get("score", -1.0)}
 
-    result = fit(
-        model,
-        deadly,
-        loader,
+    config = FitConfig(
         epochs=spec.get("epochs", 2),
-        optimizer=optimizer,
         warmup_steps=2,
         schedule="cosine",
-        evaluate=evaluate,
         checkpoint_folder=spec.get("checkpoints"),
         checkpoint_steps=spec.get("checkpoint_steps", 0),
         gradient_clip=spec.get("clip", 0.5),
         seed=11,
     )
+    result = fit(model, deadly, loader, optimizer, config, evaluate)
     return {
         "weights": weights(model),
         "same": len({str(w) for w in collectives.gather_objects(weights(model))}) == 1,
@@ -200,10 +205,9 @@ def check_collectives(spec: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"size": size, "local_rank": collectives.local_rank()}
     out["cycle_ms"] = os.environ.get("HOROVOD_CYCLE_TIME")
     out["sum"] = collectives.allreduce_sum(torch.tensor([rank + 1.0])).tolist()
-    out["mean"] = collectives.allreduce_mean(torch.tensor([rank + 1.0])).tolist()
     out["gathered"] = collectives.gather(torch.full((rank,), rank)).tolist()
-    own = torch.full((2,), rank + 1.0), torch.full((rank + 1,), rank), torch.tensor(rank + 1.0)
-    sums, rows = collectives.exchange([[own[0]]], [own[1]], "both", own[2])
+    groups = [[torch.full((2,), rank + 1.0)], [torch.tensor(rank + 1.0), torch.ones(1, 2)]]
+    sums, rows = collectives.exchange(groups, [torch.full((rank + 1,), rank)], "both")
     out["exchanged"] = [tensor.tolist() for tensor in (*sums, *rows)]
     out["objects"] = collectives.gather_objects({"rank": rank})
     out["broadcast"] = collectives.broadcast_object(f"from {rank}")
@@ -266,15 +270,9 @@ def stop_early(spec: dict[str, Any]) -> dict[str, Any]:
     """Rank 0 sees its metric rise, the others see theirs fall faster."""
     model, optimizer, loader = make_training(spec)
     scores = [0.5, 0.6, 0.7, 0.8, 0.9] if collectives.rank() == 0 else [0.5, 0.3, 0.1, 0.0, 0.0]
+    config = FitConfig(epochs=5, monitor="auc", patience=2)
     result = fit(
-        model,
-        point_loss,
-        loader,
-        epochs=5,
-        optimizer=optimizer,
-        evaluate=lambda: {"auc": scores.pop(0)},
-        monitor="auc",
-        patience=2,
+        model, point_loss, loader, optimizer, config, evaluate=lambda: {"auc": scores.pop(0)}
     )
     seen = (result.epochs_done, result.best_epoch, result.best_metrics["auc"])
     return {"seen": collectives.gather_objects(seen)}
@@ -285,12 +283,11 @@ def everything(spec: dict[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {"collectives": check_collectives(spec)}
     for name in ("point", "contrastive"):
         out[name] = train({**spec, "loss": name})
-    out["shares_memory"] = collectives._shared is not None
     out["dropout"] = train({**spec, **DROPOUT_RUN})
     out["early"] = stop_early(spec)
     model, optimizer, loader = make_training(spec)
     try:
-        fit(model, infinite_loss, loader, epochs=1, optimizer=optimizer)
+        fit(model, infinite_loss, loader, optimizer, FitConfig())
         out["infinite"] = ""
     except TrainingError as error:
         out["infinite"] = collectives.gather_objects(str(error))

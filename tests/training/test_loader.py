@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from qarm.config.training import Loader
 from qarm.errors import ConfigError, InputError, RowsLostError
 from qarm.training import collectives, row_groups
 from qarm.training import loader as loader_module
@@ -21,12 +22,23 @@ from tests.training import ranks
 ROWS = 144
 
 
-def read(files, *, rank=0, world=1, batch=8, epoch=0, start_step=0, **options):
-    """Batches of one rank as dicts of arrays, and the loader."""
-    options.setdefault("seed", 3)
-    loader = EpochLoader(
-        files, ["id", "list"], batch, rank, world, list_lengths={"list": 3}, **options
+def make(files, columns, batch=8, rank=0, world=1, seed=3, lengths=None, **settings):
+    """A loader; one shard per rank by default."""
+    return EpochLoader(
+        files,
+        columns,
+        Loader(**{"shards": world, **settings}),
+        batch_size=batch,
+        rank=rank,
+        world=world,
+        seed=seed,
+        list_lengths=lengths,
     )
+
+
+def read(files, *, epoch=0, start_step=0, **options):
+    """Batches of one rank as dicts of arrays, and the loader."""
+    loader = make(files, ["id", "list"], lengths={"list": 3}, **options)
     batches = [
         {name: tensor.numpy() for name, tensor in b.items()}
         for b in loader.epoch(epoch, start_step)
@@ -78,7 +90,7 @@ def test_rows_of_different_row_groups_are_mixed(files):
 
 
 def test_without_shuffling_the_files_order_is_kept(files):
-    assert ids(read(files, shuffle=False)[0]) == list(range(ROWS))
+    assert ids(read(files, seed=None)[0]) == list(range(ROWS))
 
 
 LAYOUTS = st.lists(
@@ -204,7 +216,7 @@ def test_a_consumer_that_stops_leaves_no_thread(files):
     import threading
 
     before = set(threading.enumerate())
-    loader = EpochLoader(files, ["id"], 4, 0, 1, 3, workers=2)
+    loader = make(files, ["id"], batch=4)
     batches = loader.epoch(0)
     next(batches)
     batches.close()
@@ -230,7 +242,7 @@ def test_a_lost_row_group_stops_the_run_with_both_numbers(files, monkeypatch):
 
 def test_rows_lost_after_reading_stop_every_rank_with_both_numbers(files, monkeypatch):
     """Here rank 0 is handed a step that its lanes have lost a row of; rank 1 has read all."""
-    expected = EpochLoader(files, ["id"], 8, 0, 2, 3).rows_per_rank
+    expected = make(files, ["id"], world=2).rows_per_rank
     real = loader_module._next_batch
     lost = iter([1])
 
@@ -249,16 +261,15 @@ def test_rows_lost_after_reading_stop_every_rank_with_both_numbers(files, monkey
 
 def test_a_file_replaced_after_planning_is_noticed(tmp_path):
     files = ranks.write_files(tmp_path, [[20], [30]])
-    loader = EpochLoader(files, ["id"], 8, 0, 1, 3)
+    loader = make(files, ["id"])
     ranks.write_files(tmp_path, [[20], [29]])
     with pytest.raises(RowsLostError, match=r"has 30 rows by its footer, and 29 were read"):
         list(loader.epoch(0))
 
 
 def test_unusable_input_is_named(files, tmp_path):
-    def load(found=files, columns=("id",), world=1, lengths=None, **options):
-        loader = EpochLoader(found, columns, 8, 0, world, 1, list_lengths=lengths, **options)
-        return list(loader.epoch(0))
+    def load(found=files, columns=("id",), **options):
+        return list(make(found, columns, **options).epoch(0))
 
     with pytest.raises(InputError, match="no Parquet files"):
         load([])
@@ -293,7 +304,7 @@ def test_nulls_and_ragged_lists_are_named(tmp_path: Path, column: pa.Array, mess
     path = str(tmp_path / "a.parquet")
     parquet.write_table(pa.table({"v": column}), path)
     lengths = {"v": 3} if pa.types.is_list(column.type) else {}
-    loader = EpochLoader([path], ["v"], 2, 0, 1, 1, list_lengths=lengths)
+    loader = make([path], ["v"], batch=2, lengths=lengths)
     with pytest.raises(InputError, match=message):
         list(loader.epoch(0))
 
@@ -310,7 +321,7 @@ def test_types_that_torch_lacks_are_turned_into_integers(tmp_path: Path):
         }
     )
     parquet.write_table(table, path)
-    loader = EpochLoader([path], table.column_names, 2, 0, 1, 1, list_lengths={"fixed": 2})
+    loader = make([path], table.column_names, batch=2, lengths={"fixed": 2})
     batch = next(iter(loader.epoch(0)))
     order = np.argsort(batch["ts"].numpy())
     found = {name: batch[name].numpy()[order].tolist() for name in table.column_names}

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from qarm.config.training import Loader
 from qarm.errors import InputError
 from qarm.lake.tables import Lake, TableRef
 from qarm.training.loader import WEIGHT, EpochLoader
@@ -35,7 +36,16 @@ def rows(lake: Lake, ref: TableRef, world: int = 2) -> Counter[tuple[int, int]]:
     files = lake.live_files(ref)
     found: Counter[tuple[int, int]] = Counter()
     for rank in range(world):
-        for batch in EpochLoader(files, ["id", "twice"], 7, rank, world, seed=1).epoch(0):
+        loader = EpochLoader(
+            files,
+            ["id", "twice"],
+            Loader(shards=world),
+            batch_size=7,
+            rank=rank,
+            world=world,
+            seed=1,
+        )
+        for batch in loader.epoch(0):
             real = batch[WEIGHT] > 0
             found.update(
                 zip(batch["id"][real].tolist(), batch["twice"][real].tolist(), strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +9,12 @@ import pytest
 from pyarrow import parquet
 from pyspark.sql import DataFrame, SparkSession
 
+from qarm.config.training import Loader
 from qarm.errors import ConfigError
-from qarm.pipeline.context import Context
+from qarm.lake.tables import Lake
 from qarm.training.loader import WEIGHT, EpochLoader
 from qarm.training.shards import readable
-from qarm.training.writer import FixedList, row_bytes, row_groups, write_training_table
+from qarm.training.writer import FixedList, in_training_order, row_bytes, row_groups
 from schemas.table import Table, col
 
 TABLE = Table(
@@ -47,12 +47,10 @@ def rows(spark: SparkSession) -> DataFrame:
     )
 
 
-def write(context: Context, rows: DataFrame, seed: int = 0) -> dict[str, list[str]]:
+def write(lake: Lake, rows: DataFrame, seed: int = 0) -> dict[str, list[str]]:
     """Files of each part."""
-    write_training_table(
-        context, TABLE, rows, about_rows=ROWS, shards=SHARDS, seed=seed, lists=LISTS
-    )
-    live = context.live_files(TABLE.name)
+    ordered = in_training_order(rows, TABLE, about_rows=ROWS, shards=SHARDS, seed=seed, lists=LISTS)
+    live = lake.live_files(lake.overwrite(TABLE, ordered, {}))
     return {part: [f for f in live if f"/part={part}/" in f] for part in ("train", "valid")}
 
 
@@ -61,18 +59,17 @@ def ids(files: list[str]) -> list[list[int]]:
     return [parquet.read_table(readable(f), columns=["id"])["id"].to_pylist() for f in files]
 
 
-def test_the_same_rows_and_seed_give_the_same_files(rows, make_context: Callable[..., Context]):
-    context = make_context("build-samples")
-    first = {part: ids(files) for part, files in write(context, rows).items()}
+def test_the_same_rows_and_seed_give_the_same_files(rows, lake):
+    first = {part: ids(files) for part, files in write(lake, rows).items()}
     moved = rows.repartition(5, "prices").sortWithinPartitions("history")
-    assert {part: ids(files) for part, files in write(context, moved).items()} == first
-    other = ids(write(context, rows, seed=1)["train"])
+    assert {part: ids(files) for part, files in write(lake, moved).items()} == first
+    other = ids(write(lake, rows, seed=1)["train"])
     assert other != first["train"]
     assert [set(found) for found in other] != [set(found) for found in first["train"]]
 
 
-def test_files_are_one_row_group_each_alike_and_shuffled(rows, make_context):
-    files = write(make_context("build-samples"), rows)
+def test_files_are_one_row_group_each_alike_and_shuffled(rows, lake):
+    files = write(lake, rows)
     assert [len(files[part]) for part in ("train", "valid")] == [SHARDS, SHARDS]
     every = files["train"] + files["valid"]
     assert {parquet.read_metadata(readable(f)).num_row_groups for f in every} == {1}
@@ -85,11 +82,18 @@ def test_files_are_one_row_group_each_alike_and_shuffled(rows, make_context):
         assert abs(np.mean(file) - ROWS / 2) < 0.1 * ROWS
 
 
-def test_lists_become_matrices_of_the_latest_entries(rows, make_context):
-    files = write(make_context("build-samples"), rows)["train"]
+def test_lists_become_matrices_of_the_latest_entries(rows, lake):
+    files = write(lake, rows)["train"]
     lengths = {name: to.length for name, to in LISTS.items()}
     loader = EpochLoader(
-        files, ["id", "history", "prices"], 64, 0, 1, 1, list_lengths=lengths, shards=SHARDS
+        files,
+        ["id", "history", "prices"],
+        Loader(shards=SHARDS),
+        batch_size=64,
+        rank=0,
+        world=1,
+        seed=1,
+        list_lengths=lengths,
     )
     seen = {}
     for batch in loader.epoch(0):
@@ -123,13 +127,6 @@ def test_bytes_of_a_row_follow_from_the_types():
     assert row_bytes(TABLE, LISTS) == 8 + 16 + 3 * 8 + 2 * 4
 
 
-def test_a_table_without_a_key_is_refused(rows, make_context):
+def test_a_table_without_a_key_is_refused(rows):
     with pytest.raises(ConfigError, match="table examples has no key"):
-        write_training_table(
-            make_context("build-samples"),
-            replace(TABLE, key=()),
-            rows,
-            about_rows=1,
-            shards=1,
-            seed=0,
-        )
+        in_training_order(rows, replace(TABLE, key=()), about_rows=1, shards=1, seed=0)
