@@ -1,4 +1,4 @@
-"""Quality of the catalogue's codes as Spark aggregations; definitions as in ``codes.quality``.
+"""Quality of the catalogue's codes as Spark aggregations; definitions as in ``code_arrays``.
 
 Use of codes and collisions are counted over all items. Reconstruction needs vectors beside codes
 and is measured on at most ``evaluation.quality_rows`` items, drawn by hash. Nothing that grows with

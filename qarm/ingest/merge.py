@@ -17,7 +17,7 @@ def merge_lines(lines: DataFrame, merge_values: str, content: Sequence[Column] =
     does not depend on the order in which rows arrive.
 
     Args:
-        lines: usable rows of ``log.judged``, still partitioned by ``shard`` = user.
+        lines: usable rows of ``ingest.log.judged``, still partitioned by ``shard`` = user.
         merge_values: how values become one.
         content: columns of the log that describe the item; kept as ``contents``, one struct a line.
     """
