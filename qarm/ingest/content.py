@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from qarm.config.items import ItemSource
 from qarm.errors import ConfigError, InputError
-from qarm.lake.tables import null_safe_text
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
@@ -61,13 +60,13 @@ def described(
             value = column(items.image)
             image = F.when(F.length(value) > 0, value)
         else:
-            uri = null_safe_text(column(items.image))
+            uri = _trimmed(column(items.image))
     for field in ("title", *items.text):
         name = items.title if field == "title" else field
         if name is not None and kinds[name] == "binary":
             raise InputError(f"items.text: column {name!r} is of type binary, expected text")
     return {
-        "title": null_safe_text(column(items.title)) if items.title else null.cast("string"),
+        "title": _trimmed(column(items.title)) if items.title else null.cast("string"),
         "text": joined_text([_text(column(name), kinds[name]) for name in items.text]),
         "attributes": _attributes(items, kinds, column),
         "audio": _audio(items, kinds, column),
@@ -83,7 +82,7 @@ def joined_text(columns: list[Column]) -> Column:
     if not columns:
         return F.lit(None).cast("string")
     clean = [F.regexp_replace(c, r"[\s.]+$", "") for c in columns[:-1]] + [columns[-1]]
-    return null_safe_text(F.concat_ws(_TEXT_SEPARATOR, *[null_safe_text(c) for c in clean]))
+    return _trimmed(F.concat_ws(_TEXT_SEPARATOR, *[_trimmed(c) for c in clean]))
 
 
 def _text(value: Column, kind: str) -> Column:
@@ -185,3 +184,11 @@ def content_hash(column: Callable[[str], Column] | None = None) -> Column:
             value = F.sha2(column(name), 256) if name == "image" else column(name)
         values.append(value.alias(name))
     return F.sha2(F.to_json(F.struct(*values)), 256)
+
+
+def _trimmed(column: Column) -> Column:
+    """The column as trimmed text; empty text becomes null."""
+    from pyspark.sql import functions as F
+
+    text = F.trim(column.cast("string"))
+    return F.when(F.length(text) > 0, text)
