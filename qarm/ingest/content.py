@@ -1,4 +1,4 @@
-"""What an item is made of: title, text, attributes, audio, image, and a hash over all of it."""
+"""Content of items: title, text, attributes, audio, image, and a hash over all of them."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _TEXT_SEPARATOR = ". "
 
 def source_columns(items: ItemSource) -> dict[str, str]:
     """Setting -> column of the source, for every column that describes the item."""
-    found = {} if items.title is None else {"items.title": items.title}
-    found |= {f"items.text[{i}]": name for i, name in enumerate(items.text)}
-    found |= {f"items.attributes.{name}": source for name, source in items.attributes.items()}
-    found |= {
+    columns = {} if items.title is None else {"items.title": items.title}
+    columns |= {f"items.text[{i}]": name for i, name in enumerate(items.text)}
+    columns |= {f"items.attributes.{name}": source for name, source in items.attributes.items()}
+    columns |= {
         f"items.numeric_attributes.{name}": items.attributes.get(name, name)
         for name in items.numeric_attributes
     }
     for field in ("image", "audio"):
         if (source := getattr(items, field)) is not None:
-            found[f"items.{field}"] = source
-    return found
+            columns[f"items.{field}"] = source
+    return columns
 
 
 def described(
     items: ItemSource, kinds: Mapping[str, str], column: Callable[[str], Column]
 ) -> dict[str, Column]:
-    """title, text, attributes and audio as columns; image bytes or image_uri as they are.
+    """Columns title, text, attributes, audio, and either image (bytes) or image_uri, unchecked.
 
     Args:
         items: the configuration.
@@ -76,7 +76,7 @@ def described(
 
 
 def joined_text(columns: list[Column]) -> Column:
-    """The texts in order, nulls left out; a text that ends a sentence gets no second full stop."""
+    """The texts in order without nulls, separated by a full stop unless a text ends with one."""
     from pyspark.sql import functions as F
 
     if not columns:
@@ -173,7 +173,7 @@ def not_finite(vector: Column) -> Column:
 
 
 def content_hash(column: Callable[[str], Column] | None = None) -> Column:
-    """SHA-256 over all content columns; without ``column``, that of an item without content."""
+    """SHA-256 over all content columns; without ``column``, the hash of an item without content."""
     from pyspark.sql import functions as F
 
     values = []
