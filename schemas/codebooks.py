@@ -21,7 +21,7 @@ TABLE = Table(
         col(
             VECTOR,
             "array<float>",
-            "Centroid (of an FSQ level: the mean residual of the code), anchor vector, or for fsq a "
+            "Centroid (of an FSQ level: the mean residual of the code), anchor, or for fsq a "
             "column of W or the origin",
         ),
     ),

@@ -13,7 +13,7 @@ TABLE = Table(
         col(
             TS,
             "timestamp",
-            "UTC, microseconds; logs with positions only: 1970 + position in seconds",
+            "UTC, microseconds; logs with positions: seconds after 1970",
         ),
         col("seq", "bigint", "Rank in the user's time order, 0-based, ties broken by a hash"),
         col(USER_IDX, "bigint", "users.user_idx"),

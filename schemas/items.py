@@ -11,7 +11,7 @@ TABLE = Table(
         col(
             ITEM_IDX,
             "bigint",
-            "Index of the item in arrays: dense, 0-based, append-only, never reused",
+            "Index in arrays: dense, 0-based, append-only, never reused",
         ),
         col(FIRST_SEEN, "timestamp", "First event (UTC); null: no event yet", nullable=True),
         col(REMOVED_AT, "timestamp", "When it left the catalogue; null: present", nullable=True),
@@ -23,7 +23,7 @@ TABLE = Table(
         col(
             "image_uri",
             "string",
-            "URI of the image if it was not in the row; null: none",
+            "URI of the image if not in the row; null: none",
             nullable=True,
         ),
         col("audio", "array<float>", "Audio vector of the source; null: none", nullable=True),

@@ -37,7 +37,7 @@ def table(labels: Sequence[str] = ("positive",)) -> Table:
             col(
                 "item_count",
                 "float",
-                "Events of the target before ts (logs without times: out of fold)",
+                "Events of the target before ts (without times: out of fold)",
             ),
             col("item_rate", "float", "Smoothed share of positives (or of all) among them"),
             col("history_length", "int", "Entries of the history without padding"),
