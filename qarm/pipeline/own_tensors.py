@@ -95,8 +95,8 @@ def read_tensors(spark: SparkSession, uri: str, table: str) -> DataFrame:
     if table == "item_embeddings":
         return _vectors(spark, uri)
     raise InputError(
-        f"{uri}: {' and '.join(TABLES)} can be read from a safetensors file, {table} cannot; bring a "
-        "Delta table or Parquet files"
+        f"{uri}: {' and '.join(TABLES)} can be read from a safetensors file, {table} cannot; "
+        "bring a Delta table or Parquet files"
     )
 
 
