@@ -1,4 +1,4 @@
-"""The ``qarm`` command. The jobs under ``jobs/`` share its options and its error handling."""
+"""The ``qarm`` command. The jobs in ``jobs/`` share its options and error handling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qarm.config import Config, load
 from qarm.errors import ConfigError, guarded
 from qarm.pipeline.stages import STAGES, stage
 
-EXIT_CODES = """exit codes: 0 done; 1 other error; 2 configuration; 3 bad input; 4 a gate stopped
+EXIT_CODES = """exit codes: 0 success; 1 other error; 2 configuration; 3 bad input; 4 a gate stopped
 the run; 5 rows unaccounted for; 6 training failed; 7 an earlier stage has not run"""
 
 #: Formats of ``export-codes``.
@@ -40,16 +40,16 @@ def _configured(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SECTION.FIELD=VALUE",
-        help="override a setting; may be given several times",
+        help="override a setting; may be repeated",
     )
-    parser.add_argument("--lake", metavar="URI", help="override the lake's folder")
+    parser.add_argument("--lake", metavar="URI", help="folder of the lake; overrides the setting")
 
 
 def _master(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--master",
         default="local[*]",
-        help="Spark master of a session opened here; spark-submit brings its own (default: "
+        help="Spark master of the session; under spark-submit, use its own option (default: "
         "%(default)s)",
     )
 
@@ -61,13 +61,13 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--as-of",
         type=_instant,
         metavar="TIME",
-        help='what "now" is, ISO, UTC; ingest and mine-pairs see earlier events only (default: '
-        "the moment after the log's last event)",
+        help="current time of the run, ISO, UTC; ingest and mine-pairs use earlier events only "
+        "(default: just after the log's last event)",
     )
     parser.add_argument(
         "--force",
         action="store_true",
-        help="run even if inputs, configuration and code are unchanged",
+        help="run the stage even if its inputs, settings and code are unchanged",
     )
 
 
@@ -79,10 +79,10 @@ def _config(arguments: argparse.Namespace) -> Config:
 
 
 def _json_option(parser: argparse.ArgumentParser, stage_name: str) -> None:
-    """Stage quality prints its figures as tables, or as JSON."""
+    """Option of stage quality, which prints its figures as tables or as JSON."""
     if stage_name == "quality":
         parser.add_argument(
-            "--json", action="store_true", help="print the figures as JSON in place of tables"
+            "--json", action="store_true", help="print the figures as JSON instead of tables"
         )
 
 
@@ -128,7 +128,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
     config = _config(arguments)
     spark = open_session(f"qarm {config.name}", master=arguments.master, settings=config.spark)
-    context = open_context(config, spark, "export-codes")
+    context = open_context(config, spark, "export-codes", ("items", "semantic_ids", "codebooks"))
     print(
         json.dumps(
             export_codes(
@@ -180,7 +180,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     names = [s.name for s in STAGES]
 
-    run = commands.add_parser("run", help="all stages in order, skipping what is up to date")
+    run = commands.add_parser("run", help="run all stages in order; skip those that are up to date")
     _common(run)
     run.add_argument("--from", dest="first", choices=names, help="start at this stage")
     run.add_argument("--to", dest="last", choices=names, help="stop after this stage")
@@ -192,7 +192,9 @@ def build_parser() -> argparse.ArgumentParser:
         _json_option(command, each.name)
         command.set_defaults(do=lambda a, name=each.name: _run(a, name, name))
 
-    export = commands.add_parser("export-codes", help="semantic_ids as files that peers read")
+    export = commands.add_parser(
+        "export-codes", help="write semantic_ids as files for other projects"
+    )
     _configured(export)
     _master(export)
     export.add_argument("--format", required=True, choices=FORMATS, help="see docs/codes.md")
@@ -201,32 +203,33 @@ def build_parser() -> argparse.ArgumentParser:
         "--codes",
         default="auto",
         choices=("auto", "rq", "rq_resolved"),
-        help="which codes; auto: rq_resolved where every item has one (default: %(default)s)",
+        help="codes to export; auto: rq_resolved if every item has one, else rq (default: "
+        "%(default)s)",
     )
     export.add_argument(
         "--key",
         default="item_id",
         choices=("item_id", "item_idx"),
-        help="what names an item in the file of minionerec (default: %(default)s)",
+        help="id of the items in format minionerec (default: %(default)s)",
     )
     export.set_defaults(do=_export)
 
-    lineage = commands.add_parser("lineage", help="walk a table back to the logs")
+    lineage = commands.add_parser("lineage", help="trace a table back to the logs")
     _configured(lineage)
     lineage.add_argument("table", help="name of a table, such as semantic_ids")
     lineage.set_defaults(do=_lineage)
 
     pools = commands.add_parser(
-        "anchor-pools", help="how well each rule of VQ anchors covers items"
+        "anchor-pools", help="compare the rules for VQ anchors by their coverage of the items"
     )
     _common(pools)
     pools.set_defaults(do=_anchor_pools)
 
-    settings = commands.add_parser("settings", help="every setting, with default and meaning")
+    settings = commands.add_parser("settings", help="list all settings with default and meaning")
     settings.add_argument("section", nargs="?", help="only this section, such as ranker")
     settings.set_defaults(do=_settings)
 
-    tables = commands.add_parser("tables", help="every table and column, with its meaning")
+    tables = commands.add_parser("tables", help="list all tables and columns with their meaning")
     tables.add_argument("table", nargs="?", help="only this table")
     tables.set_defaults(do=_tables)
     return parser
@@ -239,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def job(name: str, argv: Sequence[str] | None = None) -> int:
-    """Entry point of a ``jobs/`` file: one stage, options as in the CLI."""
+    """Entry point of a file in ``jobs/``: one stage, with the options of the command line."""
     each = stage(name)
     parser = argparse.ArgumentParser(
         prog=f"jobs/{name.replace('-', '_')}.py", description=each.summary, epilog=EXIT_CODES

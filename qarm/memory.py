@@ -1,4 +1,4 @@
-"""Peak memory of this process and all its descendants: JVM, Python workers, ranks."""
+"""Peak memory of this process and its descendants: JVM, Python workers, ranks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from types import TracebackType
 
 
 def tree_bytes() -> int:
-    """Memory of the process tree now, in bytes (PSS where the system tells it, else RSS)."""
+    """Memory of the process tree now, in bytes: PSS where the system reports it, else RSS."""
     import psutil
 
     me = psutil.Process()
     parent = me.parent()
-    # Under spark-submit the JVM has started this process, and the Python workers too.
+    # Under spark-submit the JVM is the parent of this process and of the Python workers.
     if "PYSPARK_GATEWAY_PORT" in os.environ and parent is not None:
         me = parent
     total = 0

@@ -1,4 +1,4 @@
-"""Lines and bars for people, on stderr; bars only where there is a terminal."""
+"""Progress lines and bars on stderr; bars only on a terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _START = time.monotonic()
 
 
 def say(message: str) -> None:
-    """One line with the seconds since the process started."""
+    """Print one line with the seconds since the process started."""
     print(f"[{time.monotonic() - _START:6.1f} s] {message}", file=sys.stderr, flush=True)
 
 
 def bar(items: Iterable[T], *, total: int | None = None, label: str = "") -> Iterator[T]:
-    """``items`` with a progress bar, silent where stderr is no terminal."""
+    """``items`` with a progress bar, which is silent unless stderr is a terminal."""
     from tqdm import tqdm
 
     yield from tqdm(

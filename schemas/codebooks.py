@@ -5,7 +5,7 @@ from schemas.table import Table, col
 
 TABLE = Table(
     name="codebooks",
-    comment="One row a code of a level (rq), a bit of an FSQ level (fsq) or an anchor (vq)",
+    comment="One row per code of a level (rq), bit of an FSQ level (fsq), or anchor (vq)",
     columns=(
         col(CODEBOOK_ID, "string", "Hash of vectors and fit parameters"),
         col("kind", "string", "rq, fsq or vq"),
@@ -13,7 +13,7 @@ TABLE = Table(
         col(
             "code",
             "int",
-            "0-based number within the level; fsq: the bit, and as many as bits: the origin",
+            "0-based number within the level; fsq: the bit, or the number of bits for the origin",
         ),
         col(ITEM_IDX, "bigint", "vq: the anchor item; null: a centroid", nullable=True),
         col(ENCODER_VERSION, "string", "Encoder of the vectors it was fitted on"),
@@ -21,8 +21,8 @@ TABLE = Table(
         col(
             VECTOR,
             "array<float>",
-            "Centroid (of an FSQ level: the mean rest of the code), anchor vector, or for fsq a "
-            "column of W; the origin",
+            "Centroid (of an FSQ level: the mean residual of the code), anchor, or for fsq a "
+            "column of W or the origin",
         ),
     ),
     key=(CODEBOOK_ID, "kind", "level", "code"),

@@ -6,7 +6,7 @@ from schemas import TABLES, Table
 
 
 def describe(name: str | None = None) -> str:
-    """Markdown of all tables, or of one; an unknown name lists those that are."""
+    """Markdown of all tables, or of one; for an unknown name, the list of tables."""
     if name is not None and name not in TABLES:
         return f"no table {name!r}; tables: {', '.join(TABLES)}"
     tables = [TABLES[name]] if name is not None else list(TABLES.values())

@@ -1,11 +1,11 @@
-"""Which part of the evaluation protocol each event belongs to."""
+"""The part of each event in the evaluation split."""
 
 from schemas.columns import EVENT, ITEM_ID, ITEM_IDX, PART, SPLIT_ID, TS, USER_ID, USER_IDX
 from schemas.table import Table, col
 
 TABLE = Table(
     name="event_splits",
-    comment="One row an event and split",
+    comment="One row per event and split",
     columns=(
         col(SPLIT_ID, "string", "Kind and hash of the split's parameters"),
         col(USER_ID, "string", "Key of interactions"),
@@ -14,7 +14,7 @@ TABLE = Table(
         col(TS, "timestamp", "Key of interactions"),
         col(USER_IDX, "bigint", "users.user_idx"),
         col(ITEM_IDX, "bigint", "items.item_idx"),
-        col(PART, "string", "mine, train, valid or test; mine is empty unless it is configured"),
+        col(PART, "string", "mine, train, valid or test; mine only if the split has it"),
     ),
     key=(SPLIT_ID, USER_ID, ITEM_ID, EVENT, TS),
     constraints={"part_known": "part IN ('mine', 'train', 'valid', 'test')"},

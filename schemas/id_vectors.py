@@ -1,11 +1,11 @@
-"""Behaviour vectors of items (ID embeddings), learnt on the mining period only."""
+"""Behaviour vectors of items (ID embeddings), trained on the mining period only."""
 
 from schemas.columns import ITEM_IDX, VECTOR
 from schemas.table import Table, col
 
 TABLE = Table(
     name="id_vectors",
-    comment="One row an item of the mining period; similarity space of the User2Item trigger",
+    comment="One row per item of the mining period; the similarity of User2Item triggers",
     columns=(
         col(ITEM_IDX, "bigint", "items.item_idx"),
         col("model", "string", "als, or the name of the user's own model"),

@@ -1,11 +1,11 @@
-"""Frozen backbone features: a cache, so that no text or image is encoded twice."""
+"""Features of frozen backbones: a cache, so that no text or image is encoded twice."""
 
 from schemas.columns import ITEM_IDX, VECTOR
 from schemas.table import Table, col
 
 TABLE = Table(
     name="item_features",
-    comment="One row an item and modality; missing modalities have no row",
+    comment="One row per item and modality; missing modalities have no row",
     columns=(
         col(ITEM_IDX, "bigint", "items.item_idx"),
         col("modality", "string", "text, image or audio"),

@@ -10,8 +10,8 @@ TABLE = Table(
         col(TRIGGER, "bigint", "items.item_idx of the trigger"),
         col(TARGET, "bigint", "items.item_idx of the target"),
         col(SOURCE, "string", "u2i, swing, itemcf, or user (pairs that you bring)"),
-        col(SPLIT_ID, "string", "Split whose training period was mined"),
-        col("window_end", "timestamp", "Only events before this instant were seen"),
+        col(SPLIT_ID, "string", "Split whose mining parts were mined"),
+        col("window_end", "timestamp", "Only events before this time were mined"),
         col("miner_version", "string", "Hash of the miner's parameters and code version"),
         col(SCORE, "double", "u2i: mean cosine; swing, itemcf: the score of the formula"),
         col("support", "bigint", "Distinct users behind the pair"),
@@ -19,7 +19,7 @@ TABLE = Table(
         col("last_ts", "timestamp", "Latest event behind the pair; null: unknown", nullable=True),
     ),
     key=(TRIGGER, TARGET, SOURCE, SPLIT_ID, "window_end", "miner_version"),
-    # A run's files hold all triggers and targets; their statistics would only cost time.
+    # Each file has all triggers and targets, so that their statistics would not skip any file.
     properties={
         "delta.dataSkippingStatsColumns": "source,split_id,window_end,miner_version,last_ts"
     },

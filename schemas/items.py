@@ -5,10 +5,14 @@ from schemas.table import CHANGE_FEED, Table, col
 
 TABLE = Table(
     name="items",
-    comment="One row an item that the catalogue or the log has ever named",
+    comment="One row per item that the catalogue or the log has ever named",
     columns=(
         col(ITEM_ID, "string", "The source's own id, as text"),
-        col(ITEM_IDX, "bigint", "Dense, 0-based, append-only, never reused: what arrays use"),
+        col(
+            ITEM_IDX,
+            "bigint",
+            "Index in arrays: dense, 0-based, append-only, never reused",
+        ),
         col(FIRST_SEEN, "timestamp", "First event (UTC); null: no event yet", nullable=True),
         col(REMOVED_AT, "timestamp", "When it left the catalogue; null: present", nullable=True),
         col(CONTENT_HASH, "string", "SHA-256 of all content columns below"),
@@ -16,7 +20,12 @@ TABLE = Table(
         col("title", "string", "Short name for people; null: none", nullable=True),
         col("text", "string", "All text fields joined, for the encoder; null: none", nullable=True),
         col("image", "binary", "Encoded image (JPEG, PNG); null: none", nullable=True),
-        col("image_uri", "string", "Where the image lies if not in the row", nullable=True),
+        col(
+            "image_uri",
+            "string",
+            "URI of the image if not in the row; null: none",
+            nullable=True,
+        ),
         col("audio", "array<float>", "Audio vector of the source; null: none", nullable=True),
         col(
             "attributes",

@@ -16,7 +16,7 @@ from schemas.table import Table, col
 
 TABLE = Table(
     name="predictions",
-    comment="One row a held-out sample, variant, seed and head",
+    comment="One row per held-out sample, variant, seed and head",
     columns=(
         col(SAMPLE_ID, "bigint", "ranking_samples.sample_id"),
         col(USER_IDX, "bigint", "users.user_idx"),

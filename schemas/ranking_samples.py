@@ -15,15 +15,12 @@ from schemas.columns import (
 from schemas.table import Table, col
 
 
-def table(labels: Sequence[str] = ("positive",), rates: bool = True) -> Table:
-    """Schema of the samples; one ``label_<name>`` column for each label in ``labels``.
-
-    ``rates`` says whether the smoothed-rate columns are filled; they are there in any case.
-    """
+def table(labels: Sequence[str] = ("positive",)) -> Table:
+    """Schema of the samples, with one column ``label_<name>`` for each of ``labels``."""
     label_columns = tuple(col(f"label_{name}", "float", f"Label {name}, 0 or 1") for name in labels)
     return Table(
         name="ranking_samples",
-        comment="One row an impression: observed, or a sampled negative",
+        comment="One row per impression: observed, or a sampled negative",
         columns=(
             col(SAMPLE_ID, "bigint", "Hash of the impression's key; unique"),
             col(USER_IDX, "bigint", "users.user_idx"),
@@ -37,9 +34,13 @@ def table(labels: Sequence[str] = ("positive",), rates: bool = True) -> Table:
             col(ITEM_TRAIN_EVENTS, "bigint", "Events of the target in mine and train"),
             col("user_count", "float", "Events of the user before ts"),
             col("user_rate", "float", "Smoothed share of positives among them, as of ts"),
-            col("item_count", "float", "Events of the target before ts (no times: out of fold)"),
+            col(
+                "item_count",
+                "float",
+                "Events of the target before ts (without times: out of fold)",
+            ),
             col("item_rate", "float", "Smoothed share of positives (or of all) among them"),
-            col("history_length", "int", "Real entries in the history"),
+            col("history_length", "int", "Entries of the history without padding"),
             col(
                 "history_item_idx",
                 "array<bigint>",

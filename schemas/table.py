@@ -1,15 +1,15 @@
-"""What a table of the lake is: columns, key, constraints and Delta properties, in one place.
+"""Declarations of tables: columns, key, constraints and Delta properties.
 
-Reading, writing, validation, tests and the reference page of the docs all come from these
-declarations. Nothing here imports Spark, so that a schema can be read anywhere.
+Reading, writing, validation, tests and the reference page of the docs use these declarations.
+Nothing here imports Spark.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-#: Properties of every table. Deletion vectors and column mapping stay off because training reads
-#: the Parquet files of a snapshot directly; files outlive a removal for longer than any run lasts.
+#: Properties of every table. Deletion vectors and column mapping are off because training reads the
+#: Parquet files of a snapshot directly; removed files are retained for longer than any run takes.
 BASE_PROPERTIES = {
     "delta.enableDeletionVectors": "false",
     "delta.columnMapping.mode": "none",
@@ -22,7 +22,7 @@ CHANGE_FEED = {"delta.enableChangeDataFeed": "true"}
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column: its Spark SQL type and what its values mean."""
+    """One column: its Spark SQL type and the meaning of its values."""
 
     name: str
     type: str
@@ -40,9 +40,9 @@ class Table:
     comment: str
     columns: tuple[Column, ...]
     key: tuple[str, ...] = ()
-    """Columns that identify a row; empty where rows have no identity."""
+    """Columns that identify a row; empty if rows have no key."""
     constraints: dict[str, str] = field(default_factory=dict)
-    """CHECK constraints: name -> SQL that must not be false."""
+    """CHECK constraints: name -> SQL condition that must hold."""
     properties: dict[str, str] = field(default_factory=dict)
     partition_by: tuple[str, ...] = ()
 
@@ -53,9 +53,9 @@ class Table:
 
     @property
     def all_properties(self) -> dict[str, str]:
-        """Table properties with the ones every table has.
+        """Table properties, including those of every table.
 
-        Statistics are kept for scalar columns only: min and max of a vector help nobody.
+        Statistics are kept for scalar columns only: those of vectors cannot skip files.
         """
         scalars = sum(1 for c in self.columns if "<" not in c.type and c.type != "binary")
         indexed = {"delta.dataSkippingNumIndexedCols": str(min(scalars, 32))}
@@ -69,5 +69,5 @@ class Table:
 
 
 def col(name: str, type: str, comment: str, *, nullable: bool = False) -> Column:
-    """Shorthand for a column; not nullable unless said so."""
+    """A column; not nullable by default."""
     return Column(name=name, type=type, comment=comment, nullable=nullable)

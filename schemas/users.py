@@ -5,12 +5,12 @@ from schemas.table import Table, col
 
 TABLE = Table(
     name="users",
-    comment="One row a user that the log has ever named",
+    comment="One row per user that the log has ever named",
     columns=(
         col(USER_ID, "string", "The source's own id, as text"),
         col(USER_IDX, "bigint", "Dense, 0-based, append-only, never reused"),
         col(FIRST_SEEN, "timestamp", "First event (UTC)"),
-        col(REMOVED_AT, "timestamp", "When erased; null: present", nullable=True),
+        col(REMOVED_AT, "timestamp", "When the user was erased; null: present", nullable=True),
         col(SOURCE_TYPE, "string", "Type of the id in the source"),
     ),
     key=(USER_ID,),

@@ -1,7 +1,7 @@
 """One typed configuration: a TOML file plus overrides.
 
-``load`` reads it, ``Config`` is the tree; each section is the business of one stage. Every error
-names the field, what was expected and what was seen.
+``load`` reads it into ``Config``, one module per section. Every error names the field, what was
+expected and what was seen.
 """
 
 from qarm.config.alignment import Alignment

@@ -1,4 +1,4 @@
-"""The settings reference: every field with its default and its meaning."""
+"""The settings reference: each setting with its default and its meaning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def describe(section: str | None = None) -> str:
     """All settings as text, or those of one section such as ``ranker``.
 
     Raises:
-        ConfigError: no such section.
+        ConfigError: there is no such section.
     """
     if section is None:
         return "\n".join(_lines(Config, ""))

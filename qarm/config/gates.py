@@ -11,13 +11,13 @@ class Gates(Section):
     """What stops a run before it publishes (exit code 4)."""
 
     max_quarantine_share: float = Field(0.5, ge=0, le=1)
-    """Largest share of log rows in quarantine, of the rows that log.rows and log.returns leave in:
-    what these leave out (not_selected, return) counts neither as lost nor as a row."""
+    """Largest share of log rows that may go to quarantine. Rows that log.rows and log.returns
+    exclude on purpose (not_selected, return) do not count."""
     min_interactions: int = Field(1, ge=0)
-    """Fewest rows of interactions."""
+    """Smallest number of rows in table interactions."""
     min_items: int = Field(1, ge=0)
-    """Fewest items."""
+    """Smallest number of items in the catalogue."""
     min_pairs: int = Field(1, ge=0)
-    """Fewest item pairs."""
+    """Smallest number of rows in table item_pairs."""
     min_metric: dict[str, float] = {}
-    """Metric -> smallest value allowed, such as "auc/base/test" = 0.7 (metric/variant/part)."""
+    """Metric -> smallest allowed value, named as metric/variant/part: "auc/base/test" = 0.7."""

@@ -9,34 +9,36 @@ from qarm.config.section import Section
 
 
 class ItemSource(Section):
-    """The catalogue: a file of its own, or made from the log's lines."""
+    """The item catalogue: files of its own, or columns of the log."""
 
     path: list[str] = []
-    """URIs of files or folders; empty: the catalogue is made from the log (from_log)."""
+    """URIs of files, folders or globs, relative to the configuration file; empty with from_log."""
     format: FileFormat = "auto"
-    """auto: by the file's ending."""
+    """Format of the files; auto: from the file name's ending."""
     csv_options: dict[str, str] = {}
     """Options of Spark's CSV reader, with the defaults of log.csv_options. Rows that do not fit the
-    header are set aside with reason malformed_row."""
+    header go to quarantine as malformed_row."""
     from_log: bool = False
-    """Make the catalogue from the log's own columns: the most frequent value of each item among
-    lines of the training period, else among all lines."""
+    """Make the catalogue from columns of the log: each item gets its most frequent value in the
+    training period, or in all lines if it has none there."""
     id: str = "item_id"
     """Column of the item's id."""
     title: str | None = None
-    """Column of the short name."""
+    """Column of the short name for people; none: items have no title."""
     text: list[str] = []
-    """Columns joined, in this order, into the text for the encoder; nulls are left out."""
+    """Columns that are joined, in this order, into the text for the encoder. Nulls are skipped."""
     attributes: dict[str, str] = {}
-    """Attribute name -> column; text is split at attribute_separator, arrays are taken as is."""
+    """Attribute name -> column. Text is split at attribute_separator; arrays are used as they
+    are."""
     attribute_separator: dict[str, str] = {}
-    """Attribute name -> separator (a regular expression); none: the whole value is one."""
+    """Attribute name -> separator (a regular expression). Without one, the text is one value."""
     numeric_attributes: dict[str, list[float]] = {}
-    """Attribute name -> ascending bin edges; the value's bin becomes its attribute value."""
+    """Attribute name -> ascending bin edges. The bin of the number is the attribute's value."""
     image: str | None = None
-    """Column of the image: bytes, or a path or URI (relative to the file)."""
+    """Column of the image: encoded bytes, or a path or URI (relative to the catalogue file)."""
     audio: str | None = None
-    """Column of an audio vector (array of numbers)."""
+    """Column of an audio vector: an array of numbers, of one length for all items."""
     unknown: Literal["quarantine", "keep"] = "quarantine"
-    """What becomes of log rows whose item is not in the catalogue; keep: the item is added
-    without content."""
+    """Log rows whose item is not in the catalogue. quarantine: they go to quarantine as
+    unknown_item; keep: the item is added without content. Use keep where the catalogue is
+    incomplete."""

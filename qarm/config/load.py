@@ -34,11 +34,12 @@ class Config(Section):
     """The whole configuration."""
 
     name: str = "qarm"
-    """Name of the run, for titles."""
+    """Name of the run, for the titles of sessions and reports."""
     lake: str = "lake"
-    """URI of the folder of all tables and artifacts, relative to the working directory."""
+    """URI of the folder for all tables and artifacts, relative to the working directory."""
     spark: dict[str, str] = {}
-    """Spark settings for sessions that the CLI opens (spark-submit brings its own)."""
+    """Spark settings of sessions that the command line opens; under spark-submit, use its
+    options."""
     log: LogSource = LogSource()
     items: ItemSource = ItemSource()
     split: Split = Split()
@@ -81,15 +82,15 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file and apply ``section.field=value`` overrides (values are TOML, or text).
 
     Paths under ``log``, ``items``, ``split.files`` and ``external`` are relative to the file, which
-    may be a URI; so are backbones' folders (``text_backbone`` with a slash).
+    may be a URI; so are folders of backbones (a ``text_backbone`` with a slash).
 
     Raises:
-        ConfigError: the file is missing or no TOML, a key is unknown, or a value is out of range.
+        ConfigError: the file is missing or not TOML, a key is unknown, or a value is out of range.
     """
     from qarm.lake import files
 
     if not files.exists(path):
-        raise ConfigError(f"no configuration file at {path}; shipped ones lie in conf/")
+        raise ConfigError(f"no configuration file at {path}; the shipped ones are in conf/")
     try:
         tree = tomllib.loads(files.read_text(path))
     except tomllib.TOMLDecodeError as error:
@@ -150,13 +151,13 @@ def _fields_beside(location: Iterable[int | str]) -> list[str]:
 
 
 def _resolve(config: Config, path: str) -> Config:
-    """Make the paths of the sources absolute; ``path`` is that of the configuration."""
+    """Make the paths of the sources absolute; ``path`` is the configuration file's."""
 
     def absolute(uri: str) -> str:
         return _beside(path, uri)
 
     def backbone(name: str) -> str:
-        # A word names a model that ships in a package; a folder has a slash.
+        # A name without a slash is a model that ships in a package.
         return absolute(name) if "/" in name else name
 
     filters = config.pairs.filters
@@ -184,10 +185,10 @@ def _resolve(config: Config, path: str) -> Config:
 
 
 def _beside(path: str, uri: str) -> str:
-    """``uri``, where it is relative, in the folder of the file ``path``.
+    """``uri``; if it is relative, resolved against the folder of the file ``path``.
 
     Raises:
-        ConfigError: it leads out of the bucket or host of a configuration that is a URI.
+        ConfigError: it leaves the bucket or host of a configuration that is a URI.
     """
     from qarm.lake import files
 
@@ -195,7 +196,7 @@ def _beside(path: str, uri: str) -> str:
         return uri
     if (local := files.local_path(path)) is not None:
         return str((Path(local).resolve().parent / uri).resolve())
-    # pathlib would take s3://bucket/x for a local folder named s3:.
+    # pathlib would read s3://bucket/x as a local folder named s3:.
     scheme, _, rest = path.partition("://")
     joined = posixpath.normpath(posixpath.join(posixpath.dirname(rest), uri))
     root = rest.partition("/")[0]

@@ -13,52 +13,54 @@ TimeFormat = Literal["timestamp", "iso", "epoch_s", "epoch_ms", "epoch_us", "ord
 
 
 class LogSource(Section):
-    """The interaction log: files and the meaning of their columns."""
+    """The interaction log: its files and the meaning of their columns."""
 
     path: list[str] = []
-    """URIs of files or folders, relative to the configuration file. With split.kind = "files",
-    leave empty and name the files under split.files."""
+    """URIs of files, folders or globs, relative to the configuration file. Leave empty with
+    split.kind = "files", which names the files under split.files."""
     format: FileFormat = "auto"
-    """auto: by the file's ending."""
+    """Format of the files; auto: from the file name's ending."""
     csv_options: dict[str, str] = {}
-    """Options of Spark's CSV reader, such as sep or encoding. CSV is read as RFC 4180 says: a quote
-    within quotes is doubled, quoted values may hold newlines; escape = "\\\\" reads a backslash
-    before quotes instead, and multiLine = "false" reads a file without such newlines in parallel.
-    Rows that do not fit the header or their column's type are set aside with reason
-    malformed_row."""
+    """Options of Spark's CSV reader, such as sep or encoding. By default CSV is read as RFC 4180
+    defines it: a quote inside quotes is doubled, and quoted values may contain newlines. Set
+    escape = "\\\\" where quotes are escaped by a backslash, and multiLine = "false" to read files
+    without such newlines in parallel. Rows that do not fit the header or their column's type go to
+    quarantine as malformed_row."""
     user: str = "user_id"
     """Column of the user's id."""
     item: str = "item_id"
     """Column of the item's id."""
     time: str | None = "ts"
-    """Column of the time, or of the position where time_format is order."""
+    """Column of the event's time, or of its position where time_format is order."""
     time_format: TimeFormat = "timestamp"
-    """timestamp: a timestamp column; iso: ISO 8601 text; epoch_*: a number; order: a position."""
+    """How to read the time. timestamp: a timestamp column; iso: ISO 8601 text; epoch_s, epoch_ms,
+    epoch_us: a number in seconds, milliseconds or microseconds since 1970 (UTC); order: a position,
+    for logs without times."""
     event: str | None = None
-    """Column of the event's name; none: all rows are one event."""
+    """Column of the event's name, such as click or purchase; none: all rows are event_name."""
     event_name: str = "interaction"
-    """Name given to all events when there is no event column."""
+    """Name of all events where there is no event column."""
     value: str | None = None
-    """Column of a number such as rating or quantity; added up when lines are merged under
-    merge_values = "sum"."""
+    """Column of a number such as a rating or a quantity; none: events have no value."""
     merge_values: Literal["sum", "max", "mean"] = "sum"
-    """How the values of merged lines (same user, item, event, time) become one."""
+    """How values are combined when lines of the same user, item, event and time are merged."""
     rows: str | None = None
-    """SQL condition on the log's own columns; rows for which it is not true are set aside with
-    reason not_selected. Such as: StockCode RLIKE '^[0-9]{5}'."""
+    """SQL condition on the log's own columns, such as StockCode RLIKE '^[0-9]{5}'. Other rows go to
+    quarantine as not_selected. None: all rows are selected."""
     returns: str | None = None
-    """SQL condition on the log's own columns that marks a return or cancellation."""
+    """SQL condition on the log's own columns that marks returns and cancellations. They go to
+    quarantine as return. None: there are none."""
     labels: dict[str, str] = {"positive": "true"}
-    """Label -> SQL condition on the log's own columns; each becomes a head of the ranker."""
+    """Label -> SQL condition on the log's own columns. The ranker has one head per label."""
     positive: str = "positive"
-    """The label that counts as positive for mining, history and alignment."""
+    """The label whose events are used for mining, alignment and the ranker's history."""
     weight: str = "1.0"
-    """SQL expression of an event's weight in mining, on the log's own columns; above 0."""
+    """SQL expression on the log's own columns: the event's weight in mining, above 0."""
     split: str | None = None
-    """Column with the part that the log itself names (for split.kind = "column")."""
+    """Column with the part of each event, for split.kind = "column"."""
     as_of: str | None = None
-    """Events at or after this instant (ISO, UTC) are quarantined as future; none: the run's
-    --as-of, else no limit."""
+    """ISO time (UTC). Events at or after it go to quarantine as future_time. None: the run's
+    --as-of, or no limit without it."""
 
     @model_validator(mode="after")
     def _positive_is_a_label(self) -> LogSource:

@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A frozen section; unknown keys are errors; the string under a field is its documentation."""
+    """A frozen section. Unknown keys are errors; the string under a field documents it."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True

@@ -1,7 +1,8 @@
-"""The catalogue: from files of its own, or from the lines of the log."""
+"""The catalogue: read from files of its own, or made from the lines of the log."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from qarm.config.items import ItemSource
@@ -20,10 +21,10 @@ from qarm.ingest.sources import (
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
-#: Reasons that keep a catalogue line out, and those that cost an item one of its modalities only.
+#: Reasons that reject a catalogue line, and reasons that remove one modality of an item only.
 LINE_REASONS = ("malformed_row", "null_item", "duplicate_item")
 MODALITY_REASONS = ("undecodable_image", "bad_audio")
-#: Parts whose lines may describe an item: a later price or name is not known in training.
+#: Parts whose lines may describe an item: later prices and names are unknown in training.
 _KNOWN_PARTS = ("mine", "train")
 
 
@@ -46,11 +47,11 @@ def open_catalog(spark: SparkSession, items: ItemSource) -> DataFrame:
 
 
 def read_catalog(raw: DataFrame, items: ItemSource) -> DataFrame:
-    """One row a catalogue line: item_id, the content columns, content_hash, and what is wrong.
+    """One row per catalogue line: item_id, the content columns, content_hash, and its problems.
 
-    ``reason`` (one of LINE_REASONS; null: the line is an item), ``image_problem``, ``bad_audio``,
-    and ``raw`` as JSON where there is something to report. Of lines with one id the
-    one with most columns filled stays, of those the one with the smallest fingerprint.
+    Problems are ``reason`` (one of LINE_REASONS; null: the line is an item), ``image_problem`` and
+    ``bad_audio``; lines with a problem have ``raw`` as JSON. Of several lines with one id, the one
+    with the most columns filled is kept; among equals, the one with the smallest fingerprint.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
@@ -85,30 +86,46 @@ def read_catalog(raw: DataFrame, items: ItemSource) -> DataFrame:
         .withColumns(described)
     )
     given = F.col("raw").getField(items.audio).isNotNull() if items.audio else F.lit(False)
-    bad_audio = given & (F.col("audio").isNull() | content.not_finite(F.col("audio")))
-    lines = lines.withColumn("bad_audio", F.coalesce(bad_audio, F.lit(False)))
-    lines = lines.withColumn("audio", F.when(~F.col("bad_audio"), F.col("audio")))
-    problem: Column = F.lit(None).cast("string")
-    if items.image is not None:
-        lines = images.checked(lines, by_uri=kinds[items.image] == "string")
-        lines = lines.withColumn("image", F.when(F.col("image_problem").isNull(), F.col("image")))
-        problem = F.col("image_problem")
-    reported = F.col("reason").isNotNull() | problem.isNotNull() | F.col("bad_audio")
+    unreadable = given & F.col("audio").isNull()
+    lines = _without_bad_media(lines, items, kinds, unreadable)
+    reported = F.col("reason").isNotNull() | F.col("image_problem").isNotNull() | F.col("bad_audio")
     return lines.select(
         "item_id",
         *content.CONTENT,
         content.content_hash(F.col).alias("content_hash"),
         F.lit(kinds[items.id]).alias("source_type"),
         "reason",
-        problem.alias("image_problem"),
+        "image_problem",
         "bad_audio",
         F.when(reported, F.to_json("raw", JSON_OPTIONS)).alias("raw"),
         F.col("file").alias("source"),
     )
 
 
+def _without_bad_media(
+    lines: DataFrame, items: ItemSource, kinds: Mapping[str, str], unreadable: Column
+) -> DataFrame:
+    """``lines`` with image_problem and bad_audio; an image or vector with a problem becomes null.
+
+    Args:
+        lines: with the columns of ``content.described``, and file.
+        items: the configuration.
+        kinds: column of the source -> Spark SQL type.
+        unreadable: whether the source has an audio vector that could not be read as numbers.
+    """
+    from pyspark.sql import functions as F
+
+    bad_audio = unreadable | content.not_finite(F.col("audio"))
+    lines = lines.withColumn("bad_audio", F.coalesce(bad_audio, F.lit(False)))
+    lines = lines.withColumn("audio", F.when(~F.col("bad_audio"), F.col("audio")))
+    if items.image is None:
+        return lines.withColumn("image_problem", F.lit(None).cast("string"))
+    lines = images.checked(lines, by_uri=kinds[items.image] == "string")
+    return lines.withColumn("image", F.when(F.col("image_problem").isNull(), F.col("image")))
+
+
 def ids(raw: DataFrame, items: ItemSource, known: DataFrame) -> DataFrame:
-    """Distinct item_id that a log row may name: of the files, and of table items.
+    """Distinct item_id that log rows may name: those of the files and those of table items.
 
     Items that have left the catalogue keep their events.
     """
@@ -118,7 +135,7 @@ def ids(raw: DataFrame, items: ItemSource, known: DataFrame) -> DataFrame:
 
 
 def summary(present: DataFrame) -> dict[str, int]:
-    """Items, and how many of them have no text, an image, an audio vector.
+    """Counts of all items, items without text, items with an image and with an audio vector.
 
     Raises:
         InputError: audio vectors differ in length.
@@ -137,16 +154,16 @@ def summary(present: DataFrame) -> dict[str, int]:
     if row["shortest"] != row["longest"]:
         raise InputError(
             f"items.audio: vectors must have one length, seen {row['shortest']} to "
-            f"{row['longest']}; mend the source or leave items.audio out"
+            f"{row['longest']}; correct the source or remove the setting items.audio"
         )
     return {name: int(row[name]) for name in ("items", "without_text", "with_image", "with_audio")}
 
 
 def content_of_lines(raw: DataFrame, items: ItemSource) -> list[Column]:
-    """The log's own columns that describe the item, as fields c0, c1, ... of struct ``raw``.
+    """The log's columns that describe the item, as fields c0, c1, ... of struct ``raw``.
 
     Raises:
-        InputError: the log lacks such a column.
+        InputError: the log has no such column.
     """
     from pyspark.sql import functions as F
 
@@ -156,14 +173,14 @@ def content_of_lines(raw: DataFrame, items: ItemSource) -> list[Column]:
 
 
 def from_lines(events: DataFrame, raw: DataFrame, items: ItemSource, source_type: str) -> DataFrame:
-    """The catalogue made from the log, in the form of ``read_catalog`` without any problem.
+    """The catalogue made from the log, with the columns of ``read_catalog``.
 
-    Each column takes the item's most frequent value that is not null among lines of the training
-    period, else among all lines; of equally frequent ones the smallest.
+    Each column has the item's most frequent non-null value among lines of the training period, or
+    among all lines if there is none; of equally frequent values, the smallest.
 
     Args:
-        events: with item_id, part, and ``contents`` (one struct of ``content_of_lines`` a line).
-        raw: the log, for its types.
+        events: with item_id, part, and ``contents`` (one struct of ``content_of_lines`` per line).
+        raw: the log, for the types of its columns.
         items: the configuration.
         source_type: type of the item's id in the log.
     """
@@ -188,25 +205,15 @@ def from_lines(events: DataFrame, raw: DataFrame, items: ItemSource, source_type
         F.count("*").alias("lines"), *[most_frequent(i, name) for i, name in enumerate(names)]
     )
     described = content.described(items, kinds, lambda name: F.col(f"c{names.index(name)}"))
-    found = modes.select("item_id", *[value.alias(name) for name, value in described.items()])
-    null = F.lit(None).cast("string")
-    if items.image is not None:
-        folder = F.lit(raw.inputFiles()[0]).alias("file")
-        found = images.checked(
-            found.withColumn("file", folder), by_uri=kinds[items.image] == "string"
-        )
-        found = found.withColumn("image", F.when(F.col("image_problem").isNull(), F.col("image")))
-    else:
-        found = found.withColumn("image_problem", null)
-    bad_audio = F.coalesce(content.not_finite(F.col("audio")), F.lit(False))
-    found = found.withColumn("bad_audio", bad_audio)
-    found = found.withColumn("audio", F.when(~F.col("bad_audio"), F.col("audio")))
-    return found.select(
+    catalog = modes.select("item_id", *[value.alias(name) for name, value in described.items()])
+    if items.image is not None:  # relative paths are resolved against the log's folder
+        catalog = catalog.withColumn("file", F.lit(raw.inputFiles()[0]))
+    return _without_bad_media(catalog, items, kinds, F.lit(False)).select(
         "item_id",
         *content.CONTENT,
         content.content_hash(F.col).alias("content_hash"),
         F.lit(source_type).alias("source_type"),
-        null.alias("reason"),
+        F.lit(None).cast("string").alias("reason"),
         "image_problem",
         "bad_audio",
         F.to_json(F.struct("item_id", "title", "image_uri")).alias("raw"),
@@ -215,7 +222,7 @@ def from_lines(events: DataFrame, raw: DataFrame, items: ItemSource, source_type
 
 
 def rejected(lines: DataFrame, run_id: str) -> DataFrame:
-    """What is wrong with catalogue lines, as rows of table quarantine; a line may have two rows."""
+    """Problems of catalogue lines, as rows of table quarantine; a line may have two."""
     from pyspark.sql import functions as F
 
     def problem(applies: Column, reason: Column, detail: Column) -> Column:
@@ -223,7 +230,7 @@ def rejected(lines: DataFrame, run_id: str) -> DataFrame:
 
     null = F.lit(None).cast("string")
     usable = F.col("reason").isNull()
-    found = F.array(
+    problems = F.array(
         problem(~usable, F.col("reason"), F.col("item_id")),
         problem(
             usable & F.col("image_problem").isNotNull(),
@@ -232,7 +239,9 @@ def rejected(lines: DataFrame, run_id: str) -> DataFrame:
         ),
         problem(usable & F.col("bad_audio"), F.lit("bad_audio"), null),
     )
-    return lines.withColumn("problem", F.explode(F.filter(found, lambda p: p.isNotNull()))).select(
+    return lines.withColumn(
+        "problem", F.explode(F.filter(problems, lambda p: p.isNotNull()))
+    ).select(
         F.lit("items").alias("table"),
         F.col("problem.reason").alias("reason"),
         F.col("problem.detail").alias("detail"),

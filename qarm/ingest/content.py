@@ -1,4 +1,4 @@
-"""What an item is made of: title, text, attributes, audio, image, and a hash over all of it."""
+"""Content of items: title, text, attributes, audio, image, and a hash over all of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from qarm.config.items import ItemSource
 from qarm.errors import ConfigError, InputError
-from qarm.lake.tables import null_safe_text
 
 if TYPE_CHECKING:
     from pyspark.sql import Column
@@ -20,23 +19,23 @@ _TEXT_SEPARATOR = ". "
 
 def source_columns(items: ItemSource) -> dict[str, str]:
     """Setting -> column of the source, for every column that describes the item."""
-    found = {} if items.title is None else {"items.title": items.title}
-    found |= {f"items.text[{i}]": name for i, name in enumerate(items.text)}
-    found |= {f"items.attributes.{name}": source for name, source in items.attributes.items()}
-    found |= {
+    columns = {} if items.title is None else {"items.title": items.title}
+    columns |= {f"items.text[{i}]": name for i, name in enumerate(items.text)}
+    columns |= {f"items.attributes.{name}": source for name, source in items.attributes.items()}
+    columns |= {
         f"items.numeric_attributes.{name}": items.attributes.get(name, name)
         for name in items.numeric_attributes
     }
     for field in ("image", "audio"):
         if (source := getattr(items, field)) is not None:
-            found[f"items.{field}"] = source
-    return found
+            columns[f"items.{field}"] = source
+    return columns
 
 
 def described(
     items: ItemSource, kinds: Mapping[str, str], column: Callable[[str], Column]
 ) -> dict[str, Column]:
-    """title, text, attributes and audio as columns; image bytes or image_uri as they are.
+    """Columns title, text, attributes, audio, and either image (bytes) or image_uri, unchecked.
 
     Args:
         items: the configuration.
@@ -61,13 +60,13 @@ def described(
             value = column(items.image)
             image = F.when(F.length(value) > 0, value)
         else:
-            uri = null_safe_text(column(items.image))
+            uri = _trimmed(column(items.image))
     for field in ("title", *items.text):
         name = items.title if field == "title" else field
         if name is not None and kinds[name] == "binary":
             raise InputError(f"items.text: column {name!r} is of type binary, expected text")
     return {
-        "title": null_safe_text(column(items.title)) if items.title else null.cast("string"),
+        "title": _trimmed(column(items.title)) if items.title else null.cast("string"),
         "text": joined_text([_text(column(name), kinds[name]) for name in items.text]),
         "attributes": _attributes(items, kinds, column),
         "audio": _audio(items, kinds, column),
@@ -77,13 +76,13 @@ def described(
 
 
 def joined_text(columns: list[Column]) -> Column:
-    """The texts in order, nulls left out; a text that ends a sentence gets no second full stop."""
+    """The texts in order without nulls, separated by a full stop unless a text ends with one."""
     from pyspark.sql import functions as F
 
     if not columns:
         return F.lit(None).cast("string")
     clean = [F.regexp_replace(c, r"[\s.]+$", "") for c in columns[:-1]] + [columns[-1]]
-    return null_safe_text(F.concat_ws(_TEXT_SEPARATOR, *[null_safe_text(c) for c in clean]))
+    return _trimmed(F.concat_ws(_TEXT_SEPARATOR, *[_trimmed(c) for c in clean]))
 
 
 def _text(value: Column, kind: str) -> Column:
@@ -174,7 +173,7 @@ def not_finite(vector: Column) -> Column:
 
 
 def content_hash(column: Callable[[str], Column] | None = None) -> Column:
-    """SHA-256 over all content columns; without ``column``, that of an item without content."""
+    """SHA-256 over all content columns; without ``column``, the hash of an item without content."""
     from pyspark.sql import functions as F
 
     values = []
@@ -185,3 +184,11 @@ def content_hash(column: Callable[[str], Column] | None = None) -> Column:
             value = F.sha2(column(name), 256) if name == "image" else column(name)
         values.append(value.alias(name))
     return F.sha2(F.to_json(F.struct(*values)), 256)
+
+
+def _trimmed(column: Column) -> Column:
+    """The column as trimmed text; empty text becomes null."""
+    from pyspark.sql import functions as F
+
+    text = F.trim(column.cast("string"))
+    return F.when(F.length(text) > 0, text)

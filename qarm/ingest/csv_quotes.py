@@ -1,14 +1,15 @@
-"""Quotes in CSV that are opened and never closed: they swallow the rows that follow.
+"""Unclosed quotes in CSV files, which swallow the rows that follow.
 
-Spark's reader takes them without a word. Two things happen:
+Spark's reader accepts them silently. There are two cases:
 
-* A later row has a quoted value. Its opening quote cannot close ours, and the reader falls back to
-  the raw text up to the next separator: a value that begins with a quote, and has a line's end and
-  a separator before its second one. ``swallows`` marks it, and the row goes to quarantine.
-* No later quote: the value runs to the end of the file. In a column of numbers or times it fits no
-  type, elsewhere than in the last column the row lacks columns, and in both cases is malformed. In
-  a last column of text ``check_closed`` finds it and stops; a file cut off inside a value looks
-  like that too.
+* A later row has a quoted value. Its opening quote does not close the first one, and the reader
+  returns the raw text up to the next separator: a value that starts with a quote and contains a
+  line end and a separator before its second quote. ``swallows`` detects it, and the row goes to
+  quarantine.
+* There is no later quote: the value runs to the end of the file. In a column of numbers or times it
+  does not fit the type; in any column but the last, the row lacks columns. Both are malformed rows.
+  In a last column of text, ``check_closed`` detects it and stops; a file that was cut off inside a
+  value looks the same.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Marks:
-    """How a CSV file quotes; ``spans_lines``: whether a quoted value may hold line ends at all."""
+    """Separator and quotes of a CSV file; ``spans_lines``: quoted values may contain line ends."""
 
     sep: str
     quote: str
@@ -38,7 +39,7 @@ class Marks:
 
     @classmethod
     def of(cls, options: Mapping[str, str]) -> Marks:
-        """From options of Spark's reader, all of them given; its names mind no case."""
+        """From the complete options of Spark's reader, whose names are case-insensitive."""
         given = {name.lower(): value for name, value in options.items()}
         quote = given["quote"]
         return cls(
@@ -55,10 +56,10 @@ _TAIL_BYTES = 8 * _TAIL_CHARACTERS
 
 
 def swallows(value: Column, marks: Marks) -> Column:
-    """Whether a text value holds the rows after a quote that was not closed; false for null.
+    """Whether a text value contains the rows after an unclosed quote; false for null.
 
-    A value that quotes several lines at its very beginning, a separator in a line after the first,
-    looks the same and is marked too.
+    A valid value that begins with a quotation of several lines, with a separator after the first
+    line, looks the same and is detected too.
 
     Args:
         value: as read.
@@ -67,24 +68,24 @@ def swallows(value: Column, marks: Marks) -> Column:
     from pyspark.sql import functions as F
 
     quote, sep = re.escape(marks.quote), re.escape(marks.sep)
-    found = value.rlike(f"^{quote}[^{quote}]*\\n[^{quote}]*{sep}[^{quote}]*{quote}")
-    return F.coalesce(value.startswith(marks.quote) & found, F.lit(False))
+    matches = value.rlike(f"^{quote}[^{quote}]*\\n[^{quote}]*{sep}[^{quote}]*{quote}")
+    return F.coalesce(value.startswith(marks.quote) & matches, F.lit(False))
 
 
 def check_closed(rows: DataFrame, last: Column, marks: Marks, field: str) -> None:
-    """Refuse files whose last value of the last column is quoted and runs to the file's end.
+    """Reject files whose last value in the last column is quoted and runs to the file's end.
 
-    A pass over the files; one short text a file with line ends in that column comes to the driver,
-    and of those files the end is read once more (all of a compressed file).
+    This reads the files once. For each file with line ends in that column, a short text comes to
+    the driver and the end of the file is read again (a compressed file as a whole).
 
     Args:
-        rows: of the files, as the CSV reader gives them.
+        rows: of the files, as the CSV reader returns them.
         last: the last column, text.
         marks: of the files.
         field: setting that names the files, for the message.
 
     Raises:
-        InputError: names the file, and what the open value looks like.
+        InputError: names the file and the beginning of the open value.
     """
     from pyspark.sql import functions as F
 
@@ -104,8 +105,8 @@ def check_closed(rows: DataFrame, last: Column, marks: Marks, field: str) -> Non
         if _is_open(_end_of(uri, marks.encoding), row["tail"], marks):
             raise InputError(
                 f"{field}: the last value of {uri} is quoted and never closed: it runs to the end "
-                f"of the file, and begins with {row['start']!r}. Was the file cut off? Else mend "
-                f"that quote, or set quote or escape in {section}.csv_options"
+                f"of the file, and begins with {row['start']!r}. Was the file cut off? Otherwise "
+                f"correct that quote, or set quote or escape in {section}.csv_options"
             )
 
 
@@ -123,7 +124,7 @@ def _end_of(uri: str, encoding: str) -> str:
 
 
 def _is_open(end: str, value_tail: str, marks: Marks) -> bool:
-    """Whether the value is the last of its file, and has no closing quote."""
+    """Whether the value is the last of its file and has no closing quote."""
     quote, escape = marks.quote, marks.escape
     end = end.rstrip()
     if not _bare(end, quote, escape).endswith(_bare(value_tail, quote, escape)[-60:]):
@@ -134,6 +135,6 @@ def _is_open(end: str, value_tail: str, marks: Marks) -> bool:
 
 
 def _bare(text: str, quote: str, escape: str) -> str:
-    """Without quotes and what escapes them, with one kind of line ends."""
+    """The text without quotes and escapes, with one kind of line ends."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
     return lines.replace(quote, "").replace(escape, "").rstrip()

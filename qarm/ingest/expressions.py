@@ -1,4 +1,4 @@
-"""SQL expressions of the configuration, on the log's own columns: checked before any job runs."""
+"""SQL expressions of the configuration on the log's own columns, checked before any job runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def condition(raw: DataFrame, sql: str, field: str) -> Column:
     """``sql`` as a boolean column in which null counts as false.
 
     Raises:
-        ConfigError: it does not parse, names an unknown column, aggregates, or is no condition.
+        ConfigError: it does not parse, names an unknown column, aggregates, or is not boolean.
     """
     from pyspark.sql import functions as F
 
@@ -38,10 +38,10 @@ def condition(raw: DataFrame, sql: str, field: str) -> Column:
 
 
 def number(raw: DataFrame, sql: str, field: str) -> Column:
-    """``sql`` as a double; null where text is no number.
+    """``sql`` as a double; null where text is not a number.
 
     Raises:
-        ConfigError: it does not parse, names an unknown column, aggregates, or is no number.
+        ConfigError: it does not parse, names an unknown column, aggregates, or is not numeric.
     """
     from pyspark.sql import functions as F
 
@@ -58,7 +58,7 @@ def _type(raw: DataFrame, sql: str, field: str) -> str:
     from pyspark.sql import functions as F
 
     try:
-        # Beside "*" an aggregate is refused; alone it would turn the log into one row.
+        # Next to "*", Spark rejects an aggregate; alone, it would reduce the log to one row.
         return raw.select("*", F.expr(sql).alias("__it")).schema["__it"].dataType.simpleString()
     except ParseException as error:
         raise ConfigError(f"{field} = {sql!r} is not valid SQL: {_brief(error)}") from error
@@ -78,7 +78,7 @@ def _brief(error: Exception) -> str:
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Turn an error that a value raises inside a user's expression into an InputError."""
+    """Raise InputError for an error that a value causes inside a user's expression."""
     from py4j.protocol import Py4JJavaError
     from pyspark.errors import PySparkException
 

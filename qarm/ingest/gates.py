@@ -1,4 +1,4 @@
-"""Gates: what stops the run before anything is written."""
+"""Gates: limits that stop the run before anything is written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qarm.config.gates import Gates
 from qarm.errors import GateError
 from qarm.ingest.log import DELIBERATE
 
-#: Reasons -> one example each, of those that have one; called only where a gate fires.
+#: Reasons -> one example of each that has one; called only if a gate stops the run.
 Examples = Callable[[Sequence[str]], Mapping[str, str]]
 
 _SHOWN = 5
@@ -28,15 +28,15 @@ _SETTINGS = {
 
 
 def check_log(gates: Gates, rows: int, reasons: Mapping[str, int], examples: Examples) -> None:
-    """Raise GateError where too large a share of the log, or all of it, is in quarantine.
+    """Raise GateError if too large a share of the log, or all of it, goes to quarantine.
 
-    Rows that log.rows or log.returns leave out are no part of the share.
+    Rows that log.rows or log.returns exclude do not count.
 
     Args:
         gates: the limits.
         rows: raw rows.
         reasons: reason -> rows.
-        examples: what to show of the most frequent reasons.
+        examples: returns examples of the most frequent reasons.
     """
     wanted = rows - sum(reasons.get(reason, 0) for reason in DELIBERATE)
     lost = sum(count for reason, count in reasons.items() if reason not in DELIBERATE)
@@ -45,27 +45,28 @@ def check_log(gates: Gates, rows: int, reasons: Mapping[str, int], examples: Exa
         raise GateError(
             f"gates.max_quarantine_share: {lost:,} of {wanted:,} log rows ({lost / wanted:.1%}) "
             f"cannot be used, the limit is {gates.max_quarantine_share:.1%}. "
-            f"{_top(unfit, examples)}. Nothing was published; mend the source or these settings, "
-            "or raise the limit"
+            f"{_top(unfit, examples)}. Nothing was published; correct the source or these "
+            "settings, or raise the limit"
         )
     if sum(reasons.values()) == rows:
         raise GateError(
             f"none of the {rows:,} log rows can be used, expected at least one. "
-            f"{_top(reasons, examples)}. Nothing was published; mend the source or these settings"
+            f"{_top(reasons, examples)}. Nothing was published; correct the source or these "
+            "settings"
         )
 
 
 def check_sizes(
     gates: Gates, interactions: int, items: int, reasons: Mapping[str, int], examples: Examples
 ) -> None:
-    """Raise GateError where there are fewer interactions or items than asked for."""
+    """Raise GateError if there are fewer interactions or items than the gates require."""
     for field, seen in (("min_interactions", interactions), ("min_items", items)):
         least = getattr(gates, field)
         if seen < least:
             raise GateError(
-                f"gates.{field}: {seen:,} {field.removeprefix('min_')}, at least {least:,} are "
-                f"asked for. {_top(reasons, examples)}. Nothing was published; mend the source or "
-                f"the settings, or lower gates.{field}"
+                f"gates.{field}: {seen:,} {field.removeprefix('min_')}, expected at least "
+                f"{least:,}. {_top(reasons, examples)}. Nothing was published; correct the source "
+                f"or the settings, or lower gates.{field}"
             )
 
 

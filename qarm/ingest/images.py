@@ -1,4 +1,4 @@
-"""Images: loaded from where they lie, and tried whether they decode. Runs in Spark's tasks."""
+"""Images: load them and check that they decode. Runs in Spark tasks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def decode_problem(image: bytes | None) -> str | None:
-    """Why the image cannot be decoded; None: it can, or there is none."""
+    """Why the image cannot be decoded; None if it can, or if there is none."""
     if image is None:
         return None
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(image)) as picture:
-            # JPEG decodes at 1/8 size but still reads all its data, so that a cut file shows.
+            # At 1/8 size JPEG decodes faster and still reads all data, so a cut file is noticed.
             picture.draft("RGB", (64, 64))
             picture.load()
     # Pillow raises anything from OSError to struct.error for damaged data.
@@ -29,14 +29,14 @@ def decode_problem(image: bytes | None) -> str | None:
 
 
 def resolve(uri: str, beside: str) -> str:
-    """``uri``, or if it is relative, its place in the folder of the file ``beside``."""
+    """``uri``; if it is relative, resolved against the folder of the file ``beside``."""
     if "://" in uri or uri.startswith(("/", "file:")):
         return uri
     return join(unquote(beside).rpartition("/")[0], uri)
 
 
 def load(uri: str | None, beside: str) -> tuple[bytes | None, str | None]:
-    """Bytes at ``uri`` and the problem, one of which is None."""
+    """(Bytes at ``uri``, None), or (None, the problem)."""
     if uri is None:
         return None, None
     from qarm.lake import files
@@ -45,7 +45,7 @@ def load(uri: str | None, beside: str) -> tuple[bytes | None, str | None]:
     try:
         with files.open_file(where) as file:
             image = bytes(file.read())
-    # A store that is down or refuses access fails the stage: else all images would seem lost.
+    # An unavailable store or a refused access fails the stage: otherwise all images would be lost.
     except (FileNotFoundError, IsADirectoryError) as error:
         return None, f"{where} cannot be read: {type(error).__name__}"
     problem = decode_problem(image)
@@ -53,7 +53,7 @@ def load(uri: str | None, beside: str) -> tuple[bytes | None, str | None]:
 
 
 def checked(df: DataFrame, *, by_uri: bool) -> DataFrame:
-    """``df`` with images loaded and ``image_problem``; an image with a problem becomes null.
+    """``df`` with loaded images and ``image_problem``; an image that cannot be read is null.
 
     Args:
         df: columns image (bytes), image_uri, file.

@@ -1,4 +1,4 @@
-"""Dense, append-only numbers for ids, without pulling everything through one partition."""
+"""Dense indices for ids, without sorting everything in one partition."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ def numbered(
     *,
     start: int = 0,
 ) -> tuple[DataFrame, int]:
-    """``df`` with ``name`` = ``start`` + the row's 0-based rank in ``order``, and how many rows.
+    """``df`` with ``name`` = ``start`` + the row's 0-based rank in ``order``, and the row count.
 
-    Rows are sorted by range: each partition holds a range and knows how many rows lie before it.
-    The only thing collected is one count a partition.
+    Rows are partitioned by range and sorted. One count per partition is collected.
 
     Args:
-        df: rows; kept, since ranges are drawn from a sample and must not be drawn twice.
-        order: total order; rows that are equal in it may be ranked either way.
+        df: rows; persisted, since Spark draws the ranges from a sample and must not draw twice.
+        order: total order; the ranks of equal rows are arbitrary.
         name: of the new column (bigint).
-        keep: frees the sorted rows later.
-        start: the first number.
+        keep: persists a frame and frees it later.
+        start: the first index.
     """
     from pyspark.sql import functions as F
 

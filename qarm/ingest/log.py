@@ -1,4 +1,4 @@
-"""Raw log rows -> canonical rows, each with the first reason, if any, that keeps it out."""
+"""Raw log rows -> canonical rows, each with the first reason, if any, that rejects it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qarm.ingest.sources import (
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
-#: Reasons in the order in which they are asked; a row gets the first that applies.
+#: Reasons in the order in which they are checked; a row gets the first that applies.
 REASONS = (
     "malformed_row",
     "null_user",
@@ -37,13 +37,13 @@ REASONS = (
     "bad_value",
     "exact_duplicate",
 )
-#: Reasons by which the configuration itself leaves rows out: log.returns and log.rows.
+#: Reasons by which the configuration excludes rows on purpose: log.returns and log.rows.
 DELIBERATE = ("return", "not_selected")
-#: Longest detail of a malformed row; an open quote may swallow a file. ``raw`` has all of it.
+#: Longest detail of a malformed row, since an open quote may swallow a file; ``raw`` is complete.
 _DETAIL_CHARACTERS = 200
-#: Column with the part that split.files gives to all rows of a file.
+#: Column with the part that split.files assigns to all rows of a file.
 FILE_PART = "__part"
-#: to_json's own defaults cut timestamps to milliseconds.
+#: By default to_json truncates timestamps to milliseconds.
 JSON_OPTIONS = {
     "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
     "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
@@ -101,11 +101,12 @@ def open_log(spark: SparkSession, source: LogSource, split: Split) -> DataFrame:
 def canonical(
     raw: DataFrame, source: LogSource, split: Split, future_at: datetime | None
 ) -> DataFrame:
-    """One row a raw row, with our columns and the raw row itself as struct ``raw``.
+    """One row per raw row, with our columns and the raw row itself as struct ``raw``.
 
     Columns: raw, file, fingerprint (SHA-256 of the raw row), user_id, item_id, event, ts, value,
-    weight, label_<name> for each label, source_split, part_rank (place of the row's own part, -1:
-    none), reason and detail (null so far: usable), late_reason (applies after the catalogue).
+    weight, label_<name> for each label, source_split, part_rank (rank of the row's own part, -1:
+    none), and two structs (reason, detail), null if no reason applies: early, checked before the
+    catalogue, and late, checked after it.
 
     Raises:
         ConfigError: an expression or split.column_values does not fit the log.
@@ -202,15 +203,15 @@ def _with_reasons(rows: DataFrame, split: Split, future_at: datetime | None) -> 
 
 
 def _first_of(reasons: Sequence[tuple[Column, str, Column | None]]) -> Column:
-    """Struct (reason, detail) of the first that applies; null: none does."""
+    """Struct (reason, detail) of the first reason that applies; null if none does."""
     from pyspark.sql import functions as F
 
-    found: Column = F.lit(None)
+    first: Column = F.lit(None)
     for applies, reason, detail in reversed(reasons):
         shown = F.lit(None).cast("string") if detail is None else detail
         pair = F.struct(F.lit(reason).alias("reason"), shown.alias("detail"))
-        found = F.when(applies, pair).otherwise(found)
-    return found
+        first = F.when(applies, pair).otherwise(first)
+    return first
 
 
 def _finite(name: str) -> Column:
@@ -220,7 +221,7 @@ def _finite(name: str) -> Column:
 
 
 def id_text(value: Column) -> Column:
-    """The id as text, unchanged; blank becomes null."""
+    """The id as text, unchanged; blank text becomes null."""
     from pyspark.sql import functions as F
 
     text = value.cast("string")
@@ -230,8 +231,8 @@ def id_text(value: Column) -> Column:
 def judged(rows: DataFrame, known_items: DataFrame | None) -> DataFrame:
     """Rows of ``canonical`` with their final ``reason`` and ``detail`` (null: usable).
 
-    The rows come out partitioned by ``shard`` (the user, or the fingerprint where there is none),
-    so that merging and ordering by user need no further shuffle.
+    The result is partitioned by ``shard`` (the user, or the fingerprint if there is none), so that
+    merging and ordering by user need no further shuffle.
 
     Args:
         rows: of ``canonical``.
@@ -246,7 +247,7 @@ def judged(rows: DataFrame, known_items: DataFrame | None) -> DataFrame:
             known_items.select("item_id", F.lit(True).alias("known")), "item_id", "left"
         )
         unknown = _first_of(((F.col("known").isNull(), "unknown_item", F.col("item_id")),))
-    # Of equal rows the one with the latest part stays: an event of train and test is a test event.
+    # Of equal rows the one with the latest part is kept: an event of train and test is for test.
     copies = Window.partitionBy("shard", "fingerprint").orderBy(F.desc("part_rank"), "file")
     copy = _first_of(((F.row_number().over(copies) > 1, "exact_duplicate", None),))
     placed = rows.withColumn("shard", F.coalesce("user_id", "fingerprint")).repartition("shard")
@@ -276,19 +277,19 @@ def rejected(lines: DataFrame, run_id: str) -> DataFrame:
 def examples(
     lines: DataFrame, reasons: Sequence[str], known_items: DataFrame | None
 ) -> dict[str, str]:
-    """Reason -> one of its details, quoted; a job, so ask only where it is shown.
+    """Reason -> one of its details, quoted. This runs a job.
 
     Args:
         lines: of ``judged``.
-        reasons: a handful; those without a detail are left out of what is returned.
-        known_items: as for ``judged``; an unknown item is shown beside an id of these.
+        reasons: a few; those without a detail are absent from the result.
+        known_items: as in ``judged``; an id of these is shown next to an unknown item.
     """
     from pyspark.sql import functions as F
 
     wanted = lines.where(F.col("reason").isin(*reasons))
     rows = wanted.groupBy("reason").agg(F.min("detail").alias("detail")).collect()
-    found: Mapping[str, str | None] = {row["reason"]: row["detail"] for row in rows}
-    shown = {reason: repr(detail) for reason, detail in found.items() if detail is not None}
+    details: Mapping[str, str | None] = {row["reason"]: row["detail"] for row in rows}
+    shown = {reason: repr(detail) for reason, detail in details.items() if detail is not None}
     if "unknown_item" in shown and known_items is not None:
         row = known_items.agg(F.min("item_id").alias("item_id")).first()
         known = None if row is None else row["item_id"]

@@ -1,4 +1,4 @@
-"""Lines of one key become one event."""
+"""Merge log lines of one key into one event, and order each user's events."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
 
 def merge_lines(lines: DataFrame, merge_values: str, content: Sequence[Column] = ()) -> DataFrame:
-    """One row a (user, item, event, ts).
+    """One row per (user, item, event, ts).
 
-    Values become one by ``merge_values`` (sum, max, mean), weights are added, a label holds if it
-    holds for any line, and ``lines`` counts them. Sums run over sorted values, so that the result
-    does not depend on the order in which rows arrive.
+    Values are combined by ``merge_values`` (sum, max, mean), weights are added, a label holds if it
+    holds for any line, and ``lines`` counts the lines. Sums run over sorted values, so that the
+    result does not depend on the order of the rows.
 
     Args:
-        lines: usable rows of ``log.judged``, still partitioned by ``shard`` = user.
-        merge_values: how values become one.
-        content: columns of the log that describe the item; kept as ``contents``, one struct a line.
+        lines: usable rows of ``ingest.log.judged``, still partitioned by ``shard`` = user.
+        merge_values: how values are combined.
+        content: columns of the log that describe the item; kept as ``contents``, a struct per line.
     """
     from pyspark.sql import functions as F
 
@@ -34,7 +34,7 @@ def merge_lines(lines: DataFrame, merge_values: str, content: Sequence[Column] =
     }[merge_values]
     labels = [name for name in lines.columns if name.startswith("label_")]
     extra = [F.collect_list(F.struct(*content)).alias("contents")] if content else []
-    # Of lines with different parts the latest counts: nothing of the test part is trained on.
+    # Of lines with different parts the latest part counts: no test event is trained on.
     part = F.max(F.struct("part_rank", "source_split"))
     return (
         lines.groupBy("shard", "item_id", "event", "ts")
@@ -54,9 +54,9 @@ def merge_lines(lines: DataFrame, merge_values: str, content: Sequence[Column] =
 
 
 def with_order(events: DataFrame) -> DataFrame:
-    """``events`` with seq: 0-based place among the user's events in time.
+    """``events`` with seq: the 0-based rank among the user's events in time.
 
-    Ties are broken by a hash of the event, not by the item's id, which may tell its age.
+    Ties are broken by a hash of the event, not by the item's id, which may correlate with its age.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F

@@ -1,4 +1,4 @@
-"""Which events a later stage may look at: parts of the split, joined to the interactions."""
+"""Parts of the split, joined to the interactions: which events a later stage may use."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ def mining_parts(splits_facts: Mapping[str, Any]) -> list[str]:
     """Parts that pairs and ID vectors are mined from.
 
     Args:
-        splits_facts: facts of stage ingest; ``has_mine`` says whether the split has a period of
-            its own for mining.
+        splits_facts: facts of stage ingest; ``has_mine``: the split has a part for mining only.
     """
     return ["mine"] if splits_facts.get("has_mine") else ["train"]
 
 
 def training_parts(splits_facts: Mapping[str, Any]) -> list[str]:
-    """Parts that lie before ``train_end``: what vocabularies, rates and codebooks may see."""
-    del splits_facts  # the same for every split; an absent mine part has no rows
+    """Parts before ``train_end``, which vocabularies, rates and codebooks may use."""
+    del splits_facts  # equal for all splits; an absent mine part has no rows
     return ["mine", "train"]
 
 
 def with_part(interactions: DataFrame, event_splits: DataFrame) -> DataFrame:
-    """``interactions`` with the column ``part``; events without a part are left out."""
+    """``interactions`` with the column ``part``, without events that have none."""
     parts = event_splits.select(*EVENT_KEY, PART)
     return interactions.join(parts, list(EVENT_KEY))
 
@@ -40,15 +39,14 @@ def with_part(interactions: DataFrame, event_splits: DataFrame) -> DataFrame:
 def check_every_event_has_a_part(
     interactions: DataFrame, event_splits: DataFrame, where: str
 ) -> None:
-    """Every event must have a part in a table of the user's own; ours is made from the events.
+    """Raise InputError if an event has no part in the user's own event_splits.
+
+    Such events would be missing from everything that is mined and evaluated.
 
     Args:
         interactions: the events.
-        event_splits: the user's own table.
+        event_splits: the user's own table; ours is made from the events.
         where: its URI, for the message.
-
-    Raises:
-        InputError: some have none. They would be missing from all that is mined and judged.
     """
     from pyspark.sql import functions as F
 
@@ -59,7 +57,7 @@ def check_every_event_has_a_part(
         raise InputError(
             f"{rows:,} events of interactions have no row in your event_splits ({where}), such as "
             f"{first.asDict() if first else None}; expected one part for each "
-            f"({', '.join(EVENT_KEY)}). Add them, or leave the events out of the log"
+            f"({', '.join(EVENT_KEY)}). Add them, or remove the events from the log"
         )
 
 

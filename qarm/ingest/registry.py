@@ -1,4 +1,4 @@
-"""Tables items and users: who is new, who has changed, who has left. Indices are never reused."""
+"""Changes of tables items and users: new, changed and removed rows. Indices are never reused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """Tables items and users as the run found them."""
+    """Tables items and users at the start of the run."""
 
     items: DataFrame
     users: DataFrame
@@ -28,29 +28,31 @@ class Known:
 
     @property
     def next_item(self) -> int:
-        """The first item_idx that was never given out."""
+        """The first item_idx that was never assigned."""
         return 0 if self.versions["items"] < 0 else _next(self.items, "item_idx")
 
     @property
     def next_user(self) -> int:
-        """The first user_idx that was never given out."""
+        """The first user_idx that was never assigned."""
         return 0 if self.versions["users"] < 0 else _next(self.users, "user_idx")
 
 
 def existing(lake: Lake) -> Known:
-    """Our own items and users at their latest version.
+    """Items and users at their latest version.
 
-    The latest, not the published one: ids that a crashed run has given out stay given out.
+    Not at the published version: indices that a crashed run has assigned stay assigned.
     """
-    found, versions = {}, {}
+    frames, versions = {}, {}
     for table in (items.TABLE, users.TABLE):
         version = versions[table.name] = lake.version(table.name)
         if version < 0:
-            found[table.name] = lake.spark.createDataFrame([], table.ddl().replace(" NOT NULL", ""))
+            frames[table.name] = lake.spark.createDataFrame(
+                [], table.ddl().replace(" NOT NULL", "")
+            )
         else:
             ref = TableRef(table.name, lake.path(table.name), version)
-            found[table.name] = lake.read(ref)
-    return Known(items=found["items"], users=found["users"], versions=versions)
+            frames[table.name] = lake.read(ref)
+    return Known(items=frames["items"], users=frames["users"], versions=versions)
 
 
 def check_unchanged(lake: Lake, known: Known) -> None:
@@ -72,11 +74,11 @@ def _next(known: DataFrame, index: str) -> int:
 
 
 def user_changes(seen: DataFrame, known: Known, source_type: str, keep: Keeper) -> DataFrame:
-    """Rows of users to be merged: new ones, and those first seen earlier than known.
+    """Rows of users to merge: new users, and those with an earlier first event than known.
 
     Args:
-        seen: (user_id, first_seen) of this log, one row a user.
-        known: the tables as they were.
+        seen: (user_id, first_seen) of this log, one row per user.
+        known: the tables at the start of the run.
         source_type: type of the id in the source.
         keep: frees the numbered rows later.
     """
@@ -100,9 +102,9 @@ def user_changes(seen: DataFrame, known: Known, source_type: str, keep: Keeper) 
 def named_by_log_only(
     seen: DataFrame, catalog: DataFrame, known: DataFrame, source_type: str
 ) -> DataFrame:
-    """Items that only the log names (items.unknown = "keep"): an id, and no content.
+    """Items that only the log names (items.unknown = "keep"): an id without content.
 
-    Items that once had content have left the catalogue; they are not emptied.
+    Items that once had content have left the catalogue; their content is not removed.
     """
     from pyspark.sql import functions as F
 
@@ -122,13 +124,12 @@ def named_by_log_only(
 
 
 def item_changes(catalog: DataFrame, seen: DataFrame, known: Known, keep: Keeper) -> DataFrame:
-    """Rows of items to be merged: new ones, and those whose content, first event or presence
-    changed.
+    """Rows of items to merge: new items, and those with another content, first event or presence.
 
     Args:
-        catalog: every item present: item_id, content columns, content_hash, source_type.
+        catalog: all present items: item_id, content columns, content_hash, source_type.
         seen: (item_id, first_seen) of this log.
-        known: the tables as they were.
+        known: the tables at the start of the run.
         keep: frees the numbered rows later.
     """
     from pyspark.sql import functions as F
@@ -152,7 +153,7 @@ def item_changes(catalog: DataFrame, seen: DataFrame, known: Known, keep: Keeper
         | ~F.col("first_seen").eqNullSafe(F.col("known_first"))
     )
     columns = known.items.columns
-    # Only ids and instants are sorted; contents, images among them, stay where they are.
+    # Only ids and times are sorted, not the contents with their images.
     new = current.where(F.col("item_idx").isNull())
     order = [F.col("first_seen").asc_nulls_last(), F.col("item_id").asc()]
     fresh, _ = numbered(
@@ -170,7 +171,7 @@ def item_changes(catalog: DataFrame, seen: DataFrame, known: Known, keep: Keeper
 def items_removed(catalog: DataFrame, known: DataFrame, as_of: datetime) -> DataFrame:
     """Rows of items that are in the table but no longer in the catalogue's files.
 
-    Items without any content were never in a catalogue, only in a log: they stay.
+    Items without content were never in a catalogue, only in a log: they stay present.
     """
     from pyspark.sql import functions as F
 

@@ -1,4 +1,4 @@
-"""Open the user's files: Parquet, CSV, JSON lines or Delta, by configuration alone."""
+"""Open the user's files: Parquet, CSV, JSON lines or Delta."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 #: Column with the file that a row came from.
 FILE = "__file"
-#: Column with the text of a row that does not fit its file, null otherwise; Spark's own name.
-#: CSV always has it, JSON lines where a line is broken.
+#: Column with the text of a row that does not fit its file, else null; the name is Spark's.
+#: CSV always has it, JSON lines only if a line is broken.
 MALFORMED = "_corrupt_record"
 
 _ENDINGS = {
@@ -31,7 +31,7 @@ _ENDINGS = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
 }
-#: Longest value of a CSV file, unless csv_options say otherwise.
+#: Longest value of a CSV file, unless csv_options set another limit.
 _CELL_CHARACTERS = 1_000_000
 _COMPRESSED = (".gz", ".bz2", ".zst")
 
@@ -45,25 +45,26 @@ def open_files(
     csv_options: Mapping[str, str] | None = None,
     text_columns: Sequence[str] | None = None,
 ) -> DataFrame:
-    """All rows of ``uris`` with their own columns and ``FILE``, and some with ``MALFORMED``.
+    """All rows of ``uris`` with their own columns and ``FILE``, and perhaps with ``MALFORMED``.
 
-    CSV is read as RFC 4180 says: a quote within quotes is doubled, and a quoted value may hold
-    separators and newlines. A row with too few or too many columns, with a value that its column's
-    type cannot hold, or that a quote which is never closed has swallowed further rows into, has its
-    text in ``MALFORMED`` and null everywhere else: its values may have shifted.
+    CSV is read as RFC 4180 defines it: a quote inside quotes is doubled, and quoted values may
+    contain separators and newlines. A row is malformed if it has too few or too many columns, a
+    value that does not fit the type of its column, or an unclosed quote that swallows further rows.
+    Such a row has its text in ``MALFORMED`` and null in all other columns: its values may have
+    shifted.
 
     Args:
         spark: the session.
         uris: files, folders, globs or Delta tables with the same columns.
         field: setting that names them, for messages, such as ``log.path``.
-        file_format: ``auto`` goes by the ending.
-        csv_options: options of Spark's CSV reader; they go before ours.
-        text_columns: CSV columns that stay text whatever they look like (ids keep their zeros);
-            None: all. The others get the type that fits all their values in well-formed rows.
+        file_format: ``auto``: by the file name's ending.
+        csv_options: options of Spark's CSV reader; they override ours.
+        text_columns: CSV columns that stay text, so that ids keep leading zeros; None: all. Other
+            columns get the type that fits all their values in well-formed rows.
 
     Raises:
         InputError: nothing there, unreadable, of unknown format, of differing columns or types, or
-            cut off inside a quoted value.
+            truncated inside a quoted value.
     """
     from pyspark.sql import functions as F
 
@@ -82,18 +83,18 @@ def open_files(
 
 
 def append(union: DataFrame, frame: DataFrame, field: str, first: str, name: str) -> DataFrame:
-    """The rows of both, by the names of the columns.
+    """The rows of both frames, columns matched by name.
 
     Args:
-        union: what is there already.
-        frame: what comes to it.
+        union: the rows so far.
+        frame: rows to add.
         field: setting that names both, for messages.
-        first: name of what ``union`` began with, for messages.
+        first: name of the first file in ``union``, for messages.
         name: name of ``frame``, for messages.
 
     Raises:
-        InputError: one has columns that the other lacks, or a column is of types that do not mix.
-            Filled up with nulls, a label that one file lacks would be false in all its rows.
+        InputError: one has columns that the other lacks, or types of a column that do not mix.
+            (Filled with nulls, a label column that one file lacks would be false in its rows.)
     """
     from pyspark.sql import functions as F
 
@@ -109,21 +110,21 @@ def append(union: DataFrame, frame: DataFrame, field: str, first: str, name: str
     if missing or extra:
         raise InputError(
             f"{field}: all files must have the same columns as {first}; {name} lacks {missing} and "
-            f"has {extra} beside them; rename or add the columns in {name}, or leave it out"
+            f"has {extra} in addition; rename or add the columns in {name}, or remove the file"
         )
     for column_name in kinds.keys() & others.keys():
         kind, other = kinds[column_name], others[column_name]
         if kind != other and _family(kind) != _family(other):
             raise InputError(
                 f"{field}: column {column_name!r} is of type {kind.simpleString()} in {first}, of "
-                f"type {other.simpleString()} in {name}; expected one type: mend the values of one "
-                "of them, or write both with the same type"
+                f"type {other.simpleString()} in {name}; expected one type: correct the values of "
+                "one file, or write both with the same type"
             )
     return union.unionByName(frame)
 
 
 def _family(kind: Any) -> str:
-    """Types of one family become their widest without a loss."""
+    """Types of one family can be widened to a common type without loss."""
     from pyspark.sql import types as T
 
     if isinstance(kind, T.NumericType):
@@ -134,10 +135,10 @@ def _family(kind: Any) -> str:
 
 
 def detect_format(uri: str, field: str) -> str:
-    """parquet, csv, jsonl or delta, by ``_delta_log`` or the ending of the (first) file.
+    """parquet, csv, jsonl or delta: by a folder ``_delta_log``, or by the first file's ending.
 
     Raises:
-        InputError: nothing there, or an ending that says nothing.
+        InputError: nothing there, or an unknown ending.
     """
     if "_delta_log" in files.list_dir(uri):
         return "delta"
@@ -154,7 +155,7 @@ def detect_format(uri: str, field: str) -> str:
                 return kind
     section = field.split(".")[0] if field.startswith("items") else "log"
     raise InputError(
-        f"{field}: the ending of {names[0]} does not tell its format; set {section}.format to "
+        f"{field}: the format of {names[0]} is not known from its ending; set {section}.format to "
         f"parquet, csv, jsonl or delta (known endings: {', '.join(_ENDINGS)})"
     )
 
@@ -184,9 +185,8 @@ def _open(
         if "exceeds the maximum number of characters" in str(error):
             section = "items" if field.startswith("items") else "log"
             seen = (
-                "a value is longer than maxCharsPerColumn; a quote that is never closed swallows "
-                f"what follows: mend it, or set quote, escape or maxCharsPerColumn in {section}."
-                "csv_options"
+                "a value is longer than maxCharsPerColumn, perhaps because a quote is not closed: "
+                f"correct it, or set quote, escape or maxCharsPerColumn in {section}.csv_options"
             )
         raise InputError(f"{field}: {uri} cannot be read as {kind}: {seen}") from error
 
@@ -204,13 +204,13 @@ def _open_csv(
     given = {name.lower(): value for name, value in options.items()}
     reading = {
         "header": "true",
-        # A header that differs between files is an error, not a column read under another's name.
+        # Different headers are an error; otherwise columns would be read under wrong names.
         "enforceSchema": "false",
-        # Spark's own defaults are a backslash before quotes, and a row a line.
+        # Spark's defaults are a backslash before quotes, and one row per line.
         "multiLine": "true",
         "quote": '"',
         "escape": given.get("quote", '"'),
-        # A quote that is never closed swallows the rows after it: a large file must not end there.
+        # An unclosed quote swallows the rows after it: it must not swallow a large file.
         "maxCharsPerColumn": str(_CELL_CHARACTERS),
         **options,
         "columnNameOfCorruptRecord": MALFORMED,
@@ -226,9 +226,9 @@ def _open_csv(
         fields = spark.read.options(**{**reading, "inferSchema": "true"}).csv(uri).schema.fields
         texts = [StructField(f.name, StringType()) for f in fields]
         fields = [texts[i] if f.name in text_columns else f for i, f in enumerate(fields)]
-        # Values that have shifted in a malformed row make text of a column of numbers or times.
+        # Shifted values of a malformed row turn a column of numbers or times into text.
         doubtful = any(f in texts and f.name not in text_columns for f in fields)
-        # All columns are collected: Spark refuses to read nothing but MALFORMED.
+        # All columns are collected: Spark does not read MALFORMED alone.
         if doubtful and read(texts).where(column(MALFORMED).isNotNull()).limit(1).collect():
             kinds = _types_of_good_rows(spark, read(texts), options)
             fields = [
@@ -261,15 +261,15 @@ def _types_of_good_rows(
     line = F.to_csv(F.struct(*[column(name) for name in names]), plain)
     lines = texts.where(column(MALFORMED).isNull()).select(line).rdd.map(lambda row: row[0])
     reading = {**options, **plain, "header": "false", "inferSchema": "true"}
-    # Spark's own annotation leaves out the RDD of lines that its documentation names.
+    # Spark's annotation lacks the RDD of lines that its documentation allows.
     inferred = spark.read.options(**reading).csv(lines).schema  # type: ignore[arg-type]
     return dict(zip(names, [f.dataType for f in inferred], strict=False))  # no row: no type
 
 
 def _nanos_to_micros(df: DataFrame) -> DataFrame:
-    """Turn nanosecond timestamps, which Spark reads as longs, into timestamps (UTC, microseconds).
+    """Nanosecond timestamps, which Spark reads as longs, as timestamps (UTC, microseconds).
 
-    Longs that really are longs stay so: the footer of one file tells them apart.
+    Columns of integers stay unchanged: the footer of one file distinguishes them.
     """
     from pyspark.sql import functions as F
 
@@ -284,7 +284,7 @@ def _nanos_to_micros(df: DataFrame) -> DataFrame:
     for name in longs:
         kind = arrow.field(name).type if name in arrow.names else None
         if kind is not None and pa.types.is_timestamp(kind) and kind.unit == "ns":
-            # pmod first: div rounds towards zero, and instants before 1970 must not move up.
+            # div rounds towards zero, which would move times before 1970 up; hence pmod first.
             quoted = quote(name)
             micros = F.expr(f"({quoted} - pmod({quoted}, 1000L)) div 1000L")
             df = df.withColumn(name, F.timestamp_micros(micros))
@@ -292,7 +292,7 @@ def _nanos_to_micros(df: DataFrame) -> DataFrame:
 
 
 def column(name: str) -> Column:
-    """The top-level column of that exact name, dots and spaces included."""
+    """The top-level column of that exact name, which may contain dots and spaces."""
     from pyspark.sql import functions as F
 
     return F.col(quote(name))
@@ -304,7 +304,7 @@ def quote(name: str) -> str:
 
 
 def visible(df: DataFrame) -> list[str]:
-    """The source's own columns, and ``MALFORMED`` where it is, without ours."""
+    """The source's own columns, and ``MALFORMED`` if present; without ``FILE``."""
     return [name for name in df.columns if name != FILE]
 
 
@@ -330,7 +330,7 @@ def require_columns(df: DataFrame, wanted: Mapping[str, str], where: str) -> Non
 
 
 def nearest(name: str, seen: Sequence[str]) -> str:
-    """`` (did you mean 'x'?)`` for the likeliest of ``seen``, or nothing."""
+    """`` (did you mean 'x'?)`` for the most similar of ``seen``, or an empty string."""
     lower = {s.lower(): s for s in seen}
     near = difflib.get_close_matches(name.lower(), list(lower), n=1, cutoff=0.5)
     return f" (did you mean {lower[near[0]]!r}?)" if near else ""

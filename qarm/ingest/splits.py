@@ -1,4 +1,4 @@
-"""Which part each event belongs to: pure functions on events with user_id, ts and seq."""
+"""The part of each event: pure functions on events with user_id, ts and seq."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def parameters(split: Split, log: LogSource) -> dict[str, Any]:
-    """What defines the split: its kind and the settings that this kind reads.
+    """The split's kind and the settings that this kind uses.
 
     Raises:
-        ConfigError: settings that do not go together.
+        ConfigError: settings that contradict each other.
     """
     if split.kind in ("column", "files") and split.mine > 0:
         raise ConfigError(
@@ -37,22 +37,22 @@ def parameters(split: Split, log: LogSource) -> dict[str, Any]:
             'split.kind = "global" cuts by time, but log.time_format = "order" gives positions, '
             "which cannot be compared between users; use split.kind per_user or leave_last_n"
         )
-    found: dict[str, Any] = {"kind": split.kind}
+    values: dict[str, Any] = {"kind": split.kind}
     if split.kind in ("global", "per_user"):
-        found |= {"mine": split.mine, "train": split.train, "valid": split.valid}
+        values |= {"mine": split.mine, "train": split.train, "valid": split.valid}
     elif split.kind == "leave_last_n":
-        found |= {
+        values |= {
             "mine": split.mine,
             "valid_events": split.valid_events,
             "test_events": split.test_events,
         }
     elif split.kind == "column":
-        found |= {"column": log.split, "column_values": dict(split.column_values)}
-        found["valid_share"] = split.valid_share
+        values |= {"column": log.split, "column_values": dict(split.column_values)}
+        values["valid_share"] = split.valid_share
     else:
-        found |= {"files": {part: list(uris) for part, uris in split.files.items()}}
-        found["valid_share"] = split.valid_share
-    return found
+        values |= {"files": {part: list(uris) for part, uris in split.files.items()}}
+        values["valid_share"] = split.valid_share
+    return values
 
 
 def split_id(split: Split, log: LogSource) -> str:
@@ -61,7 +61,7 @@ def split_id(split: Split, log: LogSource) -> str:
 
 
 def part_of_source(value: Column, split: Split) -> Column:
-    """The part that the log's own value means; null: it is not mapped."""
+    """The part that a value of the log stands for; null if it is not mapped."""
     from pyspark.sql import functions as F
 
     part = F.when(value.isin(*PARTS), value)
@@ -71,7 +71,7 @@ def part_of_source(value: Column, split: Split) -> Column:
 
 
 def part_rank(value: Column, split: Split) -> Column:
-    """Place of that part in time, 0 for mine to 3 for test; -1: none."""
+    """Rank of that part in time, 0 for mine to 3 for test; -1: none."""
     from pyspark.sql import functions as F
 
     names = F.array(*[F.lit(p) for p in PARTS])
@@ -80,13 +80,13 @@ def part_rank(value: Column, split: Split) -> Column:
 
 
 def assign(events: DataFrame, split: Split, keep: Keeper, *, order_only: bool = False) -> DataFrame:
-    """``events`` with the column ``part``, one of PARTS; kept, since several tables come from it.
+    """``events`` with the column ``part``, one of PARTS; persisted, since several tables use it.
 
     Args:
-        events: user_id, ts, seq, and part_rank where the log names the parts.
+        events: user_id, ts, seq, and part_rank if the log names the parts.
         split: kind and parameters.
         keep: frees frames later.
-        order_only: ts are positions, which mean nothing between users.
+        order_only: ts are positions, which cannot be compared between users.
 
     Raises:
         InputError: too few instants for a cut.
@@ -107,8 +107,10 @@ def assign(events: DataFrame, split: Split, keep: Keeper, *, order_only: bool = 
 
 
 def carve_valid(events: DataFrame, share: float, keep: Keeper, *, by_user: bool) -> DataFrame:
-    """``events`` with the latest ``share`` of the train part as the valid part, in time, or, with
-    ``by_user`` or where all of it shares one instant, the last of each user's events."""
+    """``events`` with the latest ``share`` of the train part as the valid part.
+
+    With ``by_user``, or if all train events share one time, the last events of each user instead.
+    """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
@@ -139,13 +141,13 @@ def carve_valid(events: DataFrame, share: float, keep: Keeper, *, by_user: bool)
 
 
 def global_cuts(events: DataFrame, split: Split, keep: Keeper) -> dict[str, int]:
-    """Part -> the instant (epoch microseconds) before which it and all earlier parts end.
+    """Part -> the time (epoch microseconds) before which the events of it and earlier parts lie.
 
-    The cut for share q is the ts of row floor(q n) in time; events at a cut all go to the later
-    side, so that the parts are strictly ordered in time.
+    The cut for share q is the ts of row floor(q n) in time. All events at a cut belong to the later
+    part, so that the parts are strictly ordered in time.
 
     Raises:
-        InputError: all events of the training period share their instant with the cut.
+        InputError: no event lies before the end of the training period.
     """
     from pyspark.sql import functions as F
 
@@ -156,7 +158,7 @@ def global_cuts(events: DataFrame, split: Split, keep: Keeper) -> dict[str, int]
         "train": split.mine + split.train,
         "valid": split.mine + split.train + split.valid,
     }
-    # 0.7 + 0.1 is a little below 0.8: without rounding a cut could slip by a row.
+    # 0.7 + 0.1 is slightly below 0.8: without rounding, a cut could move by a row.
     places = {part: min(rows - 1, math.floor(round(q * rows, 6))) for part, q in shares.items()}
     wanted = ranked.where(F.col("place").isin(0, *places.values())).collect()
     at = {row["place"]: row["micros"] for row in wanted}
@@ -165,7 +167,7 @@ def global_cuts(events: DataFrame, split: Split, keep: Keeper) -> dict[str, int]
         raise InputError(
             f"split.kind = global: no event lies before the end of the training period "
             f"({from_micros(cuts['train']).isoformat()}), since too many of the {rows} events "
-            "share one instant; use per_user or leave_last_n, or a finer time"
+            "share one time; use per_user or leave_last_n, or times of finer resolution"
         )
     return cuts
 
@@ -188,7 +190,7 @@ def _user_events() -> Column:
 
 
 def per_user(events: DataFrame, split: Split) -> DataFrame:
-    """By (seq + .5) / n of the user's events in time: time-safe per user only."""
+    """By (seq + .5) / n among the user's n events: ordered in time within each user only."""
     from pyspark.sql import functions as F
 
     place = (F.col("seq") + 0.5) / _user_events()
@@ -203,7 +205,7 @@ def per_user(events: DataFrame, split: Split) -> DataFrame:
 
 
 def leave_last_n(events: DataFrame, split: Split) -> DataFrame:
-    """The user's last test_events, the valid_events before them, the rest (earliest: mine)."""
+    """Each user's last test_events, the valid_events before them, then train (earliest: mine)."""
     from pyspark.sql import functions as F
 
     rows = _user_events()
@@ -221,7 +223,7 @@ def by_source(events: DataFrame, split: Split) -> DataFrame:
     """The part that the log itself names.
 
     Raises:
-        ConfigError: values that are no part and not in split.column_values.
+        ConfigError: a value is neither a part nor in split.column_values.
     """
     from pyspark.sql import functions as F
 
@@ -231,6 +233,6 @@ def by_source(events: DataFrame, split: Split) -> DataFrame:
         raise ConfigError(
             f"split.column_values does not say which part these values mean: {shown}; map each "
             f'to one of {", ".join(PARTS)}, such as column_values = {{ holdout = "test" }}, or '
-            "leave the rows out by log.rows"
+            "exclude the rows by log.rows"
         )
     return events.withColumn("part", part_of_source(F.col("source_split"), split))

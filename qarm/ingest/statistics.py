@@ -1,4 +1,4 @@
-"""What the log looks like, in a few numbers: for the facts of the stage and the report's plots."""
+"""A few statistics of the log, for the facts of the stage and the plots of the report."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from qarm.ingest.times import from_micros
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-#: Most buckets of the histogram over time.
+#: Largest number of buckets of the histogram over time.
 MAX_BUCKETS = 400
 _SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 _DAY = 86_400_000_000  # microseconds
 
 
 def part_statistics(events: DataFrame) -> dict[str, dict[str, int]]:
-    """Part -> events, positives, first and last ts (epoch microseconds); no entry: empty."""
+    """Part -> events, positives, first and last ts (epoch microseconds); no entry if empty."""
     from pyspark.sql import functions as F
 
     rows = (
@@ -40,9 +40,9 @@ def part_statistics(events: DataFrame) -> dict[str, dict[str, int]]:
 
 
 def boundaries(parts: dict[str, dict[str, int]]) -> dict[str, str]:
-    """mine_end, train_end, valid_end (ISO): a microsecond after the last event up to that part.
+    """mine_end, train_end, valid_end (ISO): a microsecond after the last event of that part.
 
-    Without a part mine, mining ends where training does.
+    Without a mine part, mine_end is train_end.
     """
     ends: dict[str, str] = {}
     last = min(p["first"] for p in parts.values()) - 1
@@ -55,7 +55,7 @@ def boundaries(parts: dict[str, dict[str, int]]) -> dict[str, str]:
 
 
 def events_over_time(events: DataFrame, first: int, last: int) -> dict[str, Any]:
-    """Events per bucket of whole days, at most MAX_BUCKETS.
+    """Events per bucket of whole days, with at most MAX_BUCKETS buckets.
 
     Returns:
         start (ISO date), bucket_days, counts.
@@ -75,18 +75,18 @@ def events_over_time(events: DataFrame, first: int, last: int) -> dict[str, Any]
 
 
 def degrees(users: DataFrame, items: DataFrame) -> dict[str, dict[str, Any]]:
-    """Events a user and an item: {"users": {"p0": ..., "p50": ..., "mean": ..., "n": ...}, ...}.
+    """Events per user and per item: {"users": {"p0": ..., "mean": ..., "n": ...}, "items": ...}.
 
     Args:
-        users: a row a user, with ``events``.
-        items: a row an item, with ``events``.
+        users: one row per user, with ``events``.
+        items: one row per item, with ``events``.
     """
     from pyspark.sql import functions as F
 
     def described(counts: DataFrame, of: str) -> DataFrame:
         return counts.agg(
             F.lit(of).alias("of"),
-            # Exact: its memory grows with the number of distinct degrees, not with rows.
+            # Exact; its memory grows with the number of distinct degrees, not of rows.
             F.percentile("events", list(_SHARES)).alias("p"),
             F.avg("events").alias("mean"),
             F.count("*").alias("n"),

@@ -1,4 +1,4 @@
-"""Rows of the tables, and what the committed tables hold."""
+"""Rows of the tables before they are written, and counts of the committed tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def seen(events: DataFrame, id_column: str) -> DataFrame:
-    """(id, first_seen, events) a user or an item of the log."""
+    """(id, first_seen, events) of each user or item of the log."""
     from pyspark.sql import functions as F
 
     return events.groupBy(id_column).agg(
@@ -28,7 +28,7 @@ def with_indices(events: DataFrame, users: DataFrame, items: DataFrame) -> DataF
 
 
 def interactions(indexed: DataFrame, labels: Sequence[str]) -> DataFrame:
-    """Rows of table interactions: labels as a map of 0 and 1, and the day."""
+    """Rows of table interactions: with labels as a map to 0 and 1, and with the day."""
     from pyspark.sql import functions as F
 
     pairs = [
@@ -51,7 +51,7 @@ def quarantined(quarantine: DataFrame) -> dict[tuple[str, str], int]:
 
 
 def written(interactions: DataFrame) -> dict[str, int]:
-    """Rows of the committed interactions, and the source lines behind them."""
+    """Rows of the committed interactions, and their source lines."""
     from pyspark.sql import functions as F
 
     row = interactions.agg(F.count("*").alias("rows"), F.sum("lines").alias("lines")).first()
@@ -60,7 +60,7 @@ def written(interactions: DataFrame) -> dict[str, int]:
 
 
 def catalog_written(items: DataFrame, catalog: DataFrame) -> dict[str, int]:
-    """Rows of the committed items: present, removed, and present ones that ``catalog`` names.
+    """Rows of the committed items: present, removed, and those present that are in ``catalog``.
 
     Raises:
         RowsLostError: indices are not dense or not distinct.
@@ -81,11 +81,11 @@ def catalog_written(items: DataFrame, catalog: DataFrame) -> dict[str, int]:
         .first()
     )
     assert row is not None
-    found = {name: int(row[name]) for name in ("present", "removed", "of_catalog")}
-    rows = found["present"] + found["removed"]
+    counts = {name: int(row[name]) for name in ("present", "removed", "of_catalog")}
+    rows = counts["present"] + counts["removed"]
     if rows and not rows == int(row["distinct"]) == int(row["last"]) + 1:
         raise RowsLostError(
             f"items: item_idx must be dense and distinct, seen {rows} rows, {row['distinct']} "
             f"distinct indices, the last {row['last']}; two ingests may have run at once"
         )
-    return found
+    return counts

@@ -1,4 +1,4 @@
-"""Instants: from whatever the log has to UTC microseconds, and back to ISO text."""
+"""Times: from the formats of a log to UTC timestamps, and between datetimes and microseconds."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from qarm.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from pyspark.sql import Column
 
-#: 0001-01-01 and 10000-01-01 in epoch microseconds: outside, a number is in another unit.
+#: 0001-01-01 and 10000-01-01 in epoch microseconds: numbers outside are in another unit.
 _FIRST_MICROS, _END_MICROS = -62_135_596_800_000_000, 253_402_300_800_000_000
 _MICROS_PER_UNIT = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1, "order": 1_000_000}
 _EPOCH = datetime(1970, 1, 1)
 
 
 def instant(value: Column, kind: str, time_format: TimeFormat, where: str) -> Column:
-    """The time of a row (timestamp, UTC); null where it cannot be parsed.
+    """The time of a row (timestamp, UTC); null if it cannot be parsed.
 
     Args:
         value: the source's column.
         kind: its Spark SQL type.
-        time_format: what it means; ``order``: a position, taken as seconds after 1970.
+        time_format: see log.time_format; ``order``: positions, read as seconds after 1970.
         where: file and column, for the message.
 
     Raises:
-        InputError: a column of this type cannot hold a time of that format.
+        InputError: a column of this type cannot hold times of that format.
     """
     from pyspark.sql import functions as F
 
@@ -58,13 +58,13 @@ def parse_iso(text: str, field: str) -> datetime:
     """ISO text as naive UTC.
 
     Raises:
-        ConfigError: it is none; names ``field``.
+        ConfigError: it is not ISO text; names ``field``.
     """
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError as error:
         raise ConfigError(
-            f"{field} = {text!r} is no ISO date or time such as 2026-11-23T04:00:00"
+            f"{field} = {text!r} is not an ISO date or time such as 2026-11-23T04:00:00"
         ) from error
     if parsed.tzinfo is not None:
         parsed = parsed.astimezone(UTC).replace(tzinfo=None)

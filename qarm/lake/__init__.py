@@ -1,1 +1,1 @@
-"""Tables and files of the lake: create, validate, pin, publish."""
+"""Delta tables, files and manifests. Nothing here depends on a stage or on the configuration."""

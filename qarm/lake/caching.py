@@ -1,4 +1,4 @@
-"""Frames that several jobs read, kept while a block runs and freed after it."""
+"""Frames that several jobs read: persisted while a block runs, freed after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Keeper:
-    """``with Keeper() as keep: df = keep(df)`` persists it until the block ends."""
+    """``with Keeper() as keep: df = keep(df)`` persists a frame until the block ends."""
 
     def __init__(self) -> None:
         self._frames: list[DataFrame] = []

@@ -1,4 +1,4 @@
-"""Small files by URI (file, hdfs, s3a, ...), through fsspec; writes replace a file at once."""
+"""Files by URI (file, hdfs, s3a, ...), through fsspec. Writes replace a file atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SCHEMES = {"s3a": "s3", "s3n": "s3", "wasbs": "abfs", "abfss": "abfs"}
 
 
 def _open_fs(uri: str) -> tuple[Any, str]:
-    """File system and path of ``uri``; Spark's schemes are mapped to fsspec's."""
+    """File system and path of ``uri``; Spark's schemes are mapped to those of fsspec."""
     scheme, found, rest = uri.partition("://")
     if found and scheme in _SCHEMES:
         uri = f"{_SCHEMES[scheme]}://{rest}"
@@ -34,7 +34,7 @@ def absolute(uri: str) -> str:
 
 
 def local_path(uri: str) -> str | None:
-    """The local path behind ``uri``, or None where it is not on a local file system."""
+    """The local path behind ``uri``, or None if it is not on a local file system."""
     if uri.startswith("file:"):
         return "/" + uri.removeprefix("file:").lstrip("/")
     return None if "://" in uri else uri
@@ -54,7 +54,7 @@ def read_text(uri: str) -> str:
 
 
 def write_bytes(uri: str, content: bytes) -> None:
-    """Write the file at once: readers see the old content or the new, never half of it."""
+    """Write the file atomically: readers see the old content or the new, never a part."""
     fs, path = _open_fs(uri)
     fs.makedirs(posixpath.dirname(path), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
@@ -77,7 +77,7 @@ def write_text(uri: str, text: str) -> None:
 
 
 def open_file(uri: str, mode: str = "rb", compression: str | None = None) -> IO[Any]:
-    """Open for streaming; compression "infer": decompress by the name's ending."""
+    """Open for streaming; with compression "infer", decompress by the name's ending."""
     fs, path = _open_fs(uri)
     if "w" in mode:
         fs.makedirs(posixpath.dirname(path), exist_ok=True)
@@ -85,7 +85,7 @@ def open_file(uri: str, mode: str = "rb", compression: str | None = None) -> IO[
 
 
 def move(source: str, target: str) -> None:
-    """Give a file its final name; both are on one file system."""
+    """Rename a file; both names are on one file system."""
     fs, path = _open_fs(source)
     if local_path(target) is not None:
         os.replace(path, _open_fs(target)[1])
@@ -94,7 +94,7 @@ def move(source: str, target: str) -> None:
 
 
 def list_dir(uri: str) -> list[str]:
-    """Names in a folder, sorted; empty if there is none."""
+    """Names in a folder, sorted; empty if there is no such folder."""
     fs, path = _open_fs(uri)
     if not fs.exists(path):
         return []
@@ -102,7 +102,7 @@ def list_dir(uri: str) -> list[str]:
 
 
 def remove_tree(uri: str) -> None:
-    """Remove a folder with all in it, or a file; nothing if there is none."""
+    """Remove a file, or a folder with its contents; does nothing if there is none."""
     fs, path = _open_fs(uri)
     if fs.exists(path):
         fs.rm(path, recursive=True)
@@ -111,16 +111,16 @@ def remove_tree(uri: str) -> None:
 def describe(uri: str) -> list[dict[str, Any]]:
     """Files at ``uri`` (a file, a folder or a glob): name, size in bytes, and modification mark.
 
-    Two equal answers mean, for a source that is replaced and not edited in place, equal content.
+    Equal answers mean equal content for a source whose files are replaced, not edited in place.
     """
     fs, path = _open_fs(uri)
     names = fs.glob(path) if any(c in path for c in "*?[") else [path]
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for name in sorted(names):
         if not fs.exists(name):
             continue
         for file in sorted(fs.find(name)) if fs.isdir(name) else [name]:
             info = fs.info(file)
             mark = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
-            found.append({"name": str(file), "size": info.get("size"), "mark": str(mark)})
-    return found
+            entries.append({"name": str(file), "size": info.get("size"), "mark": str(mark)})
+    return entries

@@ -1,7 +1,7 @@
-"""What a stage has published: one JSON a stage, written last, replaced at once.
+"""What a stage has published: one JSON file per stage, written last and replaced atomically.
 
-Delta has no commit across tables. A stage may commit several tables; readers never look for a
-"latest" version but follow the manifests, so they see all of a run or nothing of it.
+Delta has no commit across tables, and a stage may commit several. Readers therefore never use the
+latest version of a table, but follow the manifests: they see all tables of a run or none of them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ class Manifest:
 
     stage: str
     run_id: str
-    """Hash of inputs, config sections and code: equal runs have equal ids."""
+    """Hash of inputs, settings and code: equal runs have equal ids."""
     config_hash: str
     code_version: str
     inputs: dict[str, dict[str, Any]]
-    """Table -> {name, path, version} that was read; sources -> their files."""
+    """Table -> {name, path, version} that was read."""
     outputs: dict[str, dict[str, Any]]
     """Table -> {name, path, version} that was written."""
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name -> {uri, version, ...}, such as the encoder."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Small facts that later stages need, such as train_end."""
+    """Small JSON values that later stages need, such as train_end."""
     result: dict[str, Any] = field(default_factory=dict)
     """The stage's entry in summary.json."""
     format: int = FORMAT
@@ -44,7 +44,7 @@ def _uri(root: str, stage: str) -> str:
 
 
 def publish(root: str, manifest: Manifest) -> None:
-    """Write the manifest: from now on, readers see the run's tables."""
+    """Write the manifest: from then on readers see the run's tables."""
     text = json.dumps(asdict(manifest), indent=1, sort_keys=True)
     history = files.join(root, "manifests", "history", f"{manifest.stage}-{manifest.run_id}.json")
     files.write_text(history, text)
@@ -52,7 +52,7 @@ def publish(root: str, manifest: Manifest) -> None:
 
 
 def find(root: str, stage: str) -> Manifest | None:
-    """What ``stage`` has published, if anything.
+    """The manifest of ``stage``, or None if it has published nothing.
 
     Raises:
         InputError: the file is damaged or of a later format.
@@ -64,7 +64,7 @@ def find(root: str, stage: str) -> Manifest | None:
         fields = json.loads(files.read_text(uri))
         manifest = Manifest(**fields)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{uri} is no manifest ({error}); run the stage again") from error
+        raise InputError(f"{uri} is not a manifest ({error}); run the stage again") from error
     if manifest.format > FORMAT:
         raise InputError(
             f"{uri} has format {manifest.format}, this version reads up to {FORMAT}; update qarm"
@@ -73,15 +73,15 @@ def find(root: str, stage: str) -> Manifest | None:
 
 
 def all_of(root: str) -> dict[str, Manifest]:
-    """Stage -> its manifest, for all that have published."""
+    """Stage -> its manifest, for all stages that have published."""
     names = files.list_dir(files.join(root, "manifests"))
     stages = [n.removesuffix(".json") for n in names if n.endswith(".json")]
-    found = {stage: find(root, stage) for stage in stages}
-    return {stage: manifest for stage, manifest in found.items() if manifest is not None}
+    manifests = {stage: find(root, stage) for stage in stages}
+    return {stage: each for stage, each in manifests.items() if each is not None}
 
 
 def pinned(root: str, table: str) -> TableRef | None:
-    """The published version of a table; the newest where two stages have written it."""
+    """The published version of a table; the newest if two stages have written it."""
     refs = [
         TableRef(**manifest.outputs[table])
         for manifest in all_of(root).values()

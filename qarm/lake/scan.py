@@ -1,8 +1,8 @@
-"""Parquet files of a pinned table, read by the Python tasks that want them.
+"""Parquet files of a pinned table, read by Python tasks directly.
 
-Rows that go from the JVM to Python are decoded, boxed and written as Arrow value by value, which
-for vectors takes longer than coding them. A task that opens the files itself gets Arrow as it is.
-Like the ranks of a training, it needs an fsspec driver for the lake's file system.
+Rows that Spark sends from the JVM to Python are converted to Arrow value by value. For vectors this
+takes longer than assigning their codes. A task that opens the files itself reads Arrow directly;
+it needs an fsspec driver for the lake's file system, as training does.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _TASK_BYTES = 128 << 20
-"""A task's share of the files, as spark.sql.files.maxPartitionBytes is by default."""
+"""Bytes per task; the default of spark.sql.files.maxPartitionBytes."""
 _BATCH_ROWS = 16_384
 
 
 class Piece(NamedTuple):
-    """Row groups of a file: those whose number times ``of`` over their count gives ``part``."""
+    """Part ``part`` of ``of`` of a file: row group g of n belongs to part floor(g * of / n)."""
 
     uri: str
     part: int
     of: int
     size: int
-    """Bytes, about."""
+    """Approximate bytes."""
 
 
 def map_files(
@@ -43,7 +43,7 @@ def map_files(
     """``mapInArrow(function, schema)`` over ``columns`` of the table at its version.
 
     Raises:
-        InputError: the files alone do not give the table (``Lake.live_files``).
+        InputError: the files alone do not hold the table (``Lake.live_files``).
     """
     spark = lake.spark
     tasks = deal_pieces(pieces_of(lake.live_file_sizes(ref)), spark.sparkContext.defaultParallelism)
@@ -57,17 +57,17 @@ def map_files(
 
 
 def pieces_of(sizes: Sequence[tuple[str, int]]) -> list[Piece]:
-    """Files (URI, bytes) cut into pieces of at most a task's share, but for row groups' borders."""
-    found = []
+    """Files (URI, bytes) cut into pieces of about ``_TASK_BYTES`` at most."""
+    pieces = []
     for uri, size in sizes:
         of = max(1, -(-size // _TASK_BYTES))
-        found += [Piece(uri, part, of, size // of) for part in range(of)]
-    return found
+        pieces += [Piece(uri, part, of, size // of) for part in range(of)]
+    return pieces
 
 
 def deal_pieces(pieces: Sequence[Piece], slots: int) -> list[list[Piece]]:
-    """Pieces for each task: tasks of about equal bytes, at least one a slot where there are as many
-    pieces. The largest go first, each to the task that has least."""
+    """Pieces per task, so that tasks have about equal bytes: largest piece first, each to the task
+    with the fewest bytes. There are at least ``slots`` tasks if there are that many pieces."""
     total = sum(piece.size for piece in pieces)
     count = min(len(pieces), max(slots, -(-total // _TASK_BYTES)))
     tasks: list[list[Piece]] = [[] for _ in range(count)]

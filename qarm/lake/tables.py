@@ -1,4 +1,4 @@
-"""Delta tables made from ``schemas/``: create, validate, write, merge, pin, read."""
+"""Delta tables defined by ``schemas/``: create, validate, write, merge, read at a version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qarm.lake import files
 from schemas.table import Table
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
@@ -25,7 +25,7 @@ _RULE = re.compile(r"DELTA_VIOLATE_CONSTRAINT_WITH_VALUES|DELTA_NOT_NULL_CONSTRA
 
 @dataclass(frozen=True)
 class TableRef:
-    """A table at one version: what manifests name and readers read."""
+    """A table at one version."""
 
     name: str
     path: str
@@ -39,8 +39,13 @@ class TableRef:
 def conform(df: DataFrame, table: Table, where: str) -> DataFrame:
     """``df`` with exactly the table's columns in order, cast where no value can be lost.
 
+    Args:
+        df: rows, perhaps with more columns.
+        table: the schema.
+        where: what the rows are, for messages.
+
     Raises:
-        SchemaError: a column is missing or has a type that cannot be widened to the schema's.
+        SchemaError: a column is missing, or its type cannot be widened to that of the schema.
     """
     from pyspark.sql import functions as F
 
@@ -62,7 +67,7 @@ def conform(df: DataFrame, table: Table, where: str) -> DataFrame:
         if seen != asked and not _widens(seen, asked):
             raise SchemaError(
                 f"{where}: column {name} of table {table.name} should be {asked}, is {seen}; "
-                "cast it before"
+                "cast it first"
             )
         columns.append(F.col(f"`{name}`").cast(expected.dataType).alias(name))
     return df.select(*columns)
@@ -90,7 +95,7 @@ def _widens(seen: str, asked: str) -> bool:
         return integers.index(seen) <= integers.index(asked)
     if asked == "double":
         return seen in ("float", *integers) or seen.startswith("decimal")
-    if asked == "float":  # vectors often come as doubles; float32 is what all models use
+    if asked == "float":  # vectors often come as doubles; all models use float32
         return seen in ("double", *integers) or seen.startswith("decimal")
     return seen in ("void", "timestamp_ntz") and asked in ("timestamp", "string")
 
@@ -99,7 +104,7 @@ def check_vectors(df: DataFrame, column: str, where: str) -> int:
     """Dimensions of the vectors in ``column``.
 
     Raises:
-        InputError: a vector is null, has NaN or infinity, or lengths differ; says how many rows.
+        InputError: a vector is null, has NaN or infinity, or lengths differ; gives the counts.
     """
     from pyspark.sql import functions as F
 
@@ -116,7 +121,7 @@ def check_vectors(df: DataFrame, column: str, where: str) -> int:
     if row["nulls"] or row["bad"]:
         raise InputError(
             f"{where}: column {column} has {row['bad']} vectors with NaN or infinity and "
-            f"{row['nulls']} nulls among {row['rows']} rows; leave such items out or mend them"
+            f"{row['nulls']} nulls among {row['rows']} rows; remove or correct such items"
         )
     if row["least"] != row["most"]:
         raise InputError(
@@ -127,7 +132,7 @@ def check_vectors(df: DataFrame, column: str, where: str) -> int:
 
 
 class Lake:
-    """The Delta tables under one root; every commit carries ``lineage`` as user metadata."""
+    """The Delta tables under one root. Every commit stores ``lineage`` as its user metadata."""
 
     def __init__(self, spark: SparkSession, root: str) -> None:
         self.spark = spark
@@ -144,14 +149,14 @@ class Lake:
         path = self.path(name)
         if not DeltaTable.isDeltaTable(self.spark, path):
             return -1
-        # Not its history, which is a Spark job.
+        # The table's history would take a Spark job.
         return int(_snapshot(self.spark.read.format("delta").load(path)).version())
 
     def create(self, table: Table) -> None:
-        """Create the table from its schema, with constraints and properties, unless it is there.
+        """Create the table from its schema, with constraints and properties, unless it exists.
 
-        Where it is there with other columns (the labels are configuration), it is replaced; older
-        versions stay readable. Constraints that an earlier release wrote otherwise are renewed.
+        A table with other columns is replaced (labels, for example, depend on the configuration);
+        its older versions stay readable. Constraints of an earlier release are updated.
         """
         from delta.tables import DeltaTable
 
@@ -179,12 +184,12 @@ class Lake:
         builder.execute()
 
     def _renew_constraints(self, table: Table, there: DataFrame) -> None:
-        """Give the table the constraints of its schema where it has others of the same names."""
+        """Replace the table's constraints that differ from those of its schema."""
         properties = _snapshot(there).metadata().configuration()  # Scala's map
         where = f"delta.`{self.path(table.name)}`"
         for name, condition in table.constraints.items():
             key = f"delta.constraints.{name.lower()}"
-            # ADD CONSTRAINT puts its own spaces between the words.
+            # ADD CONSTRAINT changes the spaces between the words.
             if properties.contains(key) and _solid(properties.apply(key)) == _solid(condition):
                 continue
             self.spark.sql(f"ALTER TABLE {where} DROP CONSTRAINT IF EXISTS {name}")
@@ -192,7 +197,7 @@ class Lake:
 
     @contextmanager
     def _commit(self, table: Table, lineage: Mapping[str, Any]) -> Iterator[None]:
-        """Put ``lineage`` into the commit; say in plain words which rule a row breaks."""
+        """Store ``lineage`` in the commit; report a violated constraint as a SchemaError."""
         from py4j.protocol import Py4JJavaError
         from pyspark.errors import PySparkException
 
@@ -232,13 +237,13 @@ class Lake:
         """MERGE on the table's key (source is ``s``, target is ``t``).
 
         Args:
-            table: the schema; its key identifies rows, of which ``df`` has one each.
+            table: the schema; ``df`` has at most one row per key.
             df: new rows.
-            lineage: goes into the commit.
-            update_when: SQL on s and t; matched rows for which it holds are replaced. None: never.
-            delete_missing_where: SQL on t; rows that ``df`` lacks and for which it holds leave.
-            leave: keys of rows that leave in the same commit; none of them is in ``df``. Unlike
-                ``delete_missing_where``, it needs no look at the rows that stay.
+            lineage: metadata of the commit.
+            update_when: SQL on s and t; matched rows for which it holds are replaced. None: no row.
+            delete_missing_where: SQL on t; rows absent from ``df`` for which it holds are deleted.
+            leave: keys of rows to delete in the same commit, none of them in ``df``. Unlike
+                ``delete_missing_where``, it does not read the rows that stay.
         """
         from delta.tables import DeltaTable
         from pyspark.sql import functions as F
@@ -274,7 +279,7 @@ class Lake:
 
         Raises:
             InputError: that version has deletion vectors or column mapping, so that its files
-                alone do not give the table; says how to fix it.
+                alone do not hold the table; the message says how to fix it.
         """
         return [uri for uri, _ in self.live_file_sizes(ref)]
 
@@ -290,9 +295,9 @@ class Lake:
         snapshot = _snapshot(self.read(ref))
         files = DataFrame(snapshot.allFiles().toDF(), self.spark)
         hidden = F.col("deletionVector").isNotNull().alias("hidden")
-        found = files.select("path", "size", hidden).collect()  # one row a file
-        _refuse_hidden_changes(snapshot, ref, sum(row["hidden"] for row in found))
-        sizes = {unquote(row["path"]): int(row["size"]) for row in found}
+        rows = files.select("path", "size", hidden).collect()  # one row per file
+        _refuse_hidden_changes(snapshot, ref, sum(row["hidden"] for row in rows))
+        sizes = {unquote(row["path"]): int(row["size"]) for row in rows}
         return sorted(
             (path if "://" in path or path.startswith(("/", "file:")) else f"{ref.path}/{path}", n)
             for path, n in sizes.items()
@@ -304,16 +309,16 @@ def _solid(sql: str) -> str:
 
 
 def _snapshot(df: DataFrame) -> Any:
-    """Delta's snapshot (a Java object) behind a frame that does nothing but read a table."""
+    """Delta's snapshot (a Java object) behind a frame that only reads a table."""
     leaf = df._jdf.queryExecution().analyzed().collectLeaves().head()
     return leaf.relation().location().getSnapshot()
 
 
 def _refuse_hidden_changes(snapshot: Any, ref: TableRef, vectors: int) -> None:
-    """Raise InputError where rows or names of a version differ from those in its files.
+    """Raise InputError if rows or column names of a version differ from those in its files.
 
-    Looks at the snapshot itself: a property may have been changed since, and deletion vectors
-    (``vectors`` files have one) that were written before it was set to false still hold.
+    Reads the snapshot, not the table's current properties: these may have changed since, and
+    deletion vectors (``vectors`` files have one) stay valid after they have been disabled.
     """
     where = f"{ref.path} at version {ref.version}"
     properties = snapshot.metadata().configuration()  # Scala's map
@@ -337,11 +342,3 @@ def _refuse_hidden_changes(snapshot: Any, ref: TableRef, vectors: int) -> None:
             f"'false'), then REORG TABLE delta.`{ref.path}` APPLY (PURGE), and use the version "
             "after it"
         )
-
-
-def null_safe_text(column: Column) -> Column:
-    """The column as text, trimmed; empty becomes null."""
-    from pyspark.sql import functions as F
-
-    text = F.trim(column.cast("string"))
-    return F.when(F.length(text) > 0, text)

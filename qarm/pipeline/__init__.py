@@ -1,1 +1,1 @@
-"""Stages, what they hand to each other, and how they are run."""
+"""Running stages: context, runner, lineage, summary, and the user's own tables."""

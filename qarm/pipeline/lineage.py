@@ -1,4 +1,4 @@
-"""``qarm lineage TABLE``: from a table back to the logs, by the manifests."""
+"""``qarm lineage TABLE``: trace a table back to the logs by the manifests."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def trace(config: Config, table: str) -> Iterator[str]:
 
 
 def _folder(ref: Mapping[str, Any]) -> str:
-    """Name of the table's folder: a lake may have moved, so that paths differ."""
+    """Name of the table's folder. (Full paths differ if the lake has been moved.)"""
     return str(ref["path"]).rstrip("/").rpartition("/")[2]
 
 
 def _writers(root: str) -> dict[tuple[str, int], list[Manifest]]:
-    """(Folder of a table, version) -> manifests of the runs that have published it, ever."""
+    """(Folder of a table, version) -> manifests of all runs that have ever published it."""
     current = manifest.all_of(root)
     runs = {f"{m.stage}-{m.run_id}": m for m in current.values()}
     for name in files.list_dir(files.join(root, "manifests", "history")):
@@ -82,10 +82,10 @@ def _writers(root: str) -> dict[tuple[str, int], list[Manifest]]:
 
 
 def _writer(published: list[Manifest], ref: Mapping[str, Any]) -> Manifest | None:
-    """The run that wrote the version, of those that have published it.
+    """The run that wrote the version, among those that have published it.
 
-    A run that changes nothing makes no commit and publishes the version of an earlier run again;
-    and a run that was forced replaces its own manifest. The commit says who wrote it then.
+    A run without changes writes no commit and publishes an earlier version again, and a forced run
+    replaces its own manifest. In these cases the commit's metadata names the writer.
     """
     if len(published) == 1:
         return published[0]
@@ -102,7 +102,7 @@ def _writer(published: list[Manifest], ref: Mapping[str, Any]) -> Manifest | Non
 
 
 def _commit(ref: Mapping[str, Any]) -> dict[str, Any]:
-    """What the commit of a version says of itself (``Lake`` puts it there); empty if it is gone."""
+    """Metadata of the commit of a version, stored by ``Lake``; empty if the commit is gone."""
     log = files.join(str(ref["path"]), "_delta_log", f"{int(ref['version']):020d}.json")
     if not files.exists(log):
         return {}

@@ -1,8 +1,7 @@
 """The user's own safetensors files: vectors, or a codebook, as rows of our tables.
 
-A safetensors file is eight bytes (the header's length), a JSON header (name -> dtype, shape and
-place), and the numbers, row after row. Vectors can be many, so tasks read the rows that they are to
-make and nothing else.
+A safetensors file consists of eight bytes (the header's length), a JSON header (name -> dtype,
+shape and offsets), and the numbers in row-major order. Each Spark task reads its own rows only.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 SUFFIX = ".safetensors"
-#: Tables that can come as such a file.
+#: Tables that can be read from such a file.
 TABLES = ("item_embeddings", "codebooks")
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 _TASK_BYTES = 64 << 20
@@ -31,17 +30,17 @@ _TASK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies in its file."""
+    """Place of a tensor in its file."""
 
     uri: str
     name: str
     dtype: str
     shape: tuple[int, ...]
     start: int
-    """Byte of its first number."""
+    """Offset of its first byte."""
 
     def rows(self, file: IO[bytes], first: int, last: int) -> NDArray[Any]:
-        """Rows ``first`` to ``last``, the latter not included."""
+        """Rows ``first`` to ``last`` (exclusive)."""
         dtype = np.dtype(_DTYPES[self.dtype])
         width = int(np.prod(self.shape[1:], dtype=np.int64))
         file.seek(self.start + first * width * dtype.itemsize)
@@ -53,7 +52,7 @@ def read_header(uri: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors of the file, and its metadata.
 
     Raises:
-        InputError: no safetensors file, or one that ends too early.
+        InputError: not a safetensors file, or a truncated one.
     """
     try:
         with files.open_file(uri) as file:
@@ -75,7 +74,7 @@ def read_header(uri: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         }
         ends = {name: about["data_offsets"][1] for name, about in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{uri} is no safetensors file: {error}") from error
+        raise InputError(f"{uri} is not a safetensors file: {error}") from error
     if cut := [name for name, end in ends.items() if end > there]:
         raise InputError(f"{uri}: the file ends within tensor {cut[0]}; copy it again")
     return tensors, metadata
@@ -85,19 +84,19 @@ def read_tensors(spark: SparkSession, uri: str, table: str) -> DataFrame:
     """Rows of ``table`` (one of ``TABLES``) from the file at ``uri``.
 
     ``codebooks``: tensors as ``Codebook.from_bytes`` reads them. ``item_embeddings``: ``vector``
-    (n, d); ``item_id`` (n,) whole numbers, without which items are called by their row, "0", "1",
-    ...; ``encoder_version`` in the metadata.
+    (n, d); optionally ``item_id`` (n,) integers, without which the row numbers "0", "1", ... are
+    the ids; optionally ``encoder_version`` in the metadata.
 
     Raises:
-        InputError: another table, no safetensors file, or tensors that are missing or do not fit.
+        InputError: another table, not a safetensors file, or missing or unsuitable tensors.
     """
     if table == "codebooks":
         return _codebook(spark, uri)
     if table == "item_embeddings":
         return _vectors(spark, uri)
     raise InputError(
-        f"{uri}: of our tables, {' and '.join(TABLES)} can come as a safetensors file, {table} "
-        "cannot; bring a Delta table or Parquet files"
+        f"{uri}: {' and '.join(TABLES)} can be read from a safetensors file, {table} cannot; "
+        "bring a Delta table or Parquet files"
     )
 
 
@@ -108,7 +107,7 @@ def _codebook(spark: SparkSession, uri: str) -> DataFrame:
 
     with files.open_file(uri) as file:
         rows = Codebook.from_bytes(file.read(), uri).to_rows()
-    known = F.when(F.col("item_idx") >= 0, F.col("item_idx"))  # -1: not an item of ours
+    known = F.when(F.col("item_idx") >= 0, F.col("item_idx"))  # -1: not an item of this lake
     return spark.createDataFrame(rows).withColumn("item_idx", known)
 
 

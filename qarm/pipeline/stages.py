@@ -139,7 +139,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="quality",
-        summary="semantic_ids + vectors + test pairs -> how good the codes are",
+        summary="semantic_ids + vectors + test pairs -> quality of the codes",
         module="qarm.stages.quality",
         sections=("evaluation", "pairs", "alignment.sources"),
         inputs=("semantic_ids", "item_embeddings", "codebooks"),
@@ -175,7 +175,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="report",
-        summary="everything -> report.html",
+        summary="tables, metrics and figures -> report.html",
         module="qarm.stages.report",
         sections=(),
         inputs=("metrics", "interactions", "items", "semantic_ids"),

@@ -1,4 +1,4 @@
-"""``summary.json``: what happened, for people and for the README's figures."""
+"""``summary.json``: row counts, times and metrics of the last run of each stage."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def entry(
 
 
 def skipped(stage: str, why: str) -> dict[str, Any]:
-    """The entry of a stage that need not run at all."""
+    """The entry of a stage that did not need to run."""
     return {
         "name": stage,
         "status": why,
@@ -62,16 +62,16 @@ def skipped(stage: str, why: str) -> dict[str, Any]:
 
 
 def uri(config: Config) -> str:
-    """Where summary.json lies."""
+    """URI of summary.json."""
     return files.join(files.absolute(config.lake), "summary.json")
 
 
 def read(config: Config) -> dict[str, Any]:
-    """The summary as it stands."""
+    """The current summary; without stages if there is no file yet."""
     if not files.exists(uri(config)):
         return {"version": VERSION, "name": config.name, "stages": [], "metrics": []}
-    found: dict[str, Any] = json.loads(files.read_text(uri(config)))
-    return found
+    tree: dict[str, Any] = json.loads(files.read_text(uri(config)))
+    return tree
 
 
 def update(config: Config, stage_entry: dict[str, Any]) -> None:
@@ -90,14 +90,14 @@ def update(config: Config, stage_entry: dict[str, Any]) -> None:
 
 
 def print_entry(stage_entry: dict[str, Any]) -> None:
-    """Rows in, rows out, where the rest went, and the metrics, as lines."""
+    """Print rows in, rows out, dropped rows by reason, and the metrics."""
     ledgers = [{**stage_entry, "name": stage_entry["counted"]}, *stage_entry["ledgers"]]
     for ledger in ledgers:
         parts = [f"{ledger['rows_in']:,} in"]
         parts += [f"+ {n:,} {why}" for why, n in ledger["added"].items() if n]
         parts += [f"- {n:,} {why}" for why, n in ledger["dropped"].items() if n]
         progress.say(f"  {ledger['name']}: {' '.join(parts)} = {ledger['rows_out']:,} out")
-    # Those of the codes are many: `qarm quality` prints them as tables.
+    # `qarm quality` prints the metrics of codes as tables of its own.
     for line in [] if stage_entry["name"] == "quality" else metric_lines(stage_entry["metrics"]):
         progress.say(f"  {line}")
     gigabytes = stage_entry["peak_bytes"] / 1e9
@@ -105,10 +105,10 @@ def print_entry(stage_entry: dict[str, Any]) -> None:
 
 
 def metric_lines(metrics: list[dict[str, Any]]) -> list[str]:
-    """Metrics as a table: a row a slice, part and variant, a column a metric.
+    """Metrics as tables: one row per variant, one column per metric, a table per slice and part.
 
-    Where held-out figures of both parts are there, those of validation are left to summary.json,
-    and of slices only "all" and the warm pairs of the alignment are shown.
+    If there are figures of the test part, those of validation are omitted. Of the slices, only
+    "all" and the warm pairs of the alignment are shown.
     """
     parts = {m["part"] for m in metrics}
     shown = [
@@ -127,7 +127,7 @@ def metric_lines(metrics: list[dict[str, Any]]) -> list[str]:
 
 def _table(metrics: list[dict[str, Any]], title: str) -> list[str]:
     cells: dict[str, dict[str, list[str]]] = {}
-    for m in metrics:  # figures of several levels (name_l1, name_l2, ...) share a cell
+    for m in metrics:  # metrics of several levels (name_l1, name_l2, ...) share a cell
         name = re.sub(r"_l\d+$", " by level", m["metric"])
         cells.setdefault(name, {}).setdefault(m["variant"], []).append(_figure(m["value"]))
     variants = list(dict.fromkeys(m["variant"] for m in metrics))

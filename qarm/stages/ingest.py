@@ -1,7 +1,7 @@
 """Stage 1, ingest: raw log and catalogue -> items, users, interactions, event_splits, quarantine.
 
-The log is read once and shuffled once, by user. All checks and gates run before the first commit;
-a crash between commits is mended by running again, since every commit replaces or merges.
+The log is read once and shuffled once, by user. All checks and gates run before the first commit.
+After a crash between commits, run the stage again: every commit replaces or merges.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class _Judged:
-    """The sources, read and judged; nothing is written yet."""
+    """The sources, read and checked; nothing is written yet."""
 
     rows: int
     """Raw log rows, counted at the source."""
     catalog_rows: int | None
     """Raw catalogue rows, counted at the source; None: the catalogue is made from the log."""
     lines: DataFrame
-    """Log rows, each with its reason or none."""
+    """Log rows, each with the reason that rejects it, or null."""
     catalog_lines: DataFrame
-    """Catalogue lines, each with what is wrong with it."""
+    """Catalogue lines, each with its problems."""
     events: DataFrame
     """Merged lines with seq, part and labels."""
     reasons: dict[str, int]
     """Reason -> log rows."""
     examples: gates.Examples
-    """Reasons -> an example of each, for a gate that fires."""
+    """Reasons -> an example of each, for messages of gates."""
     known: registry.Known
-    """Items and users of the lake before this run."""
+    """Items and users of the lake at the start of the run."""
     user_type: str
     item_type: str
 
@@ -56,7 +56,7 @@ def run(context: Context) -> StageResult:
     Raises:
         InputError: a file, column or value cannot be used.
         ConfigError: an expression or the split does not fit the log.
-        GateError: too much is in quarantine, or too little is left.
+        GateError: too many rows are in quarantine, or too few are left.
     """
     _check(context)
     with Keeper() as keep, explained("log"):
@@ -65,7 +65,7 @@ def run(context: Context) -> StageResult:
 
 
 def _check(context: Context) -> None:
-    """What can be seen without reading a row."""
+    """Checks that need no rows."""
     config = context.config
     zone = context.spark.conf.get("spark.sql.session.timeZone")
     if zone not in ("UTC", "Etc/UTC", "GMT", "Z", "+00:00"):
@@ -142,7 +142,7 @@ def _refuse_empty(config: Config, rows: int, catalog_rows: int | None) -> None:
 
 
 def _future_at(context: Context) -> datetime | None:
-    """From this instant on, an event lies in the future; None: no limit is known."""
+    """Events at or after this time are in the future; None: no limit is known."""
     if context.config.log.as_of is not None:
         return times.parse_iso(context.config.log.as_of, "log.as_of")
     return context.as_of
@@ -173,7 +173,7 @@ def _write(context: Context, judged: _Judged, keep: Keeper) -> StageResult:
     if absent := [part for part in ("valid", "test") if part not in parts]:
         context.say(
             f"the split has no {' and no '.join(absent)} part: codes can be made, but train-ranker "
-            "will stop, for it chooses on valid and is judged on test"
+            "will stop, since it needs valid to choose its epoch and test to be evaluated"
         )
     last = max(part["last"] for part in parts.values())
     as_of = context.as_of or times.from_micros(last + 1)
@@ -246,18 +246,18 @@ def _log_statistics(
     seen_users: DataFrame,
     seen_items: DataFrame,
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"degrees": statistics.degrees(seen_users, seen_items)}
+    values: dict[str, Any] = {"degrees": statistics.degrees(seen_users, seen_items)}
     if config.log.time_format != "order":  # positions have no days
         first = min(part["first"] for part in parts.values())
         last = max(part["last"] for part in parts.values())
-        found["over_time"] = statistics.events_over_time(events, first, last)
-    return found
+        values["over_time"] = statistics.events_over_time(events, first, last)
+    return values
 
 
 def _ledgers(
     context: Context, judged: _Judged, present: DataFrame, seen_items: DataFrame
 ) -> tuple[list[Ledger], dict[str, int]]:
-    """Rows in, as counted at the source, against what the committed tables hold."""
+    """Row counts of the sources against those of the committed tables."""
     dropped = table_rows.quarantined(context.table("quarantine"))
     written = table_rows.written(context.table("interactions"))
     log_reasons = {

@@ -61,7 +61,7 @@ def test_global_events_at_the_cut_all_go_to_the_later_part(spark) -> None:
 
 def test_global_needs_an_event_before_the_cut(spark) -> None:
     events = make_events(spark, {"u": [5], "v": [5], "w": [5]})
-    with Keeper() as keep, pytest.raises(InputError, match="share one instant"):
+    with Keeper() as keep, pytest.raises(InputError, match="share one time"):
         splits.assign(events, Split(kind="global"), keep)
 
 

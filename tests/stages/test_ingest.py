@@ -13,7 +13,6 @@ from pyarrow import parquet
 
 from qarm.config import Config
 from qarm.errors import ConfigError, GateError, InputError
-from qarm.ingest import parts
 from qarm.ingest.times import parse_iso
 from qarm.lake.tables import Lake
 from qarm.ledger import StageResult
@@ -350,20 +349,6 @@ def test_value_that_an_expression_cannot_read(make_context, sources, tmp_path) -
     ]
     with pytest.raises(InputError, match="try_cast"):
         ingest.run(make_context("ingest", **sources))
-
-
-def test_mining_events_are_positives_of_the_mining_parts(ingested) -> None:
-    context, result = ingested
-    found = parts.mining_events(
-        context.table("interactions"),
-        context.table("event_splits"),
-        parts.mining_parts(result.facts),
-    )
-    assert found.columns == ["user_idx", "item_idx", "ts", "seq", "weight"]
-    events = sorted((r.user_idx, r.item_idx, r.weight) for r in found.collect())
-    assert events == [(0, 0, 1.0), (1, 0, 2.0)]
-    assert parts.mining_parts({"has_mine": True}) == ["mine"]
-    assert parts.training_parts(result.facts) == ["mine", "train"]
 
 
 def test_missing_catalogue_setting(make_context, sources) -> None:
