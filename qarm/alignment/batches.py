@@ -8,23 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pyarrow import parquet
 from torch import Tensor, nn
 
 from qarm.alignment.item_store import ItemStore
 from qarm.alignment.loss import PairBatch
 from qarm.encoders.fusion import ItemEncoder
-from qarm.lake import files as lake_files
+from qarm.training.item_arrays import record_batches
 from qarm.training.loader import WEIGHT
-from qarm.training.shards import readable
 
 if TYPE_CHECKING:
     from qarm.training.loop import Batch
 
 #: Columns of alignment_pairs that training reads.
 COLUMNS = ("trigger", "target", "weight", "trigger_logq", "target_logq")
-_ENCODED_A_STEP = 2048
-_ENCODED_A_STEP_RAW = 64
+_CHUNK = 2048
+_RAW_CHUNK = 64
 
 
 def pair_batch(batch: Batch, store: ItemStore) -> PairBatch:
@@ -46,7 +44,7 @@ def pair_batch(batch: Batch, store: ItemStore) -> PairBatch:
 def encode_pairs(
     encoder: ItemEncoder, store: ItemStore, triggers: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Vectors of triggers and targets, (B, d) each; an item in several rows is encoded once."""
+    """Vectors of triggers and targets, (B, d) each; repeated items are encoded once."""
     distinct, inverse = torch.unique(torch.cat([triggers, targets]), return_inverse=True)
     vectors = encoder(store.batch(distinct.cpu().numpy()).to(triggers.device))
     return vectors[inverse[: len(triggers)]], vectors[inverse[len(triggers) :]]
@@ -54,32 +52,29 @@ def encode_pairs(
 
 @torch.no_grad()
 def encode_rows(encoder: ItemEncoder, store: ItemStore, rows: NDArray[np.int64]) -> Tensor:
-    """Vectors of items, (len(rows), d), without gradient, in steps."""
+    """Vectors of items, (len(rows), d), without gradient, encoded in chunks."""
     device = encoder.empty.device
-    step = _ENCODED_A_STEP_RAW if encoder.finetune else _ENCODED_A_STEP
-    found = [
-        encoder(store.batch(rows[start : start + step]).to(device))
-        for start in range(0, len(rows), step)
+    size = _RAW_CHUNK if encoder.finetune else _CHUNK
+    chunks = [
+        encoder(store.batch(rows[start : start + size]).to(device))
+        for start in range(0, len(rows), size)
     ]
-    return torch.cat(found) if found else encoder.empty.new_zeros(0, encoder.config.dimensions)
+    return torch.cat(chunks) if chunks else encoder.empty.new_zeros(0, encoder.config.dimensions)
 
 
 def read_pairs(
     uris: Sequence[str], store: ItemStore
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(triggers, targets) of the files as item rows, a row group at a time."""
-    for uri in uris:
-        with lake_files.open_file(readable(uri)) as source:
-            reader = parquet.ParquetFile(source)
-            for group in range(reader.num_row_groups):
-                table = reader.read_row_group(group, columns=["trigger", "target"])
-                yield tuple(  # type: ignore[misc]
-                    store.rows_of(table.column(name).to_numpy()) for name in ("trigger", "target")
-                )
+    """(triggers, targets) of the files as item rows, a few thousand at a time."""
+    for batch in record_batches(uris, ["trigger", "target"]):
+        triggers, targets = (
+            store.rows_of(batch.column(name).to_numpy()) for name in ("trigger", "target")
+        )
+        yield triggers, targets
 
 
 class AlignmentModel(nn.Module):
-    """What is trained: the encoder and the temperature of the loss."""
+    """The trained parameters: the encoder and the temperature of the loss."""
 
     def __init__(self, encoder: ItemEncoder, temperature: nn.Module) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ from qarm.training.loader import EpochLoader
 from qarm.training.loop import Batch, fit
 from qarm.training.settings import FitConfig
 
-#: Items whose features give the start of the towers.
+#: Items from whose features the towers are initialised.
 _START_ITEMS = 20_000
 
 
@@ -117,7 +117,7 @@ def _fit_config(config: FitConfig, alignment: Alignment, judged: bool) -> FitCon
 
 
 def start_at_principal_axes(encoder: ItemEncoder, store: ItemStore, seed: int) -> None:
-    """Start the towers from a sample of the training items, evenly spread."""
+    """Initialise the towers from an evenly spread sample of the training items."""
     rows = np.linspace(0, len(store) - 1, min(len(store), _START_ITEMS)).astype(np.int64)
     encoder.start(store.batch(rows, features_of=encoder.finetune), seed)
 

@@ -1,4 +1,4 @@
-"""Recall@k on held-out pairs: which epoch is kept."""
+"""Recall@k on held-out pairs, which chooses the epoch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from qarm.training import collectives
 #: Cut-off of the metric.
 RECALL_AT = 50
 METRIC = f"recall@{RECALL_AT}"
-_PAIRS_A_STEP = 512
+_CHUNK = 512
 
 
 class HeldOutPairs:
-    """The held-out pairs, and the items among which their targets are looked for.
+    """The held-out pairs, and the candidates that are ranked for each of them.
 
-    Every rank encodes its share of the candidates and scores its share of the pairs; both are
-    bounded, so that an epoch's evaluation costs the same for any catalogue.
+    Every rank encodes its share of the candidates and scores its share of the pairs. The numbers of
+    both are limited, so that the cost of an evaluation does not grow with the catalogue.
 
     Args:
         uris: files of the held-out part.
         store: the items.
-        max_pairs: pairs looked at, the first of the (shuffled) files.
-        max_candidates: candidates, evenly spread over the items, beside the pairs' own items.
+        max_pairs: maximum number of pairs, taken from the beginning of the (shuffled) files.
+        max_candidates: maximum number of candidates, evenly spread over the items, besides the
+            items of the pairs.
     """
 
     def __init__(
@@ -51,23 +52,24 @@ class HeldOutPairs:
         return len(self.triggers)
 
     def recall(self, encoder: ItemEncoder) -> dict[str, float]:
-        """Share of pairs whose target is among the trigger's nearest k candidates but itself.
+        """Share of pairs whose target is among the k candidates nearest to the trigger.
 
-        Ties count against us. Called on all ranks together; the answer is the same on all.
+        The trigger itself is excluded, and ties count as misses. All ranks must call this together,
+        and get the same result.
         """
         vectors = self._candidate_vectors(encoder)
         own = slice(collectives.rank(), None, collectives.size())
         triggers = torch.from_numpy(np.searchsorted(self.candidates, self.triggers[own]))
         targets = torch.from_numpy(np.searchsorted(self.candidates, self.targets[own]))
         hits = torch.zeros(1, dtype=torch.int64)
-        for start in range(0, len(triggers), _PAIRS_A_STEP):
-            step = slice(start, start + _PAIRS_A_STEP)
+        for start in range(0, len(triggers), _CHUNK):
+            step = slice(start, start + _CHUNK)
             hits += _hits(vectors, triggers[step].to(vectors.device), targets[step])
         total = int(collectives.allreduce_sum(hits))
         return {METRIC: total / max(len(self), 1)}
 
     def _candidate_vectors(self, encoder: ItemEncoder) -> Tensor:
-        """(candidates, d), each rank's share gathered."""
+        """(candidates, d), gathered from the ranks' shares."""
         shares = np.array_split(self.candidates, collectives.size())
         was_training = encoder.training
         encoder.eval()

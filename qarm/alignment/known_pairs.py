@@ -1,4 +1,4 @@
-"""Which items are partners in a training pair: the in-batch candidates that are no negatives."""
+"""Items that are partners in a training pair: in-batch candidates that are not negatives."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 
 class KnownPairs:
-    """Partners of every item in compressed rows; 8 bytes an item and 4 a direction of a pair.
+    """Partners of every item in compressed rows: 8 bytes per item, 4 per direction of a pair.
 
     Args:
-        pairs: (triggers, targets) of rows, each (m,), in pieces.
+        pairs: chunks of (triggers, targets), item rows, (m,) each.
         items: number of items.
     """
 
@@ -32,23 +32,23 @@ class KnownPairs:
         self.partners = (unique % max(items, 1)).astype(np.int32)
 
     def among(self, items: NDArray[np.int64], candidates: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which candidates are partners of which items, (len(items), len(candidates)).
+        """Whether each candidate is a partner of each item, (len(items), len(candidates)).
 
-        The partners of each item are looked up among the distinct candidates by binary search:
-        far fewer look-ups than pairs of the two.
+        The partners of each item are looked up among the distinct candidates by binary search,
+        which takes far fewer steps than comparing all pairs.
         """
         distinct, inverse = np.unique(candidates, return_inverse=True)
-        found = np.zeros((len(items), len(distinct)), dtype=bool)
+        is_partner = np.zeros((len(items), len(distinct)), dtype=bool)
         if not len(distinct):
-            return found[:, inverse]
+            return is_partner[:, inverse]
         starts, counts = self.offsets[items], self.offsets[items + 1] - self.offsets[items]
         owners = np.repeat(np.arange(len(items)), counts)
         places = np.arange(len(owners)) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
         partners = self.partners[places]
         at = np.minimum(np.searchsorted(distinct, partners), len(distinct) - 1)
         hit = distinct[at] == partners
-        found[owners[hit], at[hit]] = True
-        return found[:, inverse]
+        is_partner[owners[hit], at[hit]] = True
+        return is_partner[:, inverse]
 
 
 def _key(first: NDArray[np.int64], second: NDArray[np.int64], items: int) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
 """The contrastive loss over the negatives of all ranks.
 
-InfoNCE (arXiv 1807.03748), symmetric: triggers pick their target among all ranks' targets, and
-targets their trigger. Candidates that are no negatives are masked, and the popularity of
-candidates is taken out by the logQ correction of sampled softmax (Yi et al., RecSys 2019).
+Symmetric InfoNCE (arXiv 1807.03748): each trigger is matched to its target among all ranks'
+targets, and each target to its trigger. Candidates that are not negatives are masked, and the
+popularity of candidates is corrected by the logQ term of sampled softmax (Yi et al., RecSys 2019).
 
 Shapes: B rows of this rank, C = B x ranks candidates, d dimensions of a vector.
 """
@@ -31,7 +31,7 @@ class Temperature(nn.Module):
         self.log_value = nn.Parameter(torch.tensor(math.log(start)))
 
     def forward(self) -> Tensor:
-        """The temperature, a scalar; a step that went beyond a bound is taken back first."""
+        """The temperature, a scalar, clamped to its bounds."""
         with torch.no_grad():
             self.log_value.clamp_(self.low, self.high)
         return self.log_value.exp()
@@ -46,9 +46,9 @@ class PairBatch:
     targets: Tensor
     """(B,) rows of the item store."""
     trigger_logq: Tensor
-    """(B,) log of the chance that a row of the training table has this trigger."""
+    """(B,) log of the share of the training table's rows that have this trigger."""
     target_logq: Tensor
-    """(B,) likewise for targets."""
+    """(B,) log of the share of rows that have this target."""
     weights: Tensor
     """(B,) weight of each row in the loss."""
 
@@ -64,15 +64,15 @@ def info_nce(
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of this rank's losses, and the sum of the weights.
 
-    Padding rows are neither anchors nor negatives. For an anchor, a candidate is no negative if it
+    Padding rows are neither anchors nor negatives. A candidate is not a negative of an anchor if it
     is the anchor itself, another row's copy of its positive, or, with ``known``, a known partner.
 
     Args:
         trigger_vectors, target_vectors: (B, d), of unit length.
         batch: the rows.
         temperature: scalar.
-        logq: whether to subtract the candidates' log chance.
-        known: partners in training pairs; None: not masked.
+        logq: whether to subtract the candidates' log share.
+        known: partners in training pairs; None: they are not masked.
     """
     _, columns = collectives.exchange(
         [],
@@ -100,7 +100,7 @@ def info_nce(
         temperature,
         known,
     )
-    # In float64 the weight is the same however the rows are shared out over ranks.
+    # In float64 the sum does not depend on the distribution of rows over ranks.
     weight = batch.weights.sum(dtype=torch.float64)
     return 0.5 * (batch.weights * (forward + backward)).sum(), weight
 
@@ -122,17 +122,17 @@ def _one_way(
     count = len(anchors)
     own = torch.arange(count, device=logits_BC.device)
     positives = own + collectives.rank() * count
-    masked_BC = no_negatives(anchors, candidates[positives], candidates, known)
+    masked_BC = excluded_candidates(anchors, candidates[positives], candidates, known)
     masked_BC |= candidate_weights == 0
-    masked_BC[own, positives] = False  # the positive itself, padding or not: no row is all masked
+    masked_BC[own, positives] = False  # the positive is never masked, even as padding
     logits_BC = logits_BC.masked_fill(masked_BC, _MASKED)
     return nn.functional.cross_entropy(logits_BC, positives, reduction="none")
 
 
-def no_negatives(
+def excluded_candidates(
     anchors: Tensor, positives: Tensor, candidates: Tensor, known: KnownPairs | None
 ) -> Tensor:
-    """(B, C): the anchor itself, its positive, or a known partner of it."""
+    """(B, C): candidates that are the anchor itself, its positive, or a known partner."""
     masked = (candidates == anchors[:, None]) | (candidates == positives[:, None])
     if known is not None:
         partners = known.among(_numpy(anchors), _numpy(candidates))

@@ -14,38 +14,41 @@ class Alignment(Section):
     """Contrastive alignment of the encoder with behaviour."""
 
     sources: dict[str, float] = {"u2i": 1.0, "swing": 1.0}
-    """Pair source (u2i, swing, itemcf; user: pairs of your own) -> its share of the loss (balanced
-    by weight). Where external item_pairs have none of them, the sources that they have are used."""
+    """Pair source (u2i, swing, itemcf; user: your own pairs) -> its share of the loss, reached by
+    row weights. If your own item_pairs have none of these sources, all sources of that table are
+    used."""
     finetune: list[Literal["text", "image"]] = []
-    """Backbones trained end to end; others are frozen and their features cached."""
+    """Backbones that are trained end to end. Others are frozen and their features are cached, which
+    is much faster."""
     backbone_learning_rate: float = Field(2e-5, gt=0)
-    """Learning rate of fine-tuned backbones."""
+    """Peak learning rate of fine-tuned backbones."""
     epochs: int = Field(4, ge=1)
-    """Most epochs; the best on held-out pairs is kept."""
+    """Maximum number of epochs. The best epoch on held-out pairs is kept."""
     patience: int = Field(2, ge=1)
-    """Epochs without improvement before stopping."""
+    """Epochs without improvement before training stops."""
     batch_size: int = Field(1024, ge=2)
-    """Pairs a step over all ranks."""
+    """Pairs per step over all ranks. Larger batches have more negatives."""
     valid_share: float = Field(0.05, ge=0, lt=1)
-    """Share of trigger-target pairs held out (by hash) for choosing the epoch."""
+    """Share of trigger-target pairs that are held out, by hash, to choose the epoch; 0: the last
+    epoch is kept."""
     valid_pairs: int = Field(20_000, ge=1)
-    """Most held-out pairs that an epoch is judged on."""
+    """Maximum number of held-out pairs on which each epoch is evaluated."""
     valid_candidates: int = Field(200_000, ge=1)
-    """Most items among which their targets are looked for."""
+    """Maximum number of items that are ranked for each held-out pair."""
     temperature: float = Field(0.35, gt=0)
-    """Start of the learnable temperature."""
+    """Initial value of the learned temperature of the loss."""
     temperature_min: float = Field(0.3, gt=0)
-    """Lower clamp. On small catalogues a low one sharpens the loss on the known pairs until new
-    ones are lost; millions of items need a lower one, such as 0.05."""
+    """Lower bound of the temperature. On small catalogues a low value overfits the known pairs;
+    catalogues of millions of items need a lower bound, such as 0.05."""
     temperature_max: float = Field(0.5, gt=0)
-    """Upper clamp."""
+    """Upper bound of the temperature."""
     logq: bool = True
-    """Popularity (logQ) correction of in-batch negatives."""
+    """Correct in-batch negatives for the popularity of items (logQ correction)."""
     mask_known_pairs: bool = True
-    """Other known partners of the trigger are no negatives."""
+    """Do not use other known partners of an item as its negatives."""
     optimizer: Optimizer = Optimizer(learning_rate=1e-2, weight_decay=1e-4)
     seed: int = 0
-    """Seed of initialisation and order."""
+    """Seed of initialisation, held-out pairs and order."""
 
     @field_validator("sources")
     @classmethod

@@ -1,9 +1,9 @@
 """Checkpoints: model and optimiser as safetensors, and a manifest that is written last.
 
 A checkpoint is a folder ``step-<number>`` of ``model.safetensors``, ``optimizer.safetensors`` and
-``manifest.json``. The manifest holds the hashes of the two, so that a folder without it, or with
-other content, is recognised as damaged and the checkpoint before is used. Folders are URIs; each
-file appears at once under its name.
+``manifest.json``. The manifest holds the hashes of the other two. A folder without a manifest, or
+with other content, is damaged, and the previous checkpoint is used. Folders are URIs; each file is
+written atomically.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def save(
     manifest: Mapping[str, Any],
     keep: int = 2,
 ) -> Checkpoint:
-    """Write a checkpoint, then remove those no longer kept.
+    """Write a checkpoint, then remove those that are not kept.
 
     Args:
         folder: URI of the folder of checkpoints.
         step: optimiser steps done; a checkpoint of the same step is replaced.
         manifest: JSON-able facts: epoch, reader position, config hash, table versions, metrics;
             ``is_best: True`` marks the best so far, which is kept beside the latest.
-        keep: latest checkpoints kept.
+        keep: number of latest checkpoints to keep.
     """
     target = files.join(folder, f"step-{step:010d}")
     files.remove_tree(target)
@@ -84,13 +84,13 @@ def save(
 
 
 def latest(folder: str) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are skipped with a warning."""
-    return _newest_whole(folder, best=False)
+    """The newest complete checkpoint; damaged ones are skipped with a warning."""
+    return _newest_complete(folder, best=False)
 
 
 def best(folder: str) -> Checkpoint | None:
-    """The newest whole checkpoint that was saved as the best so far."""
-    return _newest_whole(folder, best=True)
+    """The newest complete checkpoint that was saved as the best so far."""
+    return _newest_complete(folder, best=True)
 
 
 def load(
@@ -99,7 +99,7 @@ def load(
     """Load weights, and the optimiser's state if an optimiser is given.
 
     Raises:
-        TrainingError: the checkpoint's tensors are not the model's.
+        TrainingError: the checkpoint's tensors do not fit the model or the optimiser.
     """
     tensors = _read_tensors(files.join(checkpoint.folder, MODEL_FILE))
     try:
@@ -110,17 +110,17 @@ def load(
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"the checkpoint {checkpoint.folder} is of another model or optimiser: {error}. "
-            "Remove the folder, or set the configuration back"
+            "Remove the folder, or restore the configuration"
         ) from error
 
 
 def _steps(folder: str) -> list[int]:
     """Steps with a folder, newest first."""
-    found = (_STEP.match(name) for name in files.list_dir(folder))
-    return sorted((int(match[1]) for match in found if match), reverse=True)
+    matches = (_STEP.match(name) for name in files.list_dir(folder))
+    return sorted((int(match[1]) for match in matches if match), reverse=True)
 
 
-def _newest_whole(folder: str, best: bool) -> Checkpoint | None:
+def _newest_complete(folder: str, best: bool) -> Checkpoint | None:
     for step in _steps(folder):
         target = files.join(folder, f"step-{step:010d}")
         manifest, fault = _read_manifest(target)
@@ -130,19 +130,19 @@ def _newest_whole(folder: str, best: bool) -> Checkpoint | None:
             fault = _damage(target, manifest)
             if fault is None:
                 return Checkpoint(target, step, manifest)
-        logger.warning("checkpoint %s is not used: %s; trying the one before", target, fault)
+        logger.warning("checkpoint %s is not used: %s; trying the previous one", target, fault)
     return None
 
 
 def _read_manifest(target: str) -> tuple[dict[str, Any] | None, str | None]:
-    """The manifest, or None and why not."""
+    """The manifest, or None and the reason."""
     uri = files.join(target, MANIFEST_FILE)
     if not files.exists(uri):
-        return None, "it has no manifest, so its writing was cut off"
+        return None, "it has no manifest, so it was not completed"
     try:
         manifest = json.loads(files.read_text(uri))
     except ValueError as error:
-        return None, f"its manifest is no JSON ({error})"
+        return None, f"its manifest is not JSON ({error})"
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         return None, f"its manifest is not of format {_FORMAT}"
     return manifest, None
@@ -160,8 +160,8 @@ def _damage(target: str, manifest: Mapping[str, Any]) -> str | None:
 
 
 def _prune(folder: str, newest: int, keep: int) -> None:
-    """Remove all but the ``keep`` latest and the best; folders that were never finished too."""
-    # A step beyond the newest is of a run that this one has overtaken by resuming before it.
+    """Remove all but the ``keep`` latest and the best, and folders that were never completed."""
+    # Steps beyond the newest were written by an earlier run; this one resumed before them.
     kept, has_best = 0, False
     for step in _steps(folder):
         target = files.join(folder, f"step-{step:010d}")
@@ -175,7 +175,7 @@ def _prune(folder: str, newest: int, keep: int) -> None:
 
 
 def _write_tensors(uri: str, tensors: Mapping[str, Tensor]) -> str:
-    """Write atomically; the SHA-256 of the file."""
+    """Write atomically; returns the SHA-256 of the file."""
     from safetensors.torch import save as to_bytes
     from safetensors.torch import save_file
 

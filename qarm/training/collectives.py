@@ -1,8 +1,7 @@
-"""Collective operations between ranks; the only module that knows Horovod.
+"""Collective operations between ranks; the only module that imports Horovod.
 
-A process that no launcher started is a world of one: every function here works there without
-Horovod installed, and returns what its single rank put in. Another backend would replace this
-module and nothing else. All functions are called by all ranks, in the same order.
+A process that no launcher started is a world of one: every function works there without Horovod
+installed, and returns its own input. All ranks must call the functions in the same order.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _NOT_BUILT = (
     "more than one rank needs Horovod, and it cannot be imported here ({error}); build it with "
     "`make setup`, or set training.ranks = 1"
 )
-# What horovodrun prints of the process that ended first.
+# What horovodrun prints about the process that ended first.
 _ENDED = re.compile(r"Process name: (\d+)\s+Exit code: (\d+)")
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 2e-5, 1e-3
 _horovod: Any = None
@@ -38,7 +37,7 @@ _entered: tuple[str, float] | None = None
 
 
 class RankLostError(TrainingError):
-    """A collective failed, for another rank stopped or stalled; its error is the cause."""
+    """A collective failed because another rank stopped or stalled; that rank has the cause."""
 
 
 def init(cycle_ms: int | None = None) -> None:
@@ -47,9 +46,9 @@ def init(cycle_ms: int | None = None) -> None:
     Called on the first use of any function here; calling it again does nothing.
 
     Args:
-        cycle_ms: how often ranks without a GPU ask each other for work, where HOROVOD_CYCLE_TIME
-            does not say. Horovod's 1 ms takes a tenth of the cores on which a model is computed;
-            where a step is long and has one collective, rarer is better.
+        cycle_ms: milliseconds between Horovod's negotiation rounds on machines without a GPU,
+            unless HOROVOD_CYCLE_TIME is set. Horovod's default of 1 ms takes a tenth of the cores
+            that compute; a higher value is better if steps are long and have one collective.
 
     Raises:
         TrainingError: several ranks were launched and Horovod is not installed.
@@ -88,7 +87,7 @@ def size() -> int:
 
 
 def local_rank() -> int:
-    """This process's number among those on the same machine: the accelerator it takes."""
+    """This process's number among those on the same machine; it chooses the accelerator."""
     init()
     return int(_horovod.local_rank()) if _horovod else 0
 
@@ -104,24 +103,24 @@ def _collective(what: str) -> Iterator[None]:
         if type(error).__name__ != "HorovodInternalError":
             raise
         raise RankLostError(
-            f"rank {os.environ.get('HOROVOD_RANK')}: {what} failed, for another rank stopped or "
-            f"stalled; its own error, or the log, tells why ({str(error).strip()})"
+            f"rank {os.environ.get('HOROVOD_RANK')}: {what} failed because another rank stopped or "
+            f"stalled; see that rank's error, or the log ({str(error).strip()})"
         ) from error
     finally:
         _entered = None
 
 
 def waiting() -> tuple[str, float] | None:
-    """The operation that this process is in, and for how many seconds; for another thread.
+    """The operation that this process waits in, and for how many seconds; for another thread.
 
-    Horovod's own stall check stays silent with gloo ranks, so the worker looks here.
+    Horovod's own stall check does not report with gloo, so the worker uses this one.
     """
     entered = _entered
     return None if entered is None else (entered[0], time.monotonic() - entered[1])
 
 
 def _on_wire(tensor: Tensor) -> Tensor:
-    """``tensor``, contiguous, of a type and where this Horovod build can read it."""
+    """``tensor``, contiguous, with a type and on a device that this Horovod build supports."""
     import torch
 
     tensor = tensor.detach().contiguous()
@@ -133,8 +132,8 @@ def _on_wire(tensor: Tensor) -> Tensor:
 def _finish(handle: Any) -> Any:
     """Result of an operation that was started.
 
-    Horovod's own wait spins. Where ranks have one core each, it takes that core from the thread
-    that does the work; asleep, it leaves it.
+    Horovod's own wait spins: where ranks have one core each, it takes that core from the thread
+    that does the work.
     """
     pause = _FIRST_PAUSE_SECONDS
     while not _horovod.poll(handle):
@@ -146,15 +145,15 @@ def _finish(handle: Any) -> Any:
 def exchange(
     groups: Sequence[Sequence[Tensor]], rows: Sequence[Tensor], name: str
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Sums over ranks of some tensors, and of others the rows of all ranks, in one go.
+    """Sum some tensors over ranks and concatenate others, in one negotiation round.
 
     Args:
-        groups: each is tensors of one type and device; shapes are equal on all ranks.
-        rows: first dimensions may differ between ranks, also be 0.
-        name: what for; equal on all ranks.
+        groups: each holds tensors of one type and device; shapes are equal on all ranks.
+        rows: tensors to concatenate; first dimensions may differ between ranks and may be 0.
+        name: identifies the operation; equal on all ranks.
 
     Returns:
-        A flat tensor for each group; and each tensor of ``rows`` concatenated, in rank order.
+        The sums, a flat tensor per group; and each tensor of ``rows`` concatenated in rank order.
     """
     import torch
 
@@ -162,7 +161,7 @@ def exchange(
         own = [torch.cat([tensor.detach().reshape(-1) for tensor in group]) for group in groups]
         return own, [tensor.detach().clone() for tensor in rows]
     with _collective(name):
-        # All are on their way before one is waited for: a round of negotiation is milliseconds.
+        # All are started before the first is waited for: a negotiation round takes milliseconds.
         sums = [
             _horovod.allreduce_async_(
                 torch.cat([_on_wire(tensor).reshape(-1) for tensor in group]),
@@ -189,17 +188,18 @@ def allreduce_sum(tensor: Tensor, name: str = "sum") -> Tensor:
 def gather(tensor: Tensor, name: str = "gather") -> Tensor:
     """Tensors of all ranks concatenated along dimension 0 in rank order; no gradient.
 
-    First dimensions may differ between ranks, also be 0.
+    First dimensions may differ between ranks and may be 0.
     """
     return exchange([], [tensor], name)[1][0]
 
 
 def gather_with_grad(tensor: Tensor) -> Tensor:
-    """``gather`` with true gradients: those of the sum of all ranks' losses.
+    """``gather`` with the gradients of the sum of all ranks' losses.
 
-    ``hvd.allgather`` averages in its backward pass, which makes the gathered side's gradient
-    1/world too small. Here the backward pass sums the gradients of all ranks and takes this
-    rank's rows, so that one rank with a batch of 2B equals two ranks with B each.
+    ``hvd.allgather`` averages in its backward pass, so that gradients of the gathered tensor would
+    be too small by a factor of the number of ranks. Here the backward pass sums the gradients of
+    all ranks and returns this rank's rows: one rank with a batch of 2B equals two ranks with B
+    each.
 
     Args:
         tensor: (rows, ...), the same number of rows on every rank.
@@ -220,8 +220,8 @@ def _gather_function() -> Any:
             gathered = gather(tensor)
             if gathered.shape[0] != context.rows * size():
                 raise TrainingError(
-                    f"gather_with_grad needs the same rows on all {size()} ranks; rank {rank()} "
-                    f"has {context.rows}, all together {gathered.shape[0]}"
+                    f"gather_with_grad needs equally many rows on all {size()} ranks; rank "
+                    f"{rank()} has {context.rows}, all ranks together have {gathered.shape[0]}"
                 )
             return gathered
 
@@ -234,7 +234,7 @@ def _gather_function() -> Any:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """``value`` of every rank, in rank order, on every rank. For small things: it is pickled."""
+    """``value`` of every rank, in rank order, on every rank. Pickled, so for small values."""
     if size() == 1:
         return [value]
     import torch
@@ -245,7 +245,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def broadcast_object(value: Any) -> Any:
-    """Rank 0's ``value`` on every rank. For small things: it is pickled."""
+    """Rank 0's ``value`` on every rank. Pickled, so for small values."""
     return gather_objects(value if rank() == 0 else None)[0]
 
 
@@ -265,16 +265,16 @@ def _broadcast_tensors(tensors: Mapping[str, Tensor]) -> None:
 
 
 def broadcast_model(model: nn.Module) -> None:
-    """Give every rank rank 0's parameters and buffers."""
+    """Copy rank 0's parameters and buffers to every rank."""
     if size() > 1:
         _broadcast_tensors({f"model.{k}": v for k, v in model.state_dict().items()})
 
 
 def broadcast_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Give every rank rank 0's optimiser state and hyper-parameters.
+    """Copy rank 0's optimiser state and hyper-parameters to every rank.
 
-    Unlike ``hvd.broadcast_optimizer_state`` it takes no step to create missing state, and so
-    moves no weight.
+    Unlike ``hvd.broadcast_optimizer_state`` it takes no step to create missing state, which would
+    change the weights.
     """
     if size() == 1:
         return
@@ -293,14 +293,14 @@ def broadcast_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def barrier() -> None:
-    """Wait until every rank is here."""
+    """Wait until every rank has called this function."""
     if size() > 1:
         with _collective("barrier"):
             _horovod.barrier()
 
 
 def reduce_metrics(metrics: Mapping[str, float], weight: float = 1.0) -> dict[str, float]:
-    """Mean of each metric over ranks, weighted by ``weight``; NaN where no rank has weight.
+    """Mean of each metric over ranks, weighted by ``weight``; NaN if the total weight is 0.
 
     Raises:
         TrainingError: the ranks report different metrics.
@@ -322,17 +322,17 @@ def reduce_metrics(metrics: Mapping[str, float], weight: float = 1.0) -> dict[st
 
 
 def launch_environment(stall_seconds: int) -> dict[str, str]:
-    """Environment of ranks: this process's HOROVOD_CYCLE_TIME; Horovod too gives up after
-    ``stall_seconds``."""
-    cycle = {n: os.environ[n] for n in ("HOROVOD_CYCLE_TIME",) if n in os.environ}
-    return cycle | {
+    """Horovod's settings for the ranks: time limits, and this process's HOROVOD_CYCLE_TIME."""
+    cycle = os.environ.get("HOROVOD_CYCLE_TIME")
+    return {
+        **({"HOROVOD_CYCLE_TIME": cycle} if cycle else {}),
         "HOROVOD_STALL_CHECK_TIME_SECONDS": str(max(1, min(60, stall_seconds // 2))),
         "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": str(stall_seconds),
     }
 
 
 def first_ended(log: str) -> tuple[int, int] | None:
-    """Rank and exit code of the process that ended first, by what horovodrun printed."""
+    """Rank and exit code of the process that ended first, from horovodrun's output."""
     found = _ENDED.search(log)
     return (int(found[1]), int(found[2])) if found else None
 
@@ -360,13 +360,13 @@ def run_in_spark(
     Args:
         function: pickled by value, so define it locally.
         start_timeout: seconds to wait for as many free task slots as ranks.
-        log: text stream that gets the ranks' output.
+        log: text stream for the ranks' output.
     """
     try:
         from horovod import spark
     except ImportError as error:
         raise TrainingError(_NOT_BUILT.format(error=error)) from error
-    # Horovod replaces these and never puts them back.
+    # Horovod replaces these handlers and does not restore them.
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         return list(

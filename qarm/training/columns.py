@@ -1,4 +1,4 @@
-"""Arrow columns as numpy arrays that torch takes: vectors, and matrices from fixed-length lists."""
+"""Arrow columns as NumPy arrays for torch: vectors, and matrices from lists of fixed length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Arrays = dict[str, NDArray]
 
 
 def rows_of(arrays: Arrays) -> int:
-    """How many rows the columns have."""
+    """Number of rows of the columns."""
     return len(next(iter(arrays.values())))
 
 
@@ -46,11 +46,11 @@ def check_types(schema: pa.Schema, columns: Sequence[str], lengths: Mapping[str,
         element = kind.value_type if _is_list(kind) else kind
         if not _is_number(element):
             raise InputError(
-                f"column {column!r} is {kind}; tensors are made of numbers, booleans, dates and "
-                "lists of them. Leave it out, or turn it into a number when the table is written"
+                f"column {column!r} is {kind}; tensors can be made of numbers, booleans, dates and "
+                "lists of them. Omit it, or convert it to a number when the table is written"
             )
         if _is_list(kind) != (column in lengths):
-            need = "needs its length in" if _is_list(kind) else "is no list but stands in"
+            need = "needs its length in" if _is_list(kind) else "is not a list but is named in"
             raise InputError(f"column {column!r} ({kind}) {need} list_lengths {dict(lengths)}")
 
 
@@ -59,16 +59,16 @@ def to_arrays(table: pa.Table, lengths: Mapping[str, int], where: str) -> Arrays
 
     Args:
         lengths: length of each list column.
-        where: said in errors, such as the file and row group.
+        where: the file and row group, for errors.
 
     Raises:
-        InputError: a null, or a list that has not its column's length.
+        InputError: a null, or a list of another length.
     """
     arrays: Arrays = {}
     for name in table.column_names:
         column = table.column(name)
         array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-        if isinstance(array, pa.ChunkedArray):  # no chunk at all
+        if isinstance(array, pa.ChunkedArray):  # it has no chunk
             array = pa.array([], column.type)
         if array.null_count:
             raise InputError(
@@ -95,7 +95,7 @@ def to_arrays(table: pa.Table, lengths: Mapping[str, int], where: str) -> Arrays
 
 
 def _numbers(array: pa.Array) -> NDArray:
-    """Values as a type torch has; timestamps and dates as their integers."""
+    """Values in a type that torch has; timestamps and dates as integers."""
     kind = array.type
     if pa.types.is_timestamp(kind) or pa.types.is_date64(kind):
         array = array.view(pa.int64())

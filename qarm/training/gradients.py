@@ -1,4 +1,4 @@
-"""Gradients of all ranks together: those of the weighted mean over the rows of all."""
+"""Gradients of the weighted mean loss over the rows of all ranks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 def reduce_gradients(model: nn.Module, loss: Tensor, weight: Tensor) -> tuple[float, float]:
     """Sum the gradients, losses and weights of all ranks, and divide by the total weight.
 
-    After ``loss.backward()`` on the weighted *sum* of losses of this rank's rows, each
-    parameter's ``grad`` is that of the weighted mean over the rows of all ranks, whatever their
-    number. Every trainable parameter takes part in every step, one without a gradient with
-    zeros, so that ranks never disagree on what is reduced (nor on what the optimiser updates).
+    Called after ``loss.backward()`` on the weighted *sum* of losses of this rank's rows. Each
+    parameter's ``grad`` becomes that of the weighted mean over the rows of all ranks. A trainable
+    parameter without a gradient counts as zeros, so that all ranks reduce, and the optimiser
+    updates, the same parameters in every step.
     Dense gradients travel as one tensor per type; those of ``sparse=True`` embeddings as coalesced
     rows.
 
@@ -82,7 +82,7 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def _touched_rows(parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
-    """Rows of this rank's gradient that are not zero, each once: their numbers, and the rows."""
+    """Non-zero rows of this rank's gradient, each once: their numbers, and the rows."""
     import torch
 
     gradient = parameter.grad
@@ -94,7 +94,7 @@ def _touched_rows(parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
 
 
 def _sum_rows(parameter: nn.Parameter, rows: Tensor, values: Tensor) -> Tensor:
-    """Gradient whose rows are the sums of the values of equal number: a coalesced sparse tensor."""
+    """Coalesced sparse gradient: values with the same row number are summed."""
     import torch
 
     return torch.sparse_coo_tensor(

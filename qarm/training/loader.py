@@ -1,17 +1,17 @@
-"""Batches of tensors from the files of a pinned Delta version, in an order that can be repeated.
+"""Batches of tensors from the files of a pinned Delta version, in a reproducible order.
 
 Rows are shuffled in blocks: whole row groups of a shard, in an order that differs by epoch, are
-taken together until they have ``shuffle_rows / shards`` rows, and permuted. Each step takes the
-same number of rows from every shard, so that a batch mixes rows of as many row groups as there are
-shards, or more. The order is a pure function of (files, seed, epoch, shards).
+collected until they have ``shuffle_rows / shards`` rows, and permuted. Each step takes the same
+number of rows from every shard, so that a batch mixes rows of at least as many row groups as there
+are shards. The order is a pure function of (files, seed, epoch, shards).
 
-Where a shard has no more rows, the batch is filled with copies of its last row at weight 0
-(copies, so that no loss meets values that never occur): no row is ever dropped, none is carried
-over to the next epoch, and all ranks take the same number of steps.
+When a shard has no more rows, the batch is filled with copies of its last row at weight 0 (copies,
+so that no loss meets values that never occur). No row is ever dropped or carried over to the next
+epoch, and all ranks take the same number of steps.
 
-Three stages run at once: Petastorm's threads decode row groups (``row_groups``), one thread holds
-the next round of blocks, one gathers batches. A row is copied once, from Arrow's memory to its
-place in the batch; within a step, rows of one row group stand together.
+Three stages run in parallel: Petastorm's threads decode row groups (``row_groups``), one thread
+holds the next round of blocks, and one gathers batches. A row is copied once, from Arrow's memory
+to its place in the batch; within a step, rows of one row group are adjacent.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PREFETCHED_BATCHES = 4
 
 
 class EpochLoader:
-    """Equal batches for every rank, each row exactly once an epoch.
+    """Batches of equal size for every rank; each row comes exactly once per epoch.
 
     Args:
         files: Parquet files (URIs or paths), the live files of one table version.
@@ -62,8 +62,8 @@ class EpochLoader:
 
     Attributes:
         plan: shards and steps.
-        rows_read: rows of the files that this rank was given in the latest epoch.
-        wait_seconds: time the consumer waited for batches in the latest epoch.
+        rows_read: rows of the files that this rank has returned in the latest epoch.
+        wait_seconds: time that the consumer waited for batches in the latest epoch.
 
     Raises:
         InputError: no files, a missing or unusable column, fewer row groups than shards.
@@ -96,23 +96,23 @@ class EpochLoader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch, equal on all ranks."""
+        """Batches per epoch, equal on all ranks."""
         return self.plan.steps
 
     @property
     def rows_per_rank(self) -> list[int]:
-        """Rows each rank reads in an epoch, by the footers."""
+        """Rows that each rank reads per epoch, by the Parquet footers."""
         return self.plan.rows_per_rank
 
     def epoch(self, epoch_no: int, start_step: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Batches of one epoch, from ``start_step`` on; blocks used up before it are not read.
+        """Batches of one epoch, from ``start_step`` on; blocks that end before it are not read.
 
         Yields:
             Column -> tensor of ``batch_size`` rows, (batch_size,) or (batch_size, length), and
-            ``__weight__``, float32. The rows of the rank's shards stand one after the other.
+            ``__weight__``, float32. The rows are ordered by the rank's shards.
 
         Raises:
-            RowsLostError: a rank read other rows than the footers promise (on all ranks, after
+            RowsLostError: the number of rows read differs from the footers (on all ranks, after
                 the last batch).
             InputError: a null, or a list of another length.
         """
@@ -131,16 +131,16 @@ class EpochLoader:
 
     def _blocks(self, epoch_no: int, start_step: int) -> list[Block]:
         """This rank's blocks in the order in which the steps need them."""
-        plan, found = self.plan, []
+        plan, needed = self.plan, []
         begin = start_step * plan.shard_batch
         size = 1 if self.seed is None else max(1, self.settings.shuffle_rows // plan.shards)
         for shard in plan.shards_of(self.rank) if start_step < plan.steps else ():
             generator = self._generator(epoch_no, shard)
             blocks = plan.blocks(shard, block_rows=size, generator=generator)
-            # A shard that ended before start_step still gives its last row, for padding.
+            # A shard that ended before start_step still provides its last row, for padding.
             ahead = [b for b in blocks if b.start + plan.block_rows(b) > begin]
-            found += ahead or blocks[-1:]
-        return sorted(found, key=lambda b: (b.start // plan.shard_batch, b.shard))
+            needed += ahead or blocks[-1:]
+        return sorted(needed, key=lambda b: (b.start // plan.shard_batch, b.shard))
 
     def _generator(self, *path: int) -> np.random.Generator | None:
         """Random numbers of this place in the order; None where the files' order is kept."""
@@ -176,7 +176,7 @@ class EpochLoader:
                 yield _next_batch(list(lanes.values()), plan.shard_batch)
 
     def _check_rows(self, start_step: int) -> None:
-        """Compare rows given out with the footers, for each rank and in total."""
+        """Compare the rows returned with the footers, for each rank and in total."""
         done = start_step * self.plan.shard_batch
         promised = [
             sum(max(0, self.plan.rows_of(s) - done) for s in self.plan.shards_of(r))
@@ -198,7 +198,7 @@ _Piece = tuple[Arrays, "NDArray[np.int64]"]
 
 
 class _Lane:
-    """Rows of one shard that wait for their step: blocks, and the order of their rows."""
+    """Rows of one shard that are not yet in a batch: blocks, and the order of their rows."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -206,14 +206,14 @@ class _Lane:
         self._last: _Piece | None = None
 
     def add(self, parts: list[Arrays], order: NDArray[np.int64], skip: int) -> None:
-        """Append rows of a block's row groups in this order, but for the first ``skip``."""
+        """Append rows of a block's row groups in this order, except the first ``skip``."""
         self._last = _split(parts, order[-1:])[0]
         if skip < len(order):
             self._waiting.append((parts, order[skip:]))
             self.rows += len(order) - skip
 
     def take(self, count: int) -> tuple[list[_Piece], int]:
-        """Where the next ``count`` rows are, the last one repeated where there are fewer; and how
+        """Places of the next ``count`` rows, the last one repeated if there are fewer; and how
         many are real."""
         real = missing = min(count, self.rows)
         taken: list[_Piece] = []
@@ -234,7 +234,7 @@ class _Lane:
 
 
 def _split(parts: Sequence[Arrays], places: NDArray[np.int64]) -> list[_Piece]:
-    """``places`` in the row groups joined, as places in each of them."""
+    """``places`` in the concatenated row groups, as places in each of them."""
     if len(parts) == 1:
         return [(parts[0], places)]
     places = np.sort(places)
@@ -247,13 +247,13 @@ def _split(parts: Sequence[Arrays], places: NDArray[np.int64]) -> list[_Piece]:
 def _next_batch(lanes: Sequence[_Lane], rows: int) -> tuple[Arrays, int]:
     """One batch from ``rows`` rows of each lane, with weights; and how many rows are real."""
     taken = [lane.take(rows) for lane in lanes]
-    pieces = [piece for found, _ in taken for piece in found]
+    pieces = [piece for of_lane, _ in taken for piece in of_lane]
     batch = {}
     for name, values in pieces[0][0].items():
         batch[name] = column = _empty((len(lanes) * rows, *values.shape[1:]), values.dtype)
         start = 0
         for arrays, order in pieces:
-            # Any mode but "raise" writes to ``out`` directly.
+            # Mode "raise" would buffer ``out``.
             place = column[start : start + len(order)]
             np.take(arrays[name], order, axis=0, out=place, mode="clip")
             start += len(order)
@@ -265,7 +265,7 @@ def _next_batch(lanes: Sequence[_Lane], rows: int) -> tuple[Arrays, int]:
 def _empty(shape: tuple[int, ...], kind: np.dtype) -> NDArray:
     """Like ``np.empty``, from Arrow's allocator.
 
-    It keeps what is freed for the next batch; glibc hands a thread's memory back to the kernel, and
+    It keeps freed memory for the next batch. glibc returns a thread's memory to the kernel, and the
     page faults took as long as the copying.
     """
     import pyarrow as pa

@@ -1,14 +1,14 @@
 """The training loop of both trainers: epochs, evaluation, checkpoints, resuming, the best weights.
 
 The loss function returns the weighted *sum* of losses over its rows and the sum of the weights
-(``__weight__`` times whatever weights the rows bring), and the loop divides by the weight of all
-ranks together. So padding counts for nothing, rows count alike on every rank, and one rank with
-a batch of 2B takes the same step as two ranks with B each. Losses that look at other ranks' rows
-do so by ``collectives.gather_with_grad``.
+(``__weight__`` times other weights of the rows), and the loop divides by the weight of all ranks
+together. Padding therefore has no effect, rows count alike on every rank, and one rank with a batch
+of 2B takes the same step as two ranks with B each. Losses that use other ranks' rows gather them
+with ``collectives.gather_with_grad``.
 
-A run that was stopped continues at the step after its latest checkpoint, which carries the reader's
-position and the running sums of the epoch. What is random in a step depends on (seed, epoch, step,
-rank) alone, so it ends with the weights of a run never stopped.
+A stopped run resumes at the step after its latest checkpoint, which holds the reader's position and
+the running sums of the epoch. Randomness in a step depends on (seed, epoch, step, rank) alone, so
+the final weights equal those of a run that was never stopped.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ LossFunction = Callable[["nn.Module", Batch], "tuple[Tensor, Tensor]"]
 
 
 class EpochSource(Protocol):
-    """What the loop needs of a loader."""
+    """The part of a loader that the loop uses."""
 
     rows_read: int
     wait_seconds: float
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch, equal on all ranks."""
+        """Batches per epoch, equal on all ranks."""
 
     @property
     def plan(self) -> Any:
-        """``qarm.training.shards.ShardPlan``: with the same ``shards`` and steps, a step has the
-        same rows."""
+        """``qarm.training.shards.ShardPlan``: its number of shards and steps decide which rows a
+        step has."""
 
     def epoch(self, epoch_no: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of one epoch, from ``start_step`` on."""
@@ -126,7 +126,7 @@ class _Run:
         return self.result.epochs_done - 1 - self.result.best_epoch
 
     def start(self) -> None:
-        """Give all ranks rank 0's weights: those of the latest checkpoint, if there is one."""
+        """Copy rank 0's weights to all ranks: those of the latest checkpoint, if there is one."""
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         state = None
@@ -141,16 +141,16 @@ class _Run:
         collectives.broadcast_model(self.model)
         collectives.broadcast_optimizer(self.optimizer)
         if state is not None:
-            self._go_on(state)
+            self._resume(state)
 
-    def _go_on(self, state: Mapping[str, Any]) -> None:
-        """Take over where the checkpoint's run was."""
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        """Continue where the checkpoint's run was."""
         self.step, self.wait_seconds = state["step"], state["wait_seconds"]
         self.result = FitResult(**state["result"])
         self.result.resumed_from, self.result.resumed_step = self.result.epochs_done, self.step
         self.running = RunningEpoch(**state["running"])
         rows, rank = state["reader"]["rows"], collectives.rank()
-        # Other ranks' shares cannot be told apart: their sum stays right.
+        # With another number of ranks only the sum is known.
         same = len(rows) == collectives.size()
         self.running.rows = rows[rank] if same else sum(rows) * (rank == 0)
         self.trackers.state = dict(state["tracking"])
@@ -175,11 +175,11 @@ class _Run:
         if expected != seen:
             raise TrainingError(
                 f"the checkpoint {found.folder} was made with the configuration {seen}, this run "
-                f"has {expected}. Remove {self.folder} to train anew, or set the configuration back"
+                f"has {expected}. Remove {self.folder} to train anew, or restore the configuration"
             )
 
     def _order(self) -> dict[str, int]:
-        """With these equal, a step has the same rows, whatever the number of ranks."""
+        """If these are equal, a step has the same rows at any number of ranks."""
         return {
             "steps_per_epoch": self.loader.steps_per_epoch,
             "shards": self.loader.plan.shards,
@@ -191,12 +191,12 @@ class _Run:
         if reader["step"] and seen != own:
             raise TrainingError(
                 f"the checkpoint {found.folder} is of step {reader['step']} of an epoch with "
-                f"{seen}, this run has {own}: its steps have other rows. Set loader.shards back, "
+                f"{seen}, this run has {own}: its steps have other rows. Restore loader.shards, "
                 f"run with ranks that divide it, or remove {self.folder} to train anew"
             )
 
     def epoch(self, evaluate: Callable[[], Mapping[str, float]] | None) -> None:
-        """Train one epoch, or the rest of it, evaluate, tell, save."""
+        """Train one epoch, or the rest of it; evaluate, report, save."""
         import torch
 
         number, running = self.result.epochs_done, self.running
@@ -218,7 +218,7 @@ class _Run:
             with torch.no_grad():
                 metrics = collectives.reduce_metrics(evaluate())
         record = self._record(number, metrics)
-        # Before the checkpoint: killed in between, the epoch is told again, not left out.
+        # Before the checkpoint: if killed in between, the epoch is reported twice, not omitted.
         self.trackers.write(record, self.step)
         is_best = self.result.best_epoch == number
         if self.folder is not None:
@@ -227,7 +227,7 @@ class _Run:
             self.best_weights = copy_to_memory(self.model)
 
     def _save_if_due(self) -> None:
-        """A checkpoint in the middle of an epoch; its end has one of its own."""
+        """Save a checkpoint within an epoch; the end of the epoch has its own."""
         running = self.running
         every = self.config.checkpoint_steps
         if not self.folder or not every or self.step % every:
@@ -270,16 +270,16 @@ class _Run:
         raise TrainingError(
             f"the loss is not finite at epoch {self.result.epochs_done}, step {self.step}, "
             f"learning rate {rate:.3g} ({'; '.join(bad)}). Lower the learning rate, set "
-            "gradient_clip, or look for NaN in the inputs; the latest checkpoint is kept"
+            "gradient_clip, or check the inputs for NaN; the latest checkpoint is kept"
         )
 
     def _record(self, number: int, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Add the epoch to the result; is it the best so far?"""
+        """Add the epoch to the result, and mark it if it is the best so far."""
         result, running = self.result, self.running
         monitor = self.config.monitor
         if monitor is not None and monitor not in metrics:
             raise ConfigError(
-                f"training is judged by {monitor!r}, and evaluation reports {sorted(metrics)}"
+                f"the best epoch is chosen by {monitor!r}, evaluation reports {sorted(metrics)}"
             )
         loss = running.loss_sum / max(running.weight_sum, 1e-300)
         waited = running.wait_seconds + self.loader.wait_seconds
@@ -322,11 +322,11 @@ class _Run:
         return metrics[monitor] > best or math.isnan(best)
 
     def _save(self, rows: list[int], metrics: Mapping[str, float], is_best: bool) -> None:
-        """Write a checkpoint, on rank 0; ``rows`` of the epoch that each rank has read so far."""
+        """Write a checkpoint on rank 0; ``rows``: read by each rank so far in the epoch."""
         if self.folder is None or collectives.rank() > 0:
             return
         running = asdict(self.running)
-        if rows:  # the loader counts anew when it is opened again
+        if rows:  # a resumed loader counts from 0
             running["wait_seconds"] += self.loader.wait_seconds
         done = self.result.epochs_done
         reader = {"epoch": done, "step": running["step"], "rows": rows, **self._order()}

@@ -1,4 +1,4 @@
-"""Runs an iterator on a thread, a few items ahead of who takes them."""
+"""Runs an iterator on a thread, a few items ahead of its consumer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _Message = tuple[str, "T | BaseException | None"]
 _NICE = 10
 
 
-def _step_back() -> None:
-    """Let this thread, which reads ahead, and those that it starts give way to who computes.
+def _lower_priority() -> None:
+    """Give this thread, and those that it starts, a lower priority than the training thread.
 
-    Where a rank has one core, a burst of decoding else delays its step, and all other ranks wait
-    for it. Linux alone knows priorities of threads.
+    Otherwise a burst of decoding delays the step of a rank that has one core, and all other ranks
+    wait for it. Only Linux has priorities per thread.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
@@ -30,8 +30,8 @@ class Prefetch(Generic[T]):
     """Items of ``source`` in order; its errors arrive with their traceback.
 
     Args:
-        source: closed when all is taken, or when this is closed.
-        ahead: items made before they are asked for.
+        source: closed when it is exhausted, or when this object is closed.
+        ahead: maximum number of items that wait for the consumer.
     """
 
     def __init__(self, source: Generator[T, None, None], ahead: int) -> None:
@@ -41,7 +41,7 @@ class Prefetch(Generic[T]):
         self._thread.start()
 
     def _run(self, source: Generator[T, None, None]) -> None:
-        _step_back()
+        _lower_priority()
         try:
             with closing(source):
                 for item in source:

@@ -1,4 +1,4 @@
-"""What a training records of itself; checkpoints carry both records as JSON."""
+"""Records of a training; checkpoints hold both as JSON."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 
 @dataclass
 class FitResult:
-    """What a training did.
+    """The outcome of a training.
 
     Attributes:
-        history: one entry an epoch: epoch, train_loss, rows, rows_per_second,
+        history: one record per epoch: epoch, train_loss, rows, rows_per_second,
             input_wait_share, learning_rate, and the metrics of ``evaluate``.
         best_epoch: the epoch whose weights the model has now; -1 if there was none.
         best_metrics: its metrics.
         rows_per_rank: rows that each rank read in the latest epoch.
-        seconds: time spent in training epochs, over all runs that were resumed.
-        input_wait_share: share of it that rank 0 waited for batches.
-        epochs_done: epochs trained, over all runs that were resumed.
+        seconds: time spent in training epochs, including runs that were resumed.
+        input_wait_share: share of that time in which rank 0 waited for batches.
+        epochs_done: epochs trained, including runs that were resumed.
         resumed_from: epochs that were already done when this run began.
-        resumed_step: steps likewise, over all epochs.
+        resumed_step: steps that were already done, over all epochs.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -35,14 +35,14 @@ class FitResult:
 
 @dataclass
 class RunningEpoch:
-    """The epoch under way; the loss and its weight are those of all ranks, the rest this rank's."""
+    """The current epoch; loss and weight are sums over all ranks, the rest is of this rank."""
 
     step: int = 0
-    """Steps done in it: the reader's position."""
+    """Steps done in the epoch: the reader's position."""
     loss_sum: float = 0.0
     weight_sum: float = 0.0
     seconds: float = 0.0
     wait_seconds: float = 0.0
-    """Before this run resumed."""
+    """Waiting for input before this run resumed."""
     rows: int = 0
-    """Likewise."""
+    """Rows read before this run resumed."""

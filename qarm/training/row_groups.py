@@ -1,15 +1,15 @@
-"""Row groups of Parquet files through Petastorm; the only module that knows it.
+"""Row groups of Parquet files through Petastorm; the only module that imports it.
 
-Petastorm reads row groups on threads. Its own batch reader would lose three things that training
-needs, so ``_open_reader`` builds the same ``Reader`` that ``make_batch_reader`` builds, with
+Petastorm reads row groups on threads. Its own batch reader lacks three things that training needs,
+so ``_open_reader`` builds the same ``Reader`` as ``make_batch_reader``, except that
 
-* the row groups' order given by us, a pure function of (files, seed, epoch, shards): it is the
-  same at any number of worker threads, and reading can start in the middle of an epoch;
-* results that carry the number of their row group. They are put back in order, and reading ends
-  when all have come, not when the pool looks idle: its check "no work left" can win the race
-  against the thread that hands out work, and rows would be lost;
-* list columns that become 2-d arrays by one reshape of Arrow's values, not by ``np.vstack`` over
-  an object array of rows.
+* we give the order of row groups, a pure function of (files, seed, epoch, shards). It does not
+  depend on the number of worker threads, and reading can start in the middle of an epoch;
+* results carry the number of their row group. They are put back in order, and reading ends when all
+  have arrived, not when the pool looks idle: its check "no work left" can win the race against the
+  thread that hands out work, and rows would be lost;
+* list columns become matrices by one reshape of Arrow's values, not by ``np.vstack`` over an object
+  array of rows.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def read_row_groups(
     list_lengths: Mapping[str, int],
     workers: int,
 ) -> Generator[Arrays, None, None]:
-    """Columns of the row groups, in order; they share Arrow's memory, which is read-only.
+    """Columns of the row groups, in order; they are views of Arrow's memory, which is read-only.
 
     Raises:
-        RowsLostError: a row group does not come, or has other rows than its footer promised.
+        RowsLostError: a row group is missing, or its number of rows differs from its footer.
         InputError: a null, or a list of another length.
     """
     if not wanted:
@@ -61,8 +61,8 @@ def read_row_groups(
 def _next_result(reader: Any, awaited: RowGroup) -> tuple[tuple[str, int], Arrays]:
     """The next row group that a worker finished: (path, number in the file), columns.
 
-    The pool sometimes says that nothing is left while the last items are on their way; that is
-    believed only when it lasts.
+    The pool may report that nothing is left while the last items are still being added, so that
+    report is only accepted after some repetitions.
     """
     from petastorm.workers_pool import EmptyResultError
 
@@ -72,13 +72,13 @@ def _next_result(reader: Any, awaited: RowGroup) -> tuple[tuple[str, int], Array
         except EmptyResultError:
             time.sleep(0.01)
     raise RowsLostError(
-        f"Petastorm gave no row group {awaited.index} of {awaited.file} ({awaited.rows} rows)"
+        f"Petastorm returned no row group {awaited.index} of {awaited.file} ({awaited.rows} rows)"
     )
 
 
 @functools.cache
 def _reader_classes() -> tuple[Any, Any, Any]:
-    """Petastorm's reader, its worker and its thread pool, fitted to us; imported on first use."""
+    """Petastorm's reader and worker, adapted, and its thread pool; imported on first use."""
     from petastorm.arrow_reader_worker import ArrowReaderWorker
     from petastorm.reader import Reader
     from petastorm.workers_pool.thread_pool import ThreadPool
@@ -100,7 +100,7 @@ def _reader_classes() -> tuple[Any, Any, Any]:
 
         def process(self, piece_index: int, worker_predicate: Any, **_: Any) -> None:
             piece = self._split_pieces[piece_index]
-            # Where row groups are decoded at once, threads for their columns only get in the way.
+            # Threads per column do not help when several row groups are decoded in parallel.
             table = piece.read(columns=self.columns, use_threads=self.workers == 1)
             where = f"row group {piece.row_group} of {piece.path}"
             arrays = to_arrays(table, self.list_lengths, where)
@@ -121,11 +121,13 @@ def _reader_classes() -> tuple[Any, Any, Any]:
 
 
 def _keep_freed_memory() -> None:
-    """Let Arrow keep freed memory for ten seconds, in place of one, and use it for the next blocks:
-    else every byte of an epoch costs a page fault, which is half as much again as decoding it."""
+    """Let Arrow keep freed memory for ten seconds instead of one, so that the next blocks reuse it.
+
+    Otherwise page faults add half to the time of decoding.
+    """
     import pyarrow as pa
 
-    with suppress(NotImplementedError):  # built with another allocator
+    with suppress(NotImplementedError):  # Arrow was built with another allocator
         pa.jemalloc_set_decay_ms(10_000)
 
 
@@ -135,10 +137,10 @@ def _open_reader(
     list_lengths: Mapping[str, int],
     workers: int,
 ) -> Any:
-    """A Petastorm reader of ``row_groups``, handed out to its threads in that order."""
+    """A Petastorm reader whose threads take ``row_groups`` in that order."""
     _keep_freed_memory()
-    # A page of them a rank: petastorm uses the legacy datasets of the pinned pyarrow. Set anew for
-    # each reader, for a test runner may have put the filters back.
+    # Petastorm uses the legacy datasets of the pinned pyarrow, which warn many times. Set for each
+    # reader, because a test runner may have restored the filters.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm(\..*)?$")
     # Its own schema lacks some types; columns are read by our list, not by that schema.
     warnings.filterwarnings("ignore", r"Column .* has an unsupported field", UserWarning)

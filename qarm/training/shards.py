@@ -1,11 +1,10 @@
 """Which rank reads which row groups, in which order: pure functions of the Parquet footers.
 
-The files' row groups are numbered as Petastorm numbers them: files in order of their URI, row
-groups in file order. They are dealt out to *canonical shards* so that shards have like numbers of
-rows; rank r reads ``shards / world`` consecutive shards. Each step takes the same number of rows
-from every shard. With a fixed number of shards, step t therefore holds the same rows, in the same
-order over the ranks, at any number of ranks that divides it; the config fixes the global batch.
-One shard a rank is the default.
+Row groups are numbered as in Petastorm: files in order of their URI, row groups in file order. They
+are distributed over *canonical shards* of similar numbers of rows; rank r reads ``shards / world``
+consecutive shards. Each step takes the same number of rows from every shard. With a fixed number of
+shards and a fixed global batch, step t therefore has the same rows, in the same order over the
+ranks, at any number of ranks that divides the number of shards.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _FOOTER_THREADS = 16
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group: its file, its number in the file, its rows."""
+    """A row group: its file, its number in the file, its number of rows."""
 
     file: str
     index: int
@@ -44,7 +43,7 @@ class Block:
     shard: int
     number: int
     start: int
-    """Rows of the shard before this block."""
+    """Number of the shard's rows before this block."""
     row_groups: tuple[int, ...]
 
 
@@ -53,9 +52,9 @@ class ShardPlan:
     """Shards, their rows, and the steps of an epoch.
 
     Attributes:
-        row_groups: those with rows, in Petastorm's order.
-        batch_size: rows a step and rank.
-        world: ranks.
+        row_groups: row groups that have rows, in Petastorm's order.
+        batch_size: rows per step and rank.
+        world: number of ranks.
         shards: canonical shards, a multiple of ``world``.
         schema: Arrow schema of the first file.
     """
@@ -80,27 +79,29 @@ class ShardPlan:
 
         Args:
             files: see ``EpochLoader``.
-            columns: those that every file must have.
-            batch_size: rows a step and rank.
-            world: ranks.
-            shards: canonical shards wanted; halved while the table has fewer row groups, or the
-                global batch is not a multiple of them.
+            columns: columns that every file must have.
+            batch_size: rows per step and rank.
+            world: number of ranks.
+            shards: maximum number of canonical shards; halved while the table has fewer row
+                groups, or the global batch is not a multiple of it.
 
         Raises:
             InputError: no files, a column that a file lacks, or too few row groups.
-            ConfigError: the shards are no multiple of the ranks.
+            ConfigError: the number of shards is not a multiple of the ranks.
         """
         if batch_size < 1 or world < 1 or shards < 1 or shards % world:
             raise ConfigError(
                 f"shards ({shards}) must be a multiple of the ranks ({world}), "
-                f"and the batch of a rank ({batch_size}) at least 1"
+                f"and the batch size per rank ({batch_size}) at least 1"
             )
         if not files:
             raise InputError("no Parquet files to read: the table, or the part asked for, is empty")
         ordered = sorted(files)
         if len(set(ordered)) < len(ordered):
             twice = sorted({f for f in ordered if ordered.count(f) > 1})
-            raise InputError(f"files are listed twice, and rows would be too: {twice[:3]}")
+            raise InputError(
+                f"files are listed twice, so their rows would be read twice: {twice[:3]}"
+            )
         with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
             footers = list(pool.map(_footer, ordered))
         for file, (names, _, _) in zip(ordered, footers, strict=True):
@@ -119,15 +120,15 @@ class ShardPlan:
         if not row_groups or shards % world:
             raise InputError(
                 f"{len(row_groups)} row groups with rows in {len(files)} files and a global batch "
-                f"of {batch_size * world} cannot feed {asked} shards on {world} ranks, nor half as "
-                f"many and so on; write the table with at least {asked} row groups (better 3 x "
-                f"{asked}), make the batch a multiple of {asked}, or use fewer ranks"
+                f"of {batch_size * world} cannot feed {asked} shards on {world} ranks, even if the "
+                f"shards are halved repeatedly; write the table with at least {asked} row groups "
+                f"(better 3 x {asked}), make the batch a multiple of {asked}, or use fewer ranks"
             )
         return cls(row_groups, batch_size, world, shards, footers[0][2])
 
     @property
     def shard_batch(self) -> int:
-        """Rows a step takes from each shard."""
+        """Rows that a step takes from each shard."""
         return self.batch_size * self.world // self.shards
 
     def shards_of(self, rank: int) -> range:
@@ -137,7 +138,7 @@ class ShardPlan:
 
     @cached_property
     def _dealt(self) -> list[list[int]]:
-        """Numbers of each shard's row groups: the largest first, to the shard with fewest rows."""
+        """Row groups of each shard; the largest come first, each to the shard with fewest rows."""
         order = sorted(range(len(self.row_groups)), key=lambda i: (-self.row_groups[i].rows, i))
         dealt: list[list[int]] = [[] for _ in range(self.shards)]
         fewest = [(0, shard) for shard in range(self.shards)]
@@ -157,34 +158,34 @@ class ShardPlan:
 
     @property
     def rows_per_rank(self) -> list[int]:
-        """Rows each rank reads in an epoch."""
+        """Rows that each rank reads per epoch."""
         return [sum(self.rows_of(s) for s in self.shards_of(r)) for r in range(self.world)]
 
     @property
     def steps(self) -> int:
-        """Steps an epoch has on every rank: those of the longest shard."""
+        """Steps per epoch on every rank: those of the longest shard."""
         return max(-(-self.rows_of(s) // self.shard_batch) for s in range(self.shards))
 
     def blocks(
         self, shard: int, *, block_rows: int, generator: np.random.Generator | None
     ) -> list[Block]:
-        """The shard's row groups in random order (as they are without a generator), cut into
-        blocks of at least ``block_rows`` rows."""
+        """The shard's row groups in random order (in their own order without a generator), cut
+        into blocks of at least ``block_rows`` rows."""
         order = np.array(self.members(shard))
         if generator is not None:
             generator.shuffle(order)
-        found: list[Block] = []
+        blocks: list[Block] = []
         pending: list[int] = []
         start = rows = 0
         for number in order.tolist():
             pending.append(number)
             rows += self.row_groups[number].rows
             if rows >= block_rows:
-                found.append(Block(shard, len(found), start, tuple(pending)))
+                blocks.append(Block(shard, len(blocks), start, tuple(pending)))
                 start, rows, pending = start + rows, 0, []
         if pending:
-            found.append(Block(shard, len(found), start, tuple(pending)))
-        return found
+            blocks.append(Block(shard, len(blocks), start, tuple(pending)))
+        return blocks
 
     def block_rows(self, block: Block) -> int:
         """Rows of the block."""
@@ -195,7 +196,7 @@ def _footer(file: str) -> tuple[set[str], list[int], pa.Schema]:
     """Columns, rows of each row group, and Arrow schema of one file.
 
     Raises:
-        InputError: the file is missing or no Parquet.
+        InputError: the file is missing or is not a Parquet file.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -211,8 +212,8 @@ def _footer(file: str) -> tuple[set[str], list[int], pa.Schema]:
 
 
 def readable(file: str) -> str:
-    """``file`` as a plain path if it is local; Spark lists files as ``file:/...`` URIs, with
-    characters like blanks percent-encoded."""
+    """``file`` as a plain path if it is local; Spark lists files as ``file:/...`` URIs in which
+    characters such as blanks are percent-encoded."""
     import os
     from urllib.parse import unquote
 

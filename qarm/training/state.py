@@ -1,4 +1,4 @@
-"""Nested training state as named tensors beside JSON: what safetensors and the wire can carry."""
+"""Nested training state as named tensors and JSON, which can be stored and broadcast."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def flatten(state: Any) -> tuple[dict[str, Tensor], Any]:
     """Split nested dicts, lists and tuples into tensors and a JSON-able rest.
 
     Returns:
-        Tensors by name, and the rest, in which ``{"tensor": name}`` stands for each of them.
-        Dicts become lists of pairs, for their keys may be integers.
+        Tensors by name, and the rest, in which ``{"tensor": name}`` replaces each of them. Dicts
+        become lists of pairs, because their keys may be integers.
 
     Raises:
-        TypeError: a value is neither a container, a tensor, nor a JSON scalar.
+        TypeError: a value is not a container, a tensor or a JSON scalar.
     """
     tensors: dict[str, Tensor] = {}
 
@@ -34,7 +34,7 @@ def flatten(state: Any) -> tuple[dict[str, Tensor], Any]:
             return {kind: [visit(v, f"{name}.{i}") for i, v in enumerate(value)]}
         if value is None or isinstance(value, bool | int | float | str):
             return value
-        raise TypeError(f"training state {name!r} has a {type(value).__name__}, which is no JSON")
+        raise TypeError(f"training state {name!r} has a {type(value).__name__}, which is not JSON")
 
     rest = visit(state, "")
     return tensors, rest
@@ -54,20 +54,20 @@ def unflatten(tensors: Mapping[str, Tensor], rest: Any) -> Any:
 
 
 def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """CPU copies where needed so that no two tensors share memory, as safetensors asks for.
+    """Tensors on the CPU, copied if needed so that no two share memory, as safetensors requires.
 
-    Tied weights are stored once a name, and tie again when the model loads them.
+    Tied weights are stored once per name, and are tied again when the model loads them.
     """
-    found: dict[str, Tensor] = {}
+    separated: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         pointer = tensor.untyped_storage().data_ptr()
-        found[name] = tensor.clone() if pointer in seen else tensor
+        separated[name] = tensor.clone() if pointer in seen else tensor
         seen.add(pointer)
-    return found
+    return separated
 
 
 def copy_to_memory(model: torch.nn.Module) -> dict[str, Tensor]:
-    """A copy of the model's state that later steps leave alone."""
+    """A copy of the model's state that later steps do not change."""
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

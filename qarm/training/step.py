@@ -1,4 +1,4 @@
-"""What a training step is made of beside the model: rate, precision, clipping, random numbers."""
+"""Parts of a training step besides the model: rate, precision, clipping, random numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def learning_rate_factor(
 
 
 def seed_step(seed: int, epoch: int, step: int, rank: int) -> None:
-    """Make what is random in a step a function of these four: nothing need be saved to resume."""
+    """Make randomness in a step depend on these four, so that nothing must be saved to resume."""
     import torch
 
     torch.manual_seed(_mix((seed, epoch, step, rank)))
@@ -41,11 +41,10 @@ def _mix(values: Iterable[int]) -> int:
 
 
 def autocast(model: nn.Module, wanted: bool) -> AbstractContextManager[object]:
-    """bfloat16 where the model's device is made for it, else nothing.
+    """bfloat16 on a CUDA device that supports it, if ``wanted``; otherwise the model's own type.
 
-    That is a CUDA device with bfloat16; a CPU and older GPUs train in the model's own type. A model
-    with float64 weights is meant to be exact and stays so. bfloat16 has the range of float32, so
-    that losses need no scaling; weights, their gradients and the optimiser stay float32.
+    Models with float64 weights stay exact. bfloat16 has the range of float32, so that losses need
+    no scaling; weights, their gradients and the optimiser's state remain float32.
     """
     import torch
 
@@ -65,9 +64,12 @@ def _has_bfloat16(device: object) -> bool:
 
 
 def clip_gradients(model: nn.Module, largest_norm: float) -> float:
-    """Scale all gradients so that their common norm is at most ``largest_norm``; the norm before.
+    """Scale all gradients so that their joint norm is at most ``largest_norm``.
 
-    Unlike torch's, it takes (coalesced) sparse gradients too.
+    Unlike torch's function it also accepts (coalesced) sparse gradients.
+
+    Returns:
+        The norm before scaling.
     """
     import torch
 

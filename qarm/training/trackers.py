@@ -1,4 +1,4 @@
-"""Where a training's curves go: TensorBoard always, MLflow where it is installed and pointed to."""
+"""A training's curves: always to TensorBoard, to MLflow if it is installed and configured."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 MLFLOW_URI = "MLFLOW_TRACKING_URI"
-"""Environment variable (MLflow's own): without it nothing is tracked there."""
+"""Environment variable (MLflow's own): without it nothing is sent to MLflow."""
 
 _State = dict[str, str]
 
 
 class Trackers:
-    """Writes each epoch's numbers; does nothing without a folder. One rank has one.
+    """Writes each epoch's numbers; does nothing without a folder.
 
     Args:
         folder: URI for TensorBoard's event files; None: this process tracks nothing.
-        step: steps done; later events of a run that was killed and goes on from here are hidden.
-        state: ``state`` of the run that was killed, so that it goes on in the same MLflow run.
-        parameters: facts for MLflow.
+        step: steps done; events of later steps, written before the run was killed, are hidden.
+        state: ``state`` of the run that was killed, so that the same MLflow run is continued.
+        parameters: parameters for MLflow.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Trackers:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
-        # A tracking server that is away is no reason to lose a training.
+        # Training continues if the tracking server cannot be reached.
         logger.warning("MLflow at %s: %s; not tracked there", os.environ[MLFLOW_URI], error)
         self._mlflow = None
 
@@ -77,7 +77,7 @@ class Trackers:
                 self._give_up(error)
 
     def close(self, finished: bool) -> None:
-        """End; ``finished``: the training came to its end."""
+        """End tracking; ``finished``: the training was not interrupted."""
         if self._events is not None:
             self._events.close()
         if self._mlflow is not None:

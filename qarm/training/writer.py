@@ -1,7 +1,7 @@
-"""Tables that ranks train on: in random order, in row groups of like size, lists of one length.
+"""Tables that ranks train on: random order, row groups of similar size, lists of one length.
 
-Ranks share and shuffle row groups, so that the writer decides how well rows are mixed and how even
-the shards are (see ``shards`` and ``loader``). Each file here is one row group.
+Ranks distribute and shuffle row groups (see ``shards`` and ``loader``), so the writer decides how
+well rows are mixed and how even the shards are. Each file is one row group.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from schemas.table import Table
 
-#: Bytes of a row group in memory: two of each shard are held at once when it is read, and columns
-#: of fewer bytes would cost more to open than to decode.
+#: Maximum bytes of a row group in memory. A reader holds two of each shard at once; smaller columns
+#: would cost more time to open than to decode.
 GROUP_BYTES = 32 << 20
-#: Row groups a shard where there are enough rows: their order differs by epoch.
+#: Row groups per shard if there are enough rows: their order differs by epoch.
 _A_SHARD = 3
 _FEW_ROWS = 4_096
 _WIDTHS = {"bigint": 8, "timestamp": 8, "double": 8, "int": 4, "float": 4, "date": 4, "boolean": 1}
@@ -29,17 +29,17 @@ _OTHER_WIDTH = 16
 
 @dataclass(frozen=True)
 class FixedList:
-    """A list column of one length: the latest entries, padded on the left."""
+    """A list column of fixed length: the latest entries, padded on the left."""
 
     length: int
     padding: int | float = 0
 
 
 def row_groups(rows: int, row_bytes: int, shards: int) -> int:
-    """Row groups for about ``rows`` rows: a multiple of ``shards``, so that shards are even.
+    """Number of row groups for about ``rows`` rows: a multiple of ``shards``, for even shards.
 
-    Three a shard, fewer where they would have less than 4,096 rows, more where they would have
-    over 32 MB.
+    Three per shard; fewer if they would have less than 4,096 rows, more if they would have over
+    32 MB.
     """
     a_shard = -(-rows // shards)
     fewest = min(_A_SHARD, max(1, a_shard // _FEW_ROWS))
@@ -47,7 +47,7 @@ def row_groups(rows: int, row_bytes: int, shards: int) -> int:
 
 
 def row_bytes(table: Table, lists: Mapping[str, FixedList]) -> int:
-    """Bytes of a row in memory, by the types; strings and lists of any length are guessed."""
+    """Bytes of a row in memory, by type; an estimate for strings and lists of varying length."""
     total = 0
     for column in table.columns:
         kind = column.type.removeprefix("array<").removesuffix(">")
@@ -99,7 +99,7 @@ def in_training_order(
 
 
 def _fixed(column: Column, to: FixedList) -> Column:
-    """The last ``to.length`` entries, padded on the left; of null, padding alone."""
+    """The last ``to.length`` entries, padded on the left; only padding if the list is null."""
     from pyspark.sql import functions as F
 
     def padding(length: Column) -> Column:

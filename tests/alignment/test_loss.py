@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qarm.alignment.known_pairs import KnownPairs
-from qarm.alignment.loss import PairBatch, Temperature, info_nce, no_negatives
+from qarm.alignment.loss import PairBatch, Temperature, excluded_candidates, info_nce
 
 ITEMS = 30
 TAU = torch.tensor(0.2)
@@ -62,7 +62,7 @@ def test_loss_follows_the_definition(logq: bool) -> None:
     assert float(weight) == 8.5
 
 
-def test_known_pairs_copies_and_the_anchor_are_no_negatives() -> None:
+def test_known_pairs_copies_and_the_anchor_are_excluded_candidates() -> None:
     triggers, targets, batch = pairs()
     batch.targets[3] = batch.targets[1]  # a copy of row 1's positive
     batch.targets[4] = batch.triggers[2]  # row 2's anchor as another row's target
@@ -104,7 +104,7 @@ def test_a_batch_of_padding_alone_is_finite() -> None:
 
 def test_mask_of_one_anchor() -> None:
     known = KnownPairs([(np.array([1]), np.array([7]))], ITEMS)
-    masked = no_negatives(
+    masked = excluded_candidates(
         torch.tensor([1]), torch.tensor([5]), torch.tensor([1, 5, 7, 8, 5]), known
     )
     assert masked.tolist() == [[True, True, True, False, True]]

@@ -104,7 +104,7 @@ DAMAGES = {
     "has the hash": damage_tensors,
     "optimizer.safetensors is missing": lambda f: (f / "optimizer.safetensors").unlink(),
     "no manifest": lambda f: (f / "manifest.json").unlink(),
-    "is no JSON": lambda f: (f / "manifest.json").write_text("{"),
+    "is not JSON": lambda f: (f / "manifest.json").write_text("{"),
     "not of format": lambda f: (f / "manifest.json").write_text(json.dumps({"format": 99})),
 }
 

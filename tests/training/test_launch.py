@@ -75,7 +75,10 @@ def test_collectives(both):
         "horovod": True,
         "uneven": seen["uneven"],
     }
-    assert "same rows on all 2 ranks; rank 0 has 1, all together 3" in seen["uneven"]
+    assert (
+        "equally many rows on all 2 ranks; rank 0 has 1, all ranks together have 3"
+        in seen["uneven"]
+    )
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
         share = len(cores) // 2

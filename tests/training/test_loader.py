@@ -236,7 +236,7 @@ def test_a_lost_row_group_stops_the_run_with_both_numbers(files, monkeypatch):
 
     monkeypatch.setattr(ThreadPool, "get_results", lossy)
     monkeypatch.setattr(row_groups, "_EMPTY_ANSWERS", 3)
-    with pytest.raises(RowsLostError, match=r"gave no row group 2 of .* \((28|12|7) rows\)"):
+    with pytest.raises(RowsLostError, match=r"returned no row group 2 of .* \((28|12|7) rows\)"):
         read(files)
 
 

@@ -142,7 +142,7 @@ def test_stops_without_improvement_and_ends_with_the_best_weights(files, tmp_pat
 
 
 def test_mistakes_are_named(files, caplog):
-    with pytest.raises(ConfigError, match=r"judged by 'auc', and evaluation reports \['hr'\]"):
+    with pytest.raises(ConfigError, match=r"chosen by 'auc', evaluation reports \['hr'\]"):
         run(files, evaluate=lambda: {"hr": 1.0}, monitor="auc")
 
     def nan_loss(model, batch):
