@@ -39,7 +39,7 @@ from qarm.training.launch import launch
 
 BATCH, LENGTH, USERS, DIMENSIONS, VALID = 4096, 50, 50_000, 64, 20_000
 FILES = 16
-CONFIG = {"epochs": 2, "patience": 2, "batch_size": BATCH, "dropout": 0.0}
+CONFIG = {"epochs": 2, "batch_size": BATCH, "dropout": 0.0}
 
 
 def samples(path: Path, rows: int, items: int, seed: int) -> str:

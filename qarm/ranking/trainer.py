@@ -36,6 +36,10 @@ from qarm.training.state import separate
 logger = logging.getLogger(__name__)
 
 _HISTORY = ("history_item_idx", "history_ts")
+_PATIENCE = 1
+"""Epochs without a better validation AUC before training stops."""
+_SCORED_BATCHES = 4
+"""Scoring needs no gradients, so that its batches can be this many times larger."""
 _CYCLE_MS = 5
 """See ``collectives.init``: gradients are summed once a step, which takes 50 ms and more."""
 
@@ -81,7 +85,7 @@ class _Codes:
 
     def tables(self, config: Ranker, lookup: Lookup, variant: str, seed: int) -> dict[str, Any]:
         """Starts of the variant's code tables."""
-        start = code_tables.TableStart(config.code_start, config.code_scale, seed)
+        start = code_tables.TableStart(config.code_start, seed)
         found = {}
         if self.book is not None and self.rows is not None and "rq" in CONTENT[variant]:
             found["rq"] = code_tables.rq_start(
@@ -110,8 +114,8 @@ class _Work:
         self.lookup = Lookup(
             table=table,
             rq_rows=rq_rows,
-            item_buckets=min(self.config.item_buckets, table.rows),
-            user_buckets=min(self.config.user_buckets, spec["user_rows"]),
+            item_buckets=min(self.config.max_table_rows, table.rows),
+            user_buckets=min(self.config.max_table_rows, spec["user_rows"]),
         )
         logger.info("rank %d of %d: %d items mapped", self.rank, self.world, table.rows)
 
@@ -144,16 +148,14 @@ class _Work:
         book = code_tables.check(table, book, uses, self.config.code_start)
         rows = None
         if "rq" in uses:
-            rows = code_tables.RqRows.of(
-                table, book.sizes, self.config.code_tables, self.config.code_buckets
-            )
+            rows = code_tables.RqRows.of(table, book.sizes, self.config.max_table_rows)
         return _Codes(book, rows)
 
     def loader(self, part: str, *, seed: int | None = None) -> EpochLoader:
         """Batches of a part; shuffled if a seed is given."""
         reading = dict(self.spec["loader"])
         if seed is None:  # the order of rows that are scored is nobody's concern
-            rows, reading["shards"] = self.config.predict_batch_size, None
+            rows, reading["shards"] = _SCORED_BATCHES * self.config.batch_size, None
         else:
             shards = reading["shards"]
             rows = max(1, self.config.batch_size // shards) * (shards // self.world)
@@ -206,7 +208,7 @@ class _Work:
             gradient_clip=optimizer.gradient_clip,
             evaluate=evaluate,
             monitor="auc",
-            patience=config.patience,
+            patience=_PATIENCE,
             checkpoint_folder=files.join(self.spec["checkpoints"], name),
             events_folder=files.join(self.spec["events"], name),
             seed=seed,
