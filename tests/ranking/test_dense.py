@@ -8,8 +8,6 @@ import torch
 
 from qarm.ranking.dense import DENSE, dense_columns, dense_features, dense_statistics
 
-pytestmark = pytest.mark.spark
-
 COLUMNS = ("user_count", "user_rate", "item_count", "item_rate", "history_length", "ts")
 ROWS = [
     (3.0, 0.25, 10.0, 0.0, 0, 1_000_000, [0, 0]),

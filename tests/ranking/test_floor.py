@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from sklearn.linear_model import LogisticRegression
 
 from qarm.ranking import floor
 from qarm.ranking.dense import DENSE, dense_columns
-
-pytestmark = pytest.mark.spark
 
 ROWS = 400
 DDL = (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from qarm.config import Ranker
+from qarm.config.ranker import Ranker
 from qarm.ranking import code_tables
 from qarm.ranking.dense import DENSE
 from qarm.ranking.model import ModelSpec, RankerModel, loss_sum

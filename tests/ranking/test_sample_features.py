@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qarm.config import Samples
+from qarm.config.samples import Samples
 from qarm.ranking.sample_features import with_features
-
-pytestmark = pytest.mark.spark
 
 SECOND = 1_000_000
 EVENTS = [  # user, item, ts, positive, part
