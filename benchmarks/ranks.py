@@ -94,7 +94,7 @@ def make_task(folder: Path, rows: int, items: int, variant: str) -> RankerTask:
     parquet.write_table(pa.table(codes), folder / f"codes-{items}.parquet")
     parts = {"train": (rows // FILES, FILES), "valid": (VALID // 2, 2)}
     return RankerTask(
-        ranker=Ranker(variants=[variant], epochs=2, patience=2, dropout=0.0),
+        ranker=Ranker(variants=[variant], epochs=2, dropout=0.0),
         loader=Loader(shards=2),
         fit=FitConfig(keep=1),
         labels=["positive"],

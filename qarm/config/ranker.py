@@ -13,49 +13,38 @@ Variant = Literal["base", "vector", "vq", "rq", "vq_rq"]
 
 
 class Ranker(Section):
-    """The ranker."""
+    """The ranker: variants, size of the model, training."""
 
     variants: list[Variant] = ["base", "vector", "vq", "rq", "vq_rq"]
-    """Uses of content: none, frozen aligned vector, VQ codes, RQ codes, both."""
+    """Models to train and compare, by the content that an item has beside its id. base: none;
+    vector: the aligned vector, frozen; vq, rq: an embedding of its VQ or RQ codes, trained; vq_rq:
+    both."""
     seeds: list[int] = [0]
-    """One training of each variant a seed."""
+    """Each variant is trained once per seed. Several seeds show the spread of the figures."""
     id_dropout: list[float] = [0.0]
-    """Grid of the chance to drop an item's id embedding; the best on validation is kept; every
-    variant gets the same grid."""
+    """Probabilities to try of dropping an item's id embedding during training, from 0 (never) to 1
+    (ids are not used). Each variant is trained with each of them; the one with the best validation
+    AUC is kept. Values above 0 help items that have few events."""
     epochs: int = Field(3, ge=1)
-    """Most epochs; the best on validation is kept."""
-    patience: int = Field(1, ge=1)
-    """Epochs without improvement before stopping."""
+    """Largest number of epochs. Training stops after the first epoch without a better validation
+    AUC; the best epoch is kept."""
     batch_size: int = Field(2048, ge=2)
-    """Samples a step over all ranks."""
+    """Samples per step, over all ranks. Scoring takes four times as many."""
     id_dimensions: int = Field(16, ge=1)
-    """Width of user and item id embeddings."""
-    item_buckets: int = Field(1_000_000, ge=16)
-    """Most rows of the item-id table; larger catalogues are hashed into it."""
-    user_buckets: int = Field(1_000_000, ge=16)
-    """Most rows of the user-id table."""
+    """Dimensions of user and item id embeddings."""
+    max_table_rows: int = Field(1_000_000, ge=16)
+    """Largest number of rows of an embedding table of users, of items or of code prefixes. Larger
+    vocabularies are hashed into it. A row takes 12 bytes per dimension with the optimiser's
+    state."""
     use_user_id: bool = True
-    """Whether the user's id embedding is an input."""
-    content_dimensions: int = Field(32, ge=1)
-    """Width of vector or codes after their linear layer."""
+    """Whether the embedding of the user's id is an input. Set it to false to judge users who have
+    no training events by their history alone."""
     code_start: Literal["content", "random", "shuffled"] = "content"
-    """Start of the code tables: centroids and anchors' vectors, noise, or these rows shuffled."""
-    code_tables: Literal["prefix", "isolated"] = "prefix"
-    """rq: one table of hashed prefixes (c1), (c1,c2), ..., or one table a level."""
-    code_buckets: int = Field(1_000_000, ge=16)
-    """Most rows of the prefix table."""
-    code_scale: float = Field(4.0, gt=0)
-    """Factor on aligned vectors, centroids and anchors at the start."""
-    code_learning_rate: float = Field(0.1, ge=0)
-    """Learning rate of code tables, as a share of the optimiser's."""
-    cross_features: bool = False
-    """Target-aware counts: history items that share c1 or (c1,c2) with the target, VQ overlap."""
+    """Initial rows of the code tables. content: centroids and anchors' vectors. The others are
+    controls that show whether the geometry of the codes matters. random: noise of the same norms;
+    shuffled: the same rows in random order."""
     hidden: list[int] = [128, 64]
-    """Widths of the shared layers."""
-    cross_layers: int = Field(2, ge=0)
-    """Layers of the cross network (DCN v2)."""
+    """Widths of the layers shared by all labels."""
     dropout: float = Field(0.1, ge=0, lt=1)
-    """Dropout in the shared layers."""
+    """Dropout in the shared layers. Raise it if the validation AUC falls after the first epoch."""
     optimizer: Optimizer = Optimizer(learning_rate=1e-3, weight_decay=1e-5)
-    predict_batch_size: int = Field(8192, ge=1)
-    """Samples a step when scoring."""

@@ -1,4 +1,4 @@
-"""Section [samples]: ranking samples."""
+"""Section [samples]: the samples that rankers are trained and judged on."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from qarm.config.section import Section
 
 
 class Samples(Section):
-    """Ranking samples."""
+    """Samples of the ranker: events, negatives, history."""
 
     negatives: Literal["auto", "observed", "sampled"] = "auto"
-    """auto: observed where the log has events that are not positive, else sampled."""
+    """Where negatives come from. observed: the log's events that are not positive. sampled: items
+    drawn at random. auto: observed if the log has such events, else sampled."""
     negatives_per_positive: int = Field(4, ge=1)
-    """Sampled negatives a positive, from items already seen by then."""
+    """Sampled negatives per positive, drawn from the items seen in the log before it. The table
+    grows in proportion. No effect on observed negatives."""
     history_length: int = Field(50, ge=1)
-    """Latest positives in the history (QARM: 50)."""
+    """Positives of the user, the latest ones, that a sample carries as history; 50 as in the QARM
+    paper. Memory and time of training grow with it."""
     train_positives: int = Field(0, ge=0)
-    """Most positives of the train part, the latest kept; 0: all."""
+    """Largest number of positives in the train part; the latest are kept. 0: all. Lower it to try a
+    configuration out quickly."""
     eval_positives: int = Field(0, ge=0)
-    """Most positives each of valid and test, by hash of the user; 0: all."""
-    rate_prior: float = Field(10.0, gt=0)
-    """Pseudo-events of the smoothed rates."""
+    """Largest number of positives in valid and in test, each; whole users are kept, by a hash of
+    their id. 0: all. Lower it where scoring takes too long; intervals become wider."""
     seed: int = 0
-    """Seed of negatives and of the rows' order."""
+    """Seed of sampled negatives, of the users kept, and of the order of rows."""

@@ -1,1 +1,1 @@
-"""Item encoder: frozen backbones and their cached features, towers, fusion, the whole catalogue."""
+"""The item encoder: frozen backbones and their features, towers, fusion, embedding of items."""

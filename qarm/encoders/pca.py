@@ -1,4 +1,4 @@
-"""Principal axes of features that lie in blocks, one of them sparse: where the towers start."""
+"""Principal axes of features in several blocks, dense or sparse: initial weights of the towers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _OVERSAMPLING = 16
 
 
 def principal_axes(blocks: Sequence[Tensor], dimensions: int, seed: int) -> list[Tensor]:
-    """The leading right singular vectors of the blocks set side by side.
+    """The leading right singular vectors of the concatenated blocks.
 
-    Randomised subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061, algorithm 4.4),
-    which needs only products with the blocks, so that a sparse one stays sparse.
+    Randomised subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061, algorithm 4.4). It
+    needs only products with the blocks, so that sparse blocks stay sparse.
 
     Args:
-        blocks: (rows, width) each, dense or sparse COO, centred as the caller wants them.
-        dimensions: axes wanted.
-        seed: seed of the start.
+        blocks: (rows, width) each, dense or sparse COO; not centred here.
+        dimensions: number of axes.
+        seed: seed of the initial subspace.
 
     Returns:
-        One (width, dimensions) a block. Where the blocks have lower rank, the rest is 0.
+        (width, dimensions) for each block; axes beyond the rank of the blocks are 0.
     """
     rows = blocks[0].shape[0]
     widths = [block.shape[1] for block in blocks]
@@ -39,7 +39,7 @@ def principal_axes(blocks: Sequence[Tensor], dimensions: int, seed: int) -> list
     kept = min(dimensions, left.shape[1])
     found = torch.zeros(sum(widths), dimensions)
     strong = values[:kept] > 1e-5 * values[0].clamp(min=1e-30)
-    # The sign of an axis is arbitrary; fix it, so that platforms agree.
+    # The sign of an axis is arbitrary; it is fixed, so that platforms agree.
     peaks = left[:, :kept].gather(0, left[:, :kept].abs().argmax(0, keepdim=True))
     found[:, :kept] = left[:, :kept] * strong * torch.where(peaks < 0, -1.0, 1.0)
     return list(found.split(widths))

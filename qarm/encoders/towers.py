@@ -1,4 +1,4 @@
-"""Towers: one modality's features into the space of the aligned vector.
+"""Towers: map the features of one modality into the space of the aligned vector.
 
 Shapes: n items, f feature dimensions, d dimensions of the aligned vector, b attribute buckets.
 """
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 
 class DenseTower(nn.Module):
-    """A linear skip plus a small network, on the centred, normalised feature.
+    """A linear skip connection plus a small network, on the centred, normalised feature.
 
-    The network's last layer starts at 0 and the skip at the principal axes of the training items
-    (``start``), so the untrained tower keeps of the raw space what d dimensions can.
+    The last layer of the network starts at 0 and the skip connection at the principal axes of the
+    training items (``ItemEncoder.start``), so that the untrained tower is the best d-dimensional
+    linear approximation of the raw space.
     """
 
     mean: Tensor
@@ -34,7 +35,7 @@ class DenseTower(nn.Module):
         nn.init.zeros_(last.bias)
 
     def centre(self, features: Tensor) -> Tensor:
-        """(n, f) minus the training items' mean, each row of unit length."""
+        """(n, f) minus the mean of the training items, each row scaled to unit length."""
         return nn.functional.normalize(features - self.mean, dim=1)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -44,10 +45,11 @@ class DenseTower(nn.Module):
 
 
 class AttributesTower(nn.Module):
-    """Sum of the hashed values' vectors, weighted by inverse document frequency, of unit weight.
+    """Sum of the vectors of hashed values, weighted by inverse document frequency.
 
-    A row of the table that no training item has stays 0: a value never seen says nothing. In
-    training, whole values are dropped at random, so that no item is known by one value alone.
+    Weights of an item have Euclidean norm 1. Rows of the table without a training item stay 0, so
+    that unseen values have no effect. Dropout drops whole values, so that an item's vector does not
+    depend on one value alone.
     """
 
     idf: Tensor
@@ -61,7 +63,7 @@ class AttributesTower(nn.Module):
 
     @torch.no_grad()
     def start(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        """Take the idf from the items; their weighted values as a sparse matrix, (n, buckets)."""
+        """Set the idf from the items; returns their weights as a sparse matrix, (n, buckets)."""
         count = len(offsets) - 1
         items = torch.bincount(ids, minlength=len(self.idf))
         self.idf.copy_(torch.log((1 + count) / (1 + items.float())) + 1)
@@ -70,7 +72,7 @@ class AttributesTower(nn.Module):
         return torch.sparse_coo_tensor(places, self.weights(ids, offsets), size).coalesce()
 
     def weights(self, ids: Tensor, offsets: Tensor) -> Tensor:
-        """Weight of each value, (values,): idf, scaled to length 1 within each item."""
+        """Weight of each value, (values,): its idf, scaled to norm 1 within each item."""
         idf = self.idf[ids]
         owners = torch.repeat_interleave(offsets.diff())
         squares = torch.zeros(len(offsets) - 1, device=idf.device).index_add_(0, owners, idf**2)

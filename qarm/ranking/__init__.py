@@ -1,1 +1,1 @@
-"""The ranker: samples, features, model, training, and the floor it is held against."""
+"""The ranker: samples, features, model, training, and a baseline."""

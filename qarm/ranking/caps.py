@@ -18,11 +18,11 @@ _HASH_BUCKETS = 65_536
 
 @dataclass(frozen=True)
 class Caps:
-    """Where the caps of the configuration cut.
+    """Which events the caps keep.
 
     Attributes:
-        train_from: first instant (microseconds) of the train part that is kept; None: all.
-        user_buckets: part -> users with a smaller hash bucket are kept; parts without a cap lack.
+        train_from: first time (microseconds) of the train part that is kept; None: all.
+        user_buckets: part -> users with a smaller hash bucket are kept; no entry: all users.
     """
 
     train_from: int | None
@@ -30,12 +30,17 @@ class Caps:
 
 
 def find_caps(events: DataFrame, config: Samples, has_times: bool = True) -> Caps:
-    """Where to cut so that no part has more positives than the configuration allows.
+    """Caps so that no part has more positives than the configuration allows.
 
-    Train keeps its latest seconds, the other parts (and train, where there are no times) the users
-    with the smallest hash: what shares a second, or a user, is kept or cut together. Only sums a
-    day, a second of one day, and a hash bucket come to the driver. At least one second, and one
-    bucket, is kept.
+    Train keeps its latest seconds; the other parts, and train in a log without times, keep the
+    users with the smallest hash. Events of one second, or of one user, are kept or dropped
+    together. At least one second, and one hash bucket, is kept. Only counts per day, per second of
+    one day and per hash bucket are collected on the driver.
+
+    Args:
+        events: see ``impressions.prepare_events``.
+        config: section samples.
+        has_times: whether the log has times; see ``order_only``.
     """
     from pyspark.sql import functions as F
 
@@ -72,13 +77,13 @@ def user_bucket(seed: int) -> Column:
 
 
 def _sizes(rows: DataFrame, value: Column) -> list[tuple[int, int]]:
-    """(value, rows), by value; for values of which there are few."""
+    """(value, rows) in the order of ``value``, which must have few distinct values."""
     counts = rows.groupBy(value.cast("bigint").alias("value")).count().orderBy("value")
     return [(row["value"], row["count"]) for row in counts.collect()]
 
 
 def _fitting(sizes: Sequence[tuple[int, int]], most: int) -> tuple[int, int]:
-    """How many of the first sizes add up to at most ``most``, and what is left of it."""
+    """Number of leading sizes whose sum is at most ``most``, and the rest of ``most``."""
     for place, (_, size) in enumerate(sizes):
         if size > most:
             return place, most

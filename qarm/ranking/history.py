@@ -1,7 +1,8 @@
-"""Each sample's latest positives, attached while rows stream by user and time.
+"""The history of each sample: the user's latest positives before it.
 
-Samples and positives are united, brought together by user and sorted by time; one pass then keeps
-no more than ``length`` positives of the current user. No self-join, no list a user.
+The union of samples and positives is partitioned by user and sorted by time. One pass over it keeps
+at most ``length`` positives of the current user in memory. There is no self-join, and no list per
+user.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 PADDING = -1
-"""Stands for "no item" in history_item_idx."""
+"""Marks padding in history_item_idx."""
 
 
 def with_history(positives: DataFrame, samples: DataFrame, length: int) -> DataFrame:
@@ -27,13 +28,13 @@ def with_history(positives: DataFrame, samples: DataFrame, length: int) -> DataF
     Args:
         positives: (user_idx, item_idx, ts in microseconds) of all parts.
         samples: (user_idx, item_idx, ts in microseconds, scalar columns).
-        length: entries of the history; the latest positives strictly before the sample, oldest
-            first, padded on the left with -1 (and 0 in history_ts, which is in epoch seconds).
+        length: entries of a history: the latest positives strictly before the sample, oldest first,
+            padded on the left with -1 (0 in history_ts, which is in epoch seconds).
     """
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
-    # At one instant samples come before positives: what comes before a sample is before it in time.
+    # At equal times samples sort before positives, so that all rows before a sample are earlier.
     rows = samples.withColumn("__positive", F.lit(False)).unionByName(
         positives.select("user_idx", "item_idx", "ts", F.lit(True).alias("__positive")),
         allowMissingColumns=True,
@@ -58,9 +59,9 @@ def with_history(positives: DataFrame, samples: DataFrame, length: int) -> DataF
 
 
 def attach_histories(batches: Iterable[pa.RecordBatch], length: int) -> Iterator[pa.RecordBatch]:
-    """The kernel: rows sorted by (user_idx, ts, __positive) in, samples with histories out.
+    """Spark task: rows sorted by (user_idx, ts, __positive) -> samples with histories.
 
-    A user may span batches; its latest ``length`` positives are carried over.
+    A user may span batches; the latest ``length`` positives are carried over.
     """
     none = np.zeros(0, dtype=np.int64)
     carried_user, carried_item, carried_ts = none, none, none
@@ -98,7 +99,7 @@ def attach_histories(batches: Iterable[pa.RecordBatch], length: int) -> Iterator
 
 
 def _lists(values: np.ndarray) -> pa.ListArray:
-    """(rows, length) -> one list a row."""
+    """(rows, length) as one list per row."""
     rows, length = values.shape
     offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * length)
     return pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1)))

@@ -1,7 +1,6 @@
-"""From events to ranking samples: which events are impressions, negatives, features, files.
+"""Which events become samples: observed or sampled negatives, ids, counts.
 
-Pure DataFrame -> DataFrame functions; ``samples_stage`` puts them in order. Times are microseconds
-(bigint) until ``finished`` writes them in seconds.
+Times are microseconds (bigint) until ``finished`` converts them to seconds.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 SAMPLED_PARTS = ("train", "valid", "test")
-"""Parts whose events become samples; the mine part is for mining alone."""
+"""Parts whose events become samples; the mine part is used for mining only."""
 
 TOTALS = ("positives_before", "items_before")
-"""What the whole log had seen by then; on events and samples where negatives are drawn."""
+"""Columns of events and samples with sampled negatives: what the log had seen before them."""
 
 Mode = Literal["observed", "sampled"]
 
@@ -32,8 +31,16 @@ Mode = Literal["observed", "sampled"]
 def prepare_events(
     interactions: DataFrame, event_splits: DataFrame, labels: Sequence[str]
 ) -> DataFrame:
-    """Events with their part: (user_idx, item_idx, event, ts in microseconds, positive, part,
-    label_<name> ...)."""
+    """Events with their part.
+
+    Args:
+        interactions: table interactions.
+        event_splits: table event_splits.
+        labels: names of the labels.
+
+    Returns:
+        (user_idx, item_idx, event, ts in microseconds, positive, part, label_<name> ...).
+    """
     from pyspark.sql import functions as F
 
     zero = F.lit(0.0).cast("float")
@@ -49,10 +56,10 @@ def prepare_events(
 
 
 def choose_mode(wanted: str, events: DataFrame) -> Mode:
-    """What ``samples.negatives`` means for this log.
+    """``observed`` or ``sampled``, from the setting ``samples.negatives`` and the log.
 
     Raises:
-        InputError: observed negatives are asked for, and every event is positive.
+        InputError: observed negatives are configured, but every event is positive.
     """
     if wanted == "sampled":
         return "sampled"
@@ -60,13 +67,20 @@ def choose_mode(wanted: str, events: DataFrame) -> Mode:
     if wanted == "observed" and not has_negatives:
         raise InputError(
             'samples.negatives = "observed", but every event of the log is positive; set it to '
-            '"sampled" or "auto", or state in log.labels what is positive'
+            '"sampled" or "auto", or define in log.labels what is positive'
         )
     return "observed" if has_negatives else "sampled"
 
 
 def mark(events: DataFrame, mode: Mode, caps: Caps, seed: int) -> DataFrame:
-    """Events of the sampled parts with ``dropped``: why the event is no sample; null: it is one."""
+    """Events of the sampled parts with ``dropped``: why an event is not a sample; null if it is.
+
+    Args:
+        events: see ``prepare_events``; with ``TOTALS`` if negatives are sampled.
+        mode: kind of negatives.
+        caps: where the configuration's caps cut.
+        seed: of the users kept.
+    """
     from pyspark.sql import functions as F
 
     none = F.lit(None).cast("string")
@@ -80,7 +94,7 @@ def mark(events: DataFrame, mode: Mode, caps: Caps, seed: int) -> DataFrame:
         reason = F.when(beyond, cap).otherwise(reason)
     if mode == "sampled":
         reason = F.when(~F.col("positive"), "not_positive").otherwise(reason)
-        # Nothing could stand against the first positives of the log.
+        # No item was seen before the first positives of the log, so that they have no negatives.
         reason = F.when(F.col("items_before") == 0, "nothing_seen_before").otherwise(reason)
     return events.where(F.col("part").isin(*SAMPLED_PARTS)).withColumn("dropped", reason)
 
@@ -113,8 +127,11 @@ def with_sampled_negatives(
     """``samples`` (all positive) and their negatives, with all labels 0.
 
     Args:
-        events: all events, with positives_before and items_before: what a negative must not be.
+        samples: see ``observed_samples``.
+        events: all events, with ``TOTALS``; their positives form the baskets.
         numbers: (item_idx, item_number), see ``negatives.draw``.
+        labels: names of the labels.
+        config: section samples.
     """
     from pyspark.sql import functions as F
 
@@ -141,7 +158,7 @@ def with_sampled_negatives(
 
 
 def with_sample_id(samples: DataFrame) -> DataFrame:
-    """``samples`` with sample_id, a hash of the impression's key, in place of the key's helpers."""
+    """``samples`` with sample_id, a hash of the impression's key; drops its helper columns."""
     from pyspark.sql import functions as F
 
     key = ("user_idx", "item_idx", "ts", "event", "positive_item_idx", "slot")
@@ -151,7 +168,7 @@ def with_sample_id(samples: DataFrame) -> DataFrame:
 
 
 def finished(samples: DataFrame) -> DataFrame:
-    """Samples with times in seconds, and weights."""
+    """``samples`` with times in seconds and weight 1."""
     from pyspark.sql import functions as F
 
     seconds = F.floor(F.col("ts") / MICROSECONDS)

@@ -1,7 +1,7 @@
-"""From a batch of samples to the tensors that the model takes.
+"""From a batch of samples to the tensors that the model reads.
 
-A batch of 1,000 samples names 51,000 items, most of them several times. Everything that depends on
-the item alone is computed once for each distinct item, and looked up from there.
+With their histories 1,000 samples refer to 51,000 items, most of them more than once. Everything
+that depends on the item alone is computed once per distinct item.
 """
 
 from __future__ import annotations
@@ -35,40 +35,38 @@ SAMPLE_COLUMNS = (
     "history_item_idx",
     "history_ts",
 )
-"""Columns of ranking_samples that are read beside the labels."""
+"""Columns of ranking_samples that are read in addition to the labels."""
 
 
 @dataclass(frozen=True)
 class Items:
-    """Distinct items of a batch, U of them, and what is known of each.
+    """The U distinct items of a batch.
 
     Attributes:
         id_row: (U,) row of the id tables.
         vector: (U, d) aligned vectors, zeros where there is none.
         rq_rows: (U, L) rows of the RQ table, 0 where there is none.
         vq_rows: (U, K) rows of the VQ table, 0 where there is none.
-        rq: (U, L) codes, -1 where there is none.
     """
 
     id_row: Tensor
     vector: Tensor
     rq_rows: Tensor
     vq_rows: Tensor
-    rq: Tensor
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch of B samples; the history is cut to H, the longest in the batch.
+    """A batch of B samples; histories are cut to H, the longest in the batch.
 
     Attributes:
         items: distinct items.
         target: (B,) place of the target among them.
-        history: (B, H) places of the history's items; 0 where padded.
+        history: (B, H) places of the history's items; arbitrary where padded.
         is_real: (B, H) whether the entry is real.
         age: (B, H) log(1 + days) between the entry and the sample, 0 where padded.
         user_row: (B,) row of the user table.
-        dense: (B, len(DENSE)), not yet normalised.
+        dense: (B, len(DENSE)) dense features, not normalised.
     """
 
     items: Items
@@ -82,11 +80,11 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Lookup:
-    """What turns item and user numbers into rows of tables.
+    """Turns indices of items and users into rows of tables.
 
     Attributes:
-        table: arrays by item_idx.
-        rq_rows: (n, L) int32, see ``item_table.code_rows``.
+        table: arrays by item_idx, n items.
+        rq_rows: (n, L) int32, see ``code_tables.RqRows``.
         item_buckets, user_buckets: rows of the id tables.
     """
 
@@ -96,12 +94,12 @@ class Lookup:
     user_buckets: int
 
     def inputs(self, batch: Mapping[str, Tensor]) -> Inputs:
-        """The batch as the model takes it."""
+        """The model's input for a batch of ranking_samples."""
         longest = max(1, int(batch["history_length"].max()))
         history = batch["history_item_idx"][:, -longest:]
         is_real = history >= 0
         target = batch["item_idx"]
-        # Padding looks up the target, so that it adds no item; the mask keeps it out.
+        # Padding refers to the target, so that it adds no item; the mask excludes it.
         named = torch.cat([target, torch.where(is_real, history, target[:, None]).reshape(-1)])
         items, places = distinct(named.numpy(), self.table.rows)
         place = torch.from_numpy(places)
@@ -118,19 +116,18 @@ class Lookup:
         )
 
     def items(self, item_idx: NDArray[np.int64]) -> Items:
-        """What is known of the items (U,)."""
+        """Rows of tables and vectors of the items (U,)."""
         table = self.table
         return Items(
             id_row=torch.from_numpy(bucket(item_idx, self.item_buckets)),
             vector=torch.from_numpy(table.vector[item_idx]),
             rq_rows=torch.from_numpy(self.rq_rows[item_idx].astype(np.int64)),
             vq_rows=torch.from_numpy(table.vq[item_idx].astype(np.int64) + 1),
-            rq=torch.from_numpy(table.rq[item_idx]),
         )
 
 
 def distinct(item_idx: NDArray[np.int64], rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct numbers below ``rows``, ascending, and the place of each number among them."""
+    """Distinct indices below ``rows``, ascending, and the place of each index among them."""
     if rows > 8 * len(item_idx):  # a catalogue much larger than the batch: sort the batch
         found, places = np.unique(item_idx, return_inverse=True)
         return found, places
@@ -140,10 +137,9 @@ def distinct(item_idx: NDArray[np.int64], rows: int) -> tuple[NDArray[np.int64],
 
 
 def bucket(numbers: NDArray[np.int64], buckets: int) -> NDArray[np.int64]:
-    """Row of each number in a table of ``buckets`` rows: itself while it fits, else a hash.
+    """Row of each index in a table of ``buckets`` rows: the index itself if it fits, else a hash.
 
-    Fibonacci hashing (Knuth, vol. 3, 6.4). Numbers that fit keep their row, so that a table that
-    is large enough has no collisions.
+    Fibonacci hashing (Knuth, vol. 3, 6.4). A table that is large enough has no collisions.
     """
     numbers = np.asarray(numbers, np.int64)
     if not len(numbers) or numbers.max() < buckets:

@@ -1,11 +1,11 @@
-"""The ranker: target attention over the history, cross network, one head a label.
+"""The ranker: target attention over the history, cross network, one head per label.
 
-Shapes: B samples, H history entries, U distinct items of the batch, D width of an item, d width of
-aligned vectors, L levels, K anchors an item.
+Shapes: B samples, H history entries, U distinct items of the batch, D width of an item's
+representation, d dimensions of aligned vectors, L levels, K anchors per item.
 
-An item is its id embedding beside its content, where the variant has one: the frozen aligned
-vector, the sum of its RQ rows, the mean of its VQ rows, each d wide and together brought to
-``content_dimensions`` by one linear layer. The same representation serves target and history.
+An item is represented by its id embedding and, depending on the variant, its content: the frozen
+aligned vector, the sum of its RQ rows, the mean of its VQ rows, d dimensions each. One linear layer
+maps the content to ``CONTENT_DIMENSIONS``. Target and history share this representation.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qarm.config import Ranker
+from qarm.ranking.code_tables import CONTENT_SCALE
 from qarm.ranking.dense import DENSE
 from qarm.ranking.inputs import Inputs, Items
 from qarm.ranking.optimizer import SPARSE_ROWS
@@ -29,26 +30,29 @@ CONTENT = {
     "rq": ("rq",),
     "vq_rq": ("vq", "rq"),
 }
-"""Variant -> the uses of content in it."""
+"""Variant -> kinds of content that it uses."""
 
-CROSS = ("same_c1", "same_c1_c2", "vq_overlap")
-"""Target-aware features: share of history items with the target's c1, share with its (c1, c2), and
-mean share of anchors that they have in common."""
+CONTENT_DIMENSIONS = 32
+"""Width of an item's content after the linear layer."""
 
 _ID_SCALE = 0.05
 _ATTENTION_WIDTH = 16
 _ATTENTION_HIDDEN = 32
 _PROJECTED_ROWS = 8192
-"""Code tables up to this size are brought to ``content_dimensions`` whole, before the look-up."""
+"""The linear layer is applied to code tables of at most this many rows as a whole, before the
+look-up."""
+_CROSS_LAYERS = 2
+_CODE_RATE = 0.1
+"""Learning rate of code tables, as a share of the optimiser's: they start at a good place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What the model's shape depends on beside the configuration.
+    """What the shape of a model depends on, in addition to the configuration.
 
     Attributes:
         variant: a key of ``CONTENT``.
-        id_dropout: chance to drop an item's id; 1: the id is never used.
+        id_dropout: probability of dropping an item's id; 1: ids are not used.
         heads: number of labels.
         item_rows, user_rows: rows of the id tables.
         dimensions: d.
@@ -63,24 +67,25 @@ class ModelSpec:
 
 
 def _table(rows: int, width: int, scale: float) -> nn.Embedding:
-    """An embedding table that starts as noise; large ones get sparse gradients."""
+    """An embedding table of normal noise; large tables get sparse gradients."""
     table = nn.Embedding(rows, width, sparse=rows > SPARSE_ROWS)
     nn.init.normal_(table.weight, std=scale)
     return table
 
 
-class ItemEncoder(nn.Module):
+class ItemRepresentation(nn.Module):
     """Items -> representation (U, D) and bias of each head (U, heads).
 
     Args:
-        tables: "rq" and "vq" -> start of the code table, (rows, d); row 0 stands for none.
+        config: section ranker.
+        spec: shapes.
+        tables: "rq" and "vq" -> initial code table, (rows, d); row 0 stands for "none".
     """
 
     def __init__(self, config: Ranker, spec: ModelSpec, tables: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.uses = CONTENT[spec.variant]
         self.id_dropout = spec.id_dropout
-        self.vector_scale = config.code_scale
         self.id = _table(spec.item_rows, config.id_dimensions, _ID_SCALE)
         self.bias = _table(spec.item_rows, spec.heads, 0.0)
         self.codes = nn.ModuleDict(
@@ -98,34 +103,34 @@ class ItemEncoder(nn.Module):
         )
         self.width = config.id_dimensions
         if self.uses:
-            self.content = nn.Linear(len(self.uses) * spec.dimensions, config.content_dimensions)
-            self.width += config.content_dimensions
+            self.content = nn.Linear(len(self.uses) * spec.dimensions, CONTENT_DIMENSIONS)
+            self.width += CONTENT_DIMENSIONS
 
     def _content(self, items: Items) -> Tensor:
-        """(U, content_dimensions): the linear layer on all uses of content side by side.
+        """(U, CONTENT_DIMENSIONS): the linear layer on the concatenated kinds of content.
 
-        Its share of a small table is applied to the table's rows before they are looked up: a mean
-        of images is the image of the mean, and rows are fewer and what is looked up is narrower.
+        For a small table it is applied to the rows before they are looked up. The result is the
+        same, since the layer is linear; there are fewer rows than look-ups, and they are narrower.
         """
         rows = {"vq": items.vq_rows, "rq": items.rq_rows}
         shares = self.content.weight.chunk(len(self.uses), dim=1)
         total: Tensor = self.content.bias
         for name, share in zip(self.uses, shares, strict=True):
             if name == "vector":
-                total = total + F.linear(items.vector * self.vector_scale, share)
+                total = total + F.linear(items.vector * CONTENT_SCALE, share)
                 continue
             table = self.codes[name]
             assert isinstance(table, nn.EmbeddingBag)
             if table.sparse or table.num_embeddings > _PROJECTED_ROWS:
                 total = total + F.linear(table(rows[name]), share)
             else:
-                images = F.linear(table.weight, share)
-                looked_up = F.embedding_bag(rows[name], images, mode=table.mode, padding_idx=0)
-                total = total + looked_up
+                projected = F.linear(table.weight, share)
+                bag = F.embedding_bag(rows[name], projected, mode=table.mode, padding_idx=0)
+                total = total + bag
         return total
 
     def forward(self, items: Items) -> tuple[Tensor, Tensor]:
-        """(U, D) and (U, heads). Dropping an id drops its bias too, for the whole batch."""
+        """(U, D) and (U, heads). Where an id is dropped, its bias is too, for the whole batch."""
         keep = self._keep(items.id_row)
         parts = [self.id(items.id_row) * keep]
         if self.uses:
@@ -143,11 +148,12 @@ class ItemEncoder(nn.Module):
 
 
 class TargetAttention(nn.Module):
-    """Interest in the target: history items weighted by an activation unit (DIN, arXiv 1706.06978).
+    """History items weighted by an activation unit for the target (DIN, arXiv 1706.06978).
 
-    The unit looks at projections of both items, their product, and the entry's age. Weights are a
-    softmax with one more logit of zero, so that they add up to less than 1 where nothing fits:
-    how much fits is a feature of its own, and an empty history needs no special case.
+    The unit reads projections of both items, their product, and the age of the history entry.
+    Weights are a softmax with an additional logit of zero, so that they add up to less than 1 where
+    no entry is similar to the target. Their sum is a feature of its own, and an empty history needs
+    no special case.
     """
 
     def __init__(self, width: int) -> None:
@@ -164,10 +170,11 @@ class TargetAttention(nn.Module):
         """Weighted sum (B, D) and sum of weights (B, 1).
 
         Args:
-            items: (U, D).
+            items: (U, D) representations.
+            inputs: places of target and history among them.
         """
         keys = self.key(items)
-        # One look-up for all that depends on the history item alone.
+        # One look-up for everything that depends on the history item alone.
         looked_up = F.embedding(inputs.history, torch.cat([keys, self.of_key(keys), items], dim=1))
         key, hidden, value = looked_up.split(
             [_ATTENTION_WIDTH, _ATTENTION_HIDDEN, items.shape[1]], dim=2
@@ -204,10 +211,10 @@ class RankerModel(nn.Module):
     """Inputs -> logits (B, heads).
 
     Args:
-        config: section ``ranker``.
+        config: section ranker.
         spec: shapes.
-        tables: see ``ItemEncoder``.
-        dense_mean, dense_std: of the dense features on the train part, each len(DENSE) long.
+        tables: see ``ItemRepresentation``.
+        dense_mean, dense_std: statistics of the dense features on the train part, len(DENSE) each.
     """
 
     def __init__(
@@ -219,22 +226,21 @@ class RankerModel(nn.Module):
         dense_std: Sequence[float],
     ) -> None:
         super().__init__()
-        self.items = ItemEncoder(config, spec, tables)
+        self.items = ItemRepresentation(config, spec, tables)
         self.attention = TargetAttention(self.items.width)
-        self.cross_features = config.cross_features
-        width = 3 * self.items.width + 1 + len(DENSE) + (len(CROSS) if config.cross_features else 0)
+        width = 3 * self.items.width + 1 + len(DENSE)
         self.user = None
         if config.use_user_id:
             self.user = _table(spec.user_rows, config.id_dimensions, _ID_SCALE)
             width += config.id_dimensions
-        self.cross = CrossNetwork(width, config.cross_layers)
+        self.cross = CrossNetwork(width, _CROSS_LAYERS)
         layers: list[nn.Module] = []
         for hidden in config.hidden:
             layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(config.dropout)]
             width = hidden
         self.shared = nn.Sequential(*layers)
         self.heads = nn.Linear(width, spec.heads)
-        # The floor's own model, so that the ranker starts no worse than it.
+        # The model of the floor, so that the ranker is at least as expressive.
         self.wide = nn.Linear(len(DENSE), spec.heads, bias=False)
         nn.init.zeros_(self.wide.weight)
         self.dense_mean: Tensor
@@ -251,13 +257,11 @@ class RankerModel(nn.Module):
         parts = [target, interest, target * interest, attended, dense]
         if self.user is not None:
             parts.append(self.user(inputs.user_row))
-        if self.cross_features:
-            parts.append(cross_features(inputs))
         hidden = self.shared(self.cross(torch.cat(parts, dim=1)))
         return self.heads(hidden) + self.wide(dense) + bias[inputs.target]
 
     def parameter_groups(self, config: Ranker) -> list[dict]:
-        """Groups for the optimiser: id tables without decay; code tables without it, slowly."""
+        """Parameter groups: no decay of tables, and a lower learning rate of code tables."""
         rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
         codes = list(self.items.codes.parameters())
         tables = [*self.items.id.parameters(), *self.items.bias.parameters()]
@@ -268,34 +272,18 @@ class RankerModel(nn.Module):
         groups = [
             {"params": rest, "lr": rate, "weight_decay": decay},
             {"params": tables, "lr": rate, "weight_decay": 0.0},
-            {"params": codes, "lr": rate * config.code_learning_rate, "weight_decay": 0.0},
+            {"params": codes, "lr": rate * _CODE_RATE, "weight_decay": 0.0},
         ]
         return [group for group in groups if group["params"]]
 
 
-def cross_features(inputs: Inputs) -> Tensor:
-    """(B, len(CROSS)), see ``CROSS``; 0 where history or code is missing."""
-    rq, vq = inputs.items.rq, inputs.items.vq_rows
-    length = inputs.is_real.sum(1).clamp_min(1)
-    coded = inputs.is_real & (rq[inputs.target, :1] >= 0)
-    same_c1 = coded & (rq[inputs.history, 0] == rq[inputs.target, :1])
-    second = min(1, rq.shape[1] - 1)
-    same_c2 = same_c1 & (rq[inputs.history, second] == rq[inputs.target, second, None])
-    common = torch.zeros(inputs.history.shape)
-    theirs, ours = vq[inputs.history], vq[inputs.target]
-    for anchor in ours.unbind(1):
-        common += ((theirs == anchor[:, None, None]) & (anchor > 0)[:, None, None]).any(2)
-    overlap = common * inputs.is_real / vq.shape[1]
-    return torch.stack([c.float().sum(1) / length for c in (same_c1, same_c2, overlap)], dim=1)
-
-
 def loss_sum(logits: Tensor, labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted sum over samples of the binary cross entropy, mean over heads; and sum of weights.
+    """Binary cross entropy, mean over heads and weighted sum over samples; and sum of weights.
 
     Args:
         logits, labels: (B, heads).
-        weight: (B,).
+        weight: (B,); 0 excludes a sample.
     """
     each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
-    # In float64 the weight is the same however the rows are shared out over ranks.
+    # In float64 the sum of weights does not depend on how rows are divided among ranks.
     return (each * weight).sum(), weight.sum(dtype=torch.float64)

@@ -1,11 +1,12 @@
-"""Sampled negatives: items already seen by then, whatever the user bought before or later.
+"""Sampled negatives: items that the log had seen before the positive, drawn uniformly.
 
-Items are numbered in the order in which the log first saw them, so that those seen before a moment
-are the numbers below a count, and a draw is a hash modulo that count: no list of items travels to
-the tasks, and the same seed draws the same items on any cluster. "Before" is an earlier second.
+Items are numbered in the order of their first event, so that the items seen before a moment are the
+numbers below a count, and a draw is a hash modulo that count. No list of items is sent to the
+tasks, and the same seed draws the same items on any cluster. "Before" means in an earlier second.
 
-Only positives of the same user and time are no negatives. Leaving out what the user bought at
-other times would make "is in the history" the label.
+Positives of the same user and time (the basket) are excluded. Positives of the user at other times
+are not: otherwise an item in the history could never be a negative, and the history would reveal
+the label.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 DRAWS_PER_NEGATIVE = 4
-"""Draws for each wanted negative; those that hit a positive or an earlier draw are passed over."""
+"""Draws per negative; those that hit the basket or an earlier draw are skipped."""
 
 
 def numbered_items(events: DataFrame, totals: DataFrame) -> DataFrame:
@@ -50,18 +51,18 @@ def draw(
 ) -> DataFrame:
     """Negatives of the wanted positives.
 
-    Draws that hit an item of the basket, or one drawn before for the same positive, are passed
-    over. After ``DRAWS_PER_NEGATIVE`` times as many draws as negatives the rest is not made up
-    (a young log, or a basket of nearly all items).
+    Draws that hit the basket, or an item drawn before for the same positive, are skipped. A
+    positive gets fewer negatives if ``DRAWS_PER_NEGATIVE`` x ``per_positive`` draws do not give
+    enough, as at the start of a log or where the basket holds most items.
 
     Args:
         positives: all positives (user_idx, item_idx, event, ts in microseconds, wanted,
-            items_before, ``keep``). Those with ``wanted`` false get none, and are no negatives
-            either; the others get items whose number is below items_before.
-        numbers: (item_idx, item_number): ``numbered_items``, or that of ``order_only``.
-        per_positive: negatives a positive.
+            items_before, ``keep``). Those with ``wanted`` false get no negatives but belong to the
+            basket; the others get items whose number is below items_before.
+        numbers: (item_idx, item_number) of ``numbered_items`` here or in ``order_only``.
+        per_positive: negatives per positive.
         seed: seed of the draws.
-        keep: columns of the positive that its negatives take over.
+        keep: columns of the positive to copy to its negatives.
 
     Returns:
         (user_idx, ts, positive_item_idx, event, slot, item_idx, ``keep``); slot < per_positive.

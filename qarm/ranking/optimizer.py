@@ -1,4 +1,4 @@
-"""AdamW that also takes sparse gradients: of large tables only the rows looked up are touched."""
+"""AdamW that also takes sparse gradients: only the rows of a table that were looked up change."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 SPARSE_ROWS = 65_536
-"""Tables with more rows get sparse gradients: a step then costs what the batch looks up, not the
-table, in time and on the wire."""
+"""Tables with more rows get sparse gradients: time and traffic of a step then depend on the batch
+and not on the size of the table."""
 
 
 class LazyAdamW(torch.optim.AdamW):
     """AdamW for dense gradients, lazy Adam for sparse ones.
 
-    Rows without a gradient keep value and moments; a row's moments decay in the steps that touch
-    it (torch's SparseAdam does the same). Sparse parameters are tables and take no weight decay.
+    Rows without a gradient keep their value and moments; the moments of a row decay only in steps
+    in which it has a gradient, as in torch's SparseAdam. Sparse parameters get no weight decay.
     """
 
     @torch.no_grad()

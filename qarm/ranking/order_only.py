@@ -1,15 +1,15 @@
-"""A log with an order within each user and no time: what a sample may know of other users.
+"""Logs without times, ordered within each user: what a sample may know about other users.
 
-A user's tenth event is neither before nor after another user's fifth, so that "earlier" says
-something within one user only. What users share are the parts of the split:
+Positions of different users cannot be compared: the tenth event of one user is neither before nor
+after the fifth event of another. Only the parts of the split are common to all users:
 
-* an item counts as seen by a sample's time if an event of the sample's part, or of a part before
-  it, has it; sampled negatives come from these;
-* an item's counts and rate are out of fold: training events of the users in the other
-  ``FOLDS`` - 1 folds, for samples of every part alike. A sample never meets an event of its own
-  user there, and no event of validation or test.
+* an item counts as seen before a sample if it has an event in the sample's part or an earlier part;
+  sampled negatives are drawn from these items;
+* counts and rate of an item are out of fold: they come from training events of users in the other
+  ``FOLDS`` - 1 folds, for samples of every part. They contain no event of the sample's user and
+  none of validation or test.
 
-History, repeats, and the user's own counts stay strictly earlier events, as with times.
+History, repeats and the user's own counts come from strictly earlier events, as in logs with times.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ FOLDS = 10
 """Folds of users, by a hash of user_idx."""
 
 PART_ORDER = {"mine": 0, "train": 0, "valid": 1, "test": 2}
-"""Parts in the order in which they become known; mining's part is training's past."""
+"""Part -> its place in time; the mine part belongs to the past of training."""
 
 _CHUNK = 65_536
-"""Item indices that one task numbers."""
+"""Range of item indices that is numbered at once."""
 
 
 def fold() -> Column:
@@ -47,17 +47,17 @@ def _part_order() -> Column:
 
 
 def _first_parts(events: DataFrame) -> DataFrame:
-    """(item_idx, first): place in ``PART_ORDER`` of the first part that has the item."""
+    """(item_idx, first): place in ``PART_ORDER`` of the first part with an event of the item."""
     from pyspark.sql import functions as F
 
     return events.groupBy("item_idx").agg(F.min(_part_order()).alias("first"))
 
 
 def numbered_items(events: DataFrame) -> DataFrame:
-    """(item_idx, item_number): 0-based, by the first part that has the item, then by item_idx.
+    """(item_idx, item_number): 0-based, by the first part with an event of the item, then item_idx.
 
-    Numbers run within a part and a chunk of indices, and over these by one small table, so that no
-    task sorts the catalogue.
+    Items are numbered within a part and a range of indices; a small table of counts gives the first
+    number of each. No task sorts the whole catalogue.
 
     Args:
         events: (item_idx, part).
@@ -82,15 +82,15 @@ def numbered_items(events: DataFrame) -> DataFrame:
 
 
 def with_totals(events: DataFrame, train_parts: Sequence[str]) -> DataFrame:
-    """``events`` with what each may know of the whole log; a few numbers travel by the driver.
+    """``events`` with positives_before and items_before; a few counts pass through the driver.
 
     Args:
         events: (user_idx, item_idx, positive, part, ...).
         train_parts: parts that count as training.
 
     Returns:
-        ``events`` with positives_before, the training positives of the other folds, and
-        items_before, the items that its part or an earlier one has (0 for rows of no part).
+        positives_before: training positives of the other folds. items_before: items with an event
+        in the row's part or an earlier one (0 for rows without a part).
     """
     from pyspark.sql import functions as F
 

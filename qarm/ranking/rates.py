@@ -1,20 +1,20 @@
-"""Counts and smoothed rates as of each sample's time: strictly earlier events, nothing else.
+"""Counts and smoothed rates as of each sample's time, from strictly earlier events.
 
-"Before" is never "all but this one": beside an item embedding, a leave-one-out rate hands the
-model its own label. Events at the sample's very instant are not before it.
+Events at the time of the sample do not count. A leave-one-out rate ("all events but this one")
+would reveal the label to a model that also has an item embedding.
 
-With observed negatives a rate is the share of positives among the earlier events of the user or
-the item, drawn towards the training part's share g by ``prior`` pseudo-events:
+With observed negatives a rate is the share of positives among the earlier events of the user or the
+item, smoothed towards the training part's share g by ``prior`` pseudo-events:
 
     rate = (positives + prior g) / (events + prior)
 
-A log of positives only has no such share: all its events are positive. There the negatives are
-drawn, n a positive, evenly from the items seen by then, so that of C earlier positives and N items
-seen an item expects n C / N negatives. Its rate is the same formula over these expected
-impressions, with g = 1 / (1 + n): popularity relative to the average item, on the scale of the
-samples' own positive share. A user's negatives come n for each positive, and so the rate is g.
+Where all events of the log are positive, negatives are sampled: n per positive, uniformly from the
+items seen so far. After C positives and with N items seen, an item has n C / N expected negatives.
+Its rate follows the same formula over these expected impressions, with g = 1 / (1 + n): popularity
+relative to the average item, on the scale of the samples' share of positives. A user has n
+negatives per positive, so that the user's rate is g.
 
-Logs without times have ``order_only`` in place of ``totals_before`` and of the items' counts.
+For logs without times, ``order_only`` replaces ``totals_before`` and the counts of items.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ if TYPE_CHECKING:
 
 MICROSECONDS = 1_000_000
 _DAY_SECONDS = 86_400
+PRIOR_EVENTS = 10.0
+"""Weight of the training part's share in a rate, in events."""
 
 
 def counts_before(
     events: DataFrame, samples: DataFrame, keys: Mapping[str, Sequence[str]]
 ) -> DataFrame:
-    """``samples`` with the events and positives that share a key with them and lie before them.
+    """``samples`` with the number of earlier events and positives that share a key with them.
 
-    One shuffle a key, of the union of both frames; rows of a key are counted as they stream by, in
-    memory that does not grow with the key.
+    One shuffle per key, of the union of both frames, and a running sum: memory does not grow with
+    the number of rows of a key.
 
     Args:
         events: (key columns, ts in microseconds, positive).
@@ -60,10 +62,10 @@ def counts_before(
 
 
 def totals_before(events: DataFrame) -> DataFrame:
-    """What the whole log had seen before each second in which something happened.
+    """What the whole log had seen before each second that has an event.
 
-    Totals run within a day, and over days by one small table of daily sums, so that no task sorts
-    the whole log.
+    Running totals are computed within each day and over a small table of daily sums, so that no
+    task sorts the whole log.
 
     Args:
         events: (item_idx, ts in microseconds, positive).
@@ -131,16 +133,20 @@ def smoothed(positives: Column, impressions: Column, share: float, prior: float)
 
 
 def with_rates(
-    samples: DataFrame, *, share: float, prior: float, negatives_per_positive: int | None
+    samples: DataFrame,
+    *,
+    share: float,
+    negatives_per_positive: int | None,
+    prior: float = PRIOR_EVENTS,
 ) -> DataFrame:
-    """Add user_count, user_rate, item_count and item_rate (see the module's text).
+    """Add user_count, user_rate, item_count and item_rate (see the module's docstring).
 
     Args:
-        samples: with events and positives of "user" and "item"; where negatives are drawn also
+        samples: with events and positives of "user" and "item"; with sampled negatives also
             positives_before and items_before.
         share: g, the training part's share of positives.
+        negatives_per_positive: n of sampled negatives; None: negatives are observed.
         prior: pseudo-events.
-        negatives_per_positive: n where negatives are drawn; None: they were observed.
     """
     from pyspark.sql import functions as F
 
@@ -148,8 +154,8 @@ def with_rates(
     if negatives_per_positive is not None:
         n = F.lit(negatives_per_positive)
         user = F.col("user_positives") * (n + 1)
-        a_mean_item = F.col("positives_before") / F.greatest(F.col("items_before"), F.lit(1))
-        item = F.col("item_positives") + n * a_mean_item
+        per_item = F.col("positives_before") / F.greatest(F.col("items_before"), F.lit(1))
+        item = F.col("item_positives") + n * per_item
     return samples.withColumns(
         {
             "user_count": F.col("user_events").cast("float"),

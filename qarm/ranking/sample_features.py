@@ -23,15 +23,17 @@ def with_features(
     has_times: bool,
     config: Samples,
 ) -> DataFrame:
-    """Rates, counts, repeat mark, training events and history (see ``rates`` and ``history``).
+    """``samples`` with rates, counts, is_repeat, item_train_events and history.
 
     Args:
-        samples: (sample_id, user_idx, item_idx, ts, ...), with ``TOTALS`` where negatives are
-            drawn; these are not kept.
-        events: ``prepare_events``, all parts.
+        samples: (sample_id, user_idx, item_idx, ts, ...), with ``TOTALS`` if negatives are sampled;
+            these are dropped.
+        events: ``impressions.prepare_events``, all parts.
         train_parts: parts that count as training in item_train_events.
         share: the training part's share of positives.
-        has_times: whether the times of different users can be compared (see ``order_only``).
+        mode: kind of negatives.
+        has_times: whether times of different users can be compared (see ``order_only``).
+        config: section samples.
     """
     from pyspark.sql import functions as F
 
@@ -47,7 +49,6 @@ def with_features(
     rated = rates.with_rates(
         counted,
         share=share,
-        prior=config.rate_prior,
         negatives_per_positive=config.negatives_per_positive if mode == "sampled" else None,
     )
     scalar = (

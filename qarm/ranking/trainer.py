@@ -38,6 +38,10 @@ from qarm.training.state import separate
 logger = logging.getLogger(__name__)
 
 _HISTORY = ("history_item_idx", "history_ts")
+_PATIENCE = 1
+"""Epochs without a better validation AUC before training stops."""
+_SCORED_BATCHES = 4
+"""Scoring needs no gradients, so that its batches can be this many times larger."""
 _CYCLE_MS = 5
 """See ``collectives.init``: gradients are summed once per step, which takes 50 ms and more."""
 
@@ -86,7 +90,7 @@ class _Codes:
 
     def tables(self, config: Ranker, lookup: Lookup, variant: str, seed: int) -> dict[str, Any]:
         """Starts of the variant's code tables."""
-        start = code_tables.TableStart(config.code_start, config.code_scale, seed)
+        start = code_tables.TableStart(config.code_start, seed)
         found = {}
         if self.book is not None and self.rows is not None and "rq" in CONTENT[variant]:
             found["rq"] = code_tables.rq_start(
@@ -115,8 +119,8 @@ class Work:
         self.lookup = Lookup(
             table=table,
             rq_rows=rq_rows,
-            item_buckets=min(self.config.item_buckets, table.rows),
-            user_buckets=min(self.config.user_buckets, task.user_rows),
+            item_buckets=min(self.config.max_table_rows, table.rows),
+            user_buckets=min(self.config.max_table_rows, task.user_rows),
         )
         logger.info("rank %d of %d: %d items mapped", self.rank, self.world, table.rows)
 
@@ -131,16 +135,14 @@ class Work:
         book = code_tables.check(table, book, uses, self.config.code_start)
         rows = None
         if "rq" in uses:
-            rows = code_tables.RqRows.of(
-                table, book.sizes, self.config.code_tables, self.config.code_buckets
-            )
+            rows = code_tables.RqRows.of(table, book.sizes, self.config.max_table_rows)
         return _Codes(book, rows)
 
     def loader(self, part: str, *, seed: int | None = None) -> EpochLoader:
         """Batches of a part; shuffled if a seed is given."""
         settings = self.task.loader
         if seed is None:  # the order of rows that are only scored does not matter
-            rows = self.config.predict_batch_size
+            rows = _SCORED_BATCHES * self.config.batch_size
             settings = settings.model_copy(update={"shards": self.world})
         else:
             shards = settings.shards
@@ -224,7 +226,7 @@ class Work:
             schedule=config.optimizer.schedule,
             gradient_clip=config.optimizer.gradient_clip,
             monitor="auc",
-            patience=config.patience,
+            patience=_PATIENCE,
             checkpoint_folder=run.checkpoint_folder and files.join(run.checkpoint_folder, name),
             events_folder=run.events_folder and files.join(run.events_folder, name),
             seed=seed,

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 
 def run(context: Context) -> StageResult:
-    """Build the samples, write them, and count what was written.
+    """Build the samples, write the table, and count its rows.
 
     Raises:
-        InputError: no event in the train part, or negatives that the log cannot give.
+        InputError: the train part has no positive event, or observed negatives are configured but
+            the log has none.
         RowsLostError: two samples share an id.
     """
     config = context.config.samples
@@ -97,7 +98,7 @@ def run(context: Context) -> StageResult:
 
 
 def label_names(context: Context) -> list[str]:
-    """The labels, the positive one first: as ingest published them, else as configured."""
+    """Names of the labels, the positive one first: those that ingest published, else configured."""
     published = context.facts("ingest").get("labels")
     if published:
         return list(published)

@@ -165,8 +165,7 @@ def _task(context: Context, samples: DataFrame, labels: Sequence[str]) -> Ranker
 
 def _uses(context: Context) -> set[str]:
     config = context.config.ranker
-    found = {use for variant in config.variants for use in CONTENT[variant]}
-    return found | ({"rq", "vq"} if config.cross_features else set())
+    return {use for variant in config.variants for use in CONTENT[variant]}
 
 
 def _items(context: Context, rows: int) -> ItemSource:

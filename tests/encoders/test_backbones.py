@@ -73,11 +73,6 @@ def test_folder_without_weights(tmp_path: Path) -> None:
         open_backbone(Encoder(text_backbone=str(tmp_path)), "text")
 
 
-def test_unknown_image_backbone() -> None:
-    with pytest.raises(ConfigError, match="efficientnet-lite0"):
-        backbone_id(Encoder(image_backbone="resnet"), "image")
-
-
 def test_images_in_any_mode_and_broken_ones(efficientnet: ImageBackbone) -> None:
     red, blue = png((250, 0, 0)), png((0, 0, 250), size=(300, 10))
     vectors = efficientnet.encode([red, b"no image", blue, None, red[:40]])

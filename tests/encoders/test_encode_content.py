@@ -23,7 +23,6 @@ ITEMS = [
 ]
 
 
-@pytest.mark.spark
 @pytest.mark.parametrize(
     ("modality", "expected"),
     [

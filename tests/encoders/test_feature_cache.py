@@ -19,8 +19,6 @@ from qarm.errors import InputError
 from schemas import TABLES
 from tests.lakes.encoders import ITEM_TYPE, item
 
-pytestmark = pytest.mark.spark
-
 
 def features(spark: SparkSession, *rows: tuple) -> DataFrame:
     schema = ", ".join(f"{c.name} {c.type}" for c in TABLES["item_features"].columns)

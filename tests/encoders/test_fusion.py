@@ -6,7 +6,6 @@ from torch import Tensor
 
 from qarm.config.encoder import Encoder
 from qarm.encoders.fusion import ItemBatch, ItemEncoder
-from qarm.encoders.towers import AttributesTower, DenseTower
 from qarm.errors import ConfigError
 
 N = 60
@@ -118,15 +117,6 @@ def test_attribute_cosines_at_the_start_are_tf_idf() -> None:
     assert torch.allclose(vectors @ vectors.T, (table @ table.T)[rows][:, rows], atol=1e-2)
 
 
-def test_rare_values_weigh_more() -> None:
-    tower = AttributesTower(8, 4, 0.0)
-    ids, offsets = torch.tensor([0, 1, 0, 0, 2]), torch.tensor([0, 2, 3, 4, 5])
-    tower.start(ids, offsets)
-    weights = tower.weights(ids, offsets)
-    assert weights[1] > weights[0]
-    assert torch.allclose(weights[:2].square().sum(), torch.tensor(1.0))
-
-
 def test_values_never_seen_say_nothing() -> None:
     batch = items()
     made = encoder()
@@ -136,12 +126,6 @@ def test_values_never_seen_say_nothing() -> None:
         pytest.skip("all buckets are taken")
     vector = made.attributes(torch.tensor([unseen[0]]), torch.tensor([0, 1]))
     assert torch.equal(vector, torch.zeros(1, 8))
-
-
-def test_network_starts_at_zero() -> None:
-    tower = DenseTower(5, 3, 4, 0.5)
-    features = torch.randn(6, 5)
-    assert torch.allclose(tower(features), tower.skip(tower.centre(features)))
 
 
 def test_parameter_groups_cover_all_parameters_once() -> None:

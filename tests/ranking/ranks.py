@@ -42,7 +42,6 @@ def write_world(folder: Path) -> RankerTask:
         "epochs": 1,
         "batch_size": 32,
         "dropout": 0.0,
-        "cross_features": True,
         "hidden": [16],
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 3, "gradient_clip": 1.0},
     }

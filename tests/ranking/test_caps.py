@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
-from qarm.config import Samples
+from qarm.config.samples import Samples
 from qarm.ranking import impressions
 from qarm.ranking.caps import find_caps
 from tests.lakes.ranking import START_SECOND, random_log, tables
-
-pytestmark = pytest.mark.spark
 
 
 def test_caps_keep_the_latest_and_whole_users(spark, log):

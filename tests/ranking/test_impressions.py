@@ -8,8 +8,6 @@ from qarm.errors import InputError, RowsLostError
 from qarm.ranking import impressions
 from tests.lakes.ranking import tables
 
-pytestmark = pytest.mark.spark
-
 
 def test_observed_negatives_that_are_not_there(spark, log):
     positive = [e for e in log if e.positive]

@@ -8,7 +8,17 @@ import pytest
 
 from qarm.ranking import impressions, order_only
 from tests.lakes.ranking import START_SECOND, tables
-from tests.stages.test_build_samples import run
+from tests.stages.test_build_samples import Built, run
+
+
+@pytest.fixture(scope="module")
+def sampled(spark, tmp_path_factory, positions) -> Built:
+    """The stage's samples of that log, two drawn negatives per positive."""
+    return run_sampled(spark, tmp_path_factory.mktemp("sampled"), positions)
+
+
+def run_sampled(spark, root, log) -> Built:
+    return run(spark, root, log, True, negatives="sampled", negatives_per_positive=2)
 
 
 def shifted(log, user: int, seconds: int):
@@ -42,8 +52,10 @@ def test_items_of_many_chunks_are_numbered_without_gaps(spark):
 
 
 @pytest.mark.parametrize("negatives", ["observed", "sampled"])
-def test_item_rates_are_out_of_fold(spark, tmp_path, positions, negatives):
-    built = run(spark, tmp_path, positions, True, negatives=negatives, negatives_per_positive=2)
+def test_item_rates_are_out_of_fold(spark, tmp_path, positions, sampled, negatives):
+    built = sampled
+    if negatives == "observed":
+        built = run(spark, tmp_path, positions, True, negatives=negatives)
     fold = folds(spark, positions)
     assert len(set(fold.values())) > 3
     train = [e for e in positions if e.part == "train"]
@@ -69,12 +81,11 @@ def test_item_rates_are_out_of_fold(spark, tmp_path, positions, negatives):
     assert built.ledger.dropped.get("nothing_seen_before") is None
 
 
-def test_positions_of_one_user_do_not_matter_to_another(spark, tmp_path, positions):
+def test_positions_of_one_user_do_not_matter_to_another(spark, tmp_path, positions, sampled):
     moved = positions[0].user
+    later = run_sampled(spark, tmp_path, shifted(positions, moved, 90_000))
 
-    def of_others(name: str, log) -> list[str]:
-        rows = run(spark, tmp_path / name, log, True, negatives="sampled").rows
-        return sorted(str(r) for r in rows if r["user_idx"] != moved)
+    def of_others(built: Built) -> list[str]:
+        return sorted(str(r) for r in built.rows if r["user_idx"] != moved)
 
-    later = shifted(positions, moved, 90_000)
-    assert of_others("a", positions) == of_others("b", later)
+    assert of_others(sampled) == of_others(later)

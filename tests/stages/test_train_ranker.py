@@ -42,9 +42,7 @@ def test_two_ranks_predict_every_held_out_sample_once(spark, root):
         "variants": ["base", "vector", "vq_rq"],
         "id_dropout": [0.0, 0.5],
         "epochs": 2,
-        "batch_size": 64,
-        "predict_batch_size": 30,
-        "cross_features": True,
+        "batch_size": 16,
     }
     context = context_on(spark, root, "train-ranker", ranker=ranker, training={"ranks": 2})
     result = train_ranker.run(context)
