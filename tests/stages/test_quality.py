@@ -15,7 +15,8 @@ from qarm.codes.residual import reconstruct
 from qarm.evaluation.nearest_items import jaccard_by_chance, tie_breaks
 from qarm.evaluation.reconstruction import reconstruction
 from qarm.lake import files
-from qarm.report.code_figures import lines
+from qarm.report.code_tables import code_lines
+from qarm.report.figures import percent
 from qarm.stages.quality import NEIGHBOURS
 from tests.evaluation.oracles import prefix_cosine
 from tests.lakes.quality import FIELDS, ITEMS, SIZES
@@ -168,9 +169,9 @@ def test_what_is_printed_and_published(measured, tmp_path, capsys) -> None:
     assert entry["facts"]["left_out"] == {
         "held-out pairs": "no table interactions and no table item_pairs"
     }
-    text = "\n".join(lines(entry["metrics"], entry["facts"]))
+    text = "\n".join(code_lines(entry["metrics"], entry["facts"]))
     shared = measured.figures["shared_rate", "rq", "head"]["value"]
-    assert f"{shared:.2%}" in next(row for row in text.splitlines() if "rq head" in row)
+    assert percent(shared, 2) in next(row for row in text.splitlines() if "RQ, head" in row)
     assert "Left out: held-out pairs" in text
     assert "genre" in text
     assert measured.old_book.codebook_id in text
