@@ -139,7 +139,7 @@ def _evidence(arguments: argparse.Namespace) -> None:
             lake = files.join(arguments.lake, f"{Path(path).stem}-seed{seed}")
             progress.say(f"{config.name}, seed {seed}, in {lake}")
             runs.append(run_seed(path, lake, seed, arguments.set))
-        found = list(
+        rows = list(
             rows_of([m for run in runs for m in run["metrics"]], config.evaluation.recall_at[0])
         )
         runs_by_config.append(
@@ -150,10 +150,10 @@ def _evidence(arguments: argparse.Namespace) -> None:
                 "processor": processor_name(),
                 "seconds": [sum(s.get("seconds", 0) for s in run["stages"]) for run in runs],
                 "peak_bytes": max(s.get("peak_bytes", 0) for run in runs for s in run["stages"]),
-                "figures": [row.as_dict() for row in found],
+                "figures": [row.as_dict() for row in rows],
             }
         )
-        _print(runs_by_config[-1], found)
+        _print(runs_by_config[-1], rows)
         uri = files.join(arguments.lake, "evidence.json")
         files.write_text(uri, json.dumps(runs_by_config, indent=1))
     if runs_by_config:

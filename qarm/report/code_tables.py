@@ -120,10 +120,10 @@ def code_lines(metrics: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -
 
 def _by_level(figures: Figures, metric: str, variant: str, **where: str) -> list[Figure]:
     """The figures ``<metric>_l1``, ``<metric>_l2``, ... as far as they go."""
-    found: list[Figure] = []
-    while figure := figures.get(STAGE, f"{metric}_l{len(found) + 1}", variant, **where):
-        found.append(figure)
-    return found
+    by_level: list[Figure] = []
+    while figure := figures.get(STAGE, f"{metric}_l{len(by_level) + 1}", variant, **where):
+        by_level.append(figure)
+    return by_level
 
 
 def _level_rows(figures: Figures, kind: str, named: Sequence[_Figure]) -> list[Row]:

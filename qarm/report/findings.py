@@ -36,14 +36,14 @@ def findings(figures: Figures, cutoff: int, items: int | None) -> list[Finding]:
         cutoff: k of new-pair Recall@k.
         items: number of items of the catalogue, if known.
     """
-    found = [
+    results = [
         *_vectors(figures, cutoff),
         *_codes(figures, items),
         *_drift(figures),
         *_base(figures),
         *_content(figures),
     ]
-    return found or [Finding("plain", "Nothing has been evaluated yet.")]
+    return results or [Finding("plain", "Nothing has been evaluated yet.")]
 
 
 def _vectors(figures: Figures, cutoff: int) -> Iterator[Finding]:

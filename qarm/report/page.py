@@ -54,25 +54,25 @@ class Published:
 
 def build(published: Published) -> dict[str, Any]:
     """The variables of the template."""
-    found = Figures(published.metrics)
+    metrics = Figures(published.metrics)
     manifests = published.manifests
     quality = code_tables.STAGE
     return {
         "name": published.name,
         "version": __version__,
         "as_of": published.as_of,
-        "findings": findings(found, published.cutoff, published.facts("ingest").get("items")),
+        "findings": findings(metrics, published.cutoff, published.facts("ingest").get("items")),
         "log": sections.log(manifests),
         "rows": sections.rows(manifests, published.stages),
         "pairs": sections.pairs(
-            found, published.pairs, published.facts("mine-pairs").get("skew", {})
+            metrics, published.pairs, published.facts("mine-pairs").get("skew", {})
         ),
-        "alignment": sections.alignment(manifests, found, published.cutoff),
-        "codes": code_tables.codes(found, published.facts(quality))
+        "alignment": sections.alignment(manifests, metrics, published.cutoff),
+        "codes": code_tables.codes(metrics, published.facts(quality))
         if quality in manifests
         else None,
         "prefixes": published.prefixes,
-        "ranker": sections.ranker(manifests, found),
+        "ranker": sections.ranker(manifests, metrics),
         "stages": stage_runs(manifests, published.stages),
         "versions": versions(),
         "processor": processor_name(),

@@ -86,14 +86,14 @@ class Rows:
 
 def rows(manifests: Mapping[str, Manifest], stages: Sequence[str]) -> list[Rows]:
     """Every ledger of the ``stages`` that have run, in that order."""
-    found = []
+    ledger_rows = []
     for stage in stages:
         if stage not in manifests:
             continue
         entry = manifests[stage].result
         ledgers = [{**entry, "name": entry.get("counted", "")}, *entry.get("ledgers", [])]
         for i, ledger in enumerate(ledgers):
-            found.append(
+            ledger_rows.append(
                 Rows(
                     stage,
                     ledger["name"],
@@ -104,7 +104,7 @@ def rows(manifests: Mapping[str, Manifest], stages: Sequence[str]) -> list[Rows]
                     i == 0,
                 )
             )
-    return found
+    return ledger_rows
 
 
 def _largest_first(reasons: Mapping[str, int]) -> dict[str, int]:
@@ -193,18 +193,18 @@ def alignment(manifests: Mapping[str, Manifest], figures: Figures, cutoff: int) 
     for source in ("u2i", "swing"):
         for kind in ("all", "warm", "cold"):
             where = f"{source} {kind}"
-            found = {}
+            recalls = {}
             for space in spaces:
                 figure = figures.get(EVALUATE, metric, space, where, "test")
                 if figure:
-                    found[space] = figure
-            if not found:
+                    recalls[space] = figure
+            if not recalls:
                 continue
             ratio = figures.get(EVALUATE, f"recall_ratio@{cutoff}", "aligned/raw", where, "test")
-            n = max(f.n for f in found.values())
-            table.append((SOURCES[source], kind, n, found, ratio))
+            n = max(f.n for f in recalls.values())
+            table.append((SOURCES[source], kind, n, recalls, ratio))
             if kind != "all" and n >= MIN_PLOTTED:
-                shown = {label: found[s] for s, label in SPACES.items() if s in found}
+                shown = {label: recalls[s] for s, label in SPACES.items() if s in recalls}
                 groups[f"{SOURCES[source]}\n{kind}\nn = {n:,}"] = shown
     drawn = []
     if groups:
