@@ -87,14 +87,14 @@ def _json_option(parser: argparse.ArgumentParser, stage_name: str) -> None:
 
 
 def _print_quality(tree: dict[str, Any], as_json: bool) -> None:
-    from qarm.report.code_figures import lines
+    from qarm.report.code_tables import code_lines
 
     metrics = [m for m in tree["metrics"] if m["stage"] == "quality"]
     facts = next(s for s in tree["stages"] if s["name"] == "quality").get("facts", {})
     if as_json:
         print(json.dumps({"facts": facts, "metrics": metrics}))
     else:
-        print("\n".join(lines(metrics, facts)))
+        print("\n".join(code_lines(metrics, facts)))
 
 
 def _run(arguments: argparse.Namespace, first: str | None, last: str | None) -> None:

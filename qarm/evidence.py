@@ -1,9 +1,9 @@
-"""``python -m qarm.evidence``: the shipped configurations, several seeds each, mean and deviation.
+"""``python -m qarm.evidence``: runs the shipped configurations with several seeds; mean, deviation.
 
-Every seed runs the whole pipeline in a lake of its own, ``<lake>/<configuration>-seed<k>``; what is
-up to date there is not run again, so that the command can be repeated and goes on where it stopped.
-A seed moves ID vectors, alignment, codebooks, sampled negatives and the ranker. The spread over
-seeds is that of the method; the report's intervals are about users.
+Each seed runs the whole pipeline in its own lake, ``<lake>/<configuration>-seed<k>``. Stages that
+are up to date are skipped, so that an interrupted command resumes when it is repeated. The seed
+changes ID vectors, alignment, codebooks, sampled negatives and the ranker. The deviation over seeds
+is due to the method; the intervals in the report are over users.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from qarm.errors import QarmError, guarded
 from qarm.lake import files
 from qarm.report.figures import Figures, combine
 from qarm.report.findings import EVALUATE, SOURCES, VARIANTS, ordered
+from qarm.report.processor import processor_name
 
 CONFIGS = ("conf/demo.toml", "conf/movielens-100k.toml", "conf/amazon-scientific.toml")
 SEEDED = ("pairs.seed={}", "alignment.seed={}", "codes.seed={}", "samples.seed={}")
@@ -31,14 +32,14 @@ SEEDED = ("pairs.seed={}", "alignment.seed={}", "codes.seed={}", "samples.seed={
 
 @dataclass(frozen=True)
 class Row:
-    """One figure over the seeds."""
+    """One figure of all seeds."""
 
     group: str
     label: str
     values: list[float]
 
     def as_dict(self) -> dict[str, Any]:
-        """For evidence.json."""
+        """The row in evidence.json."""
         figure = combine({"value": v, "n": 1} for v in self.values)
         return {
             "group": self.group,
@@ -49,28 +50,29 @@ class Row:
         }
 
     def as_text(self) -> str:
-        """For people."""
-        told = self.as_dict()
-        spread = f" ± {told['deviation']:.4f}" if told["deviation"] is not None else ""
+        """The row as printed."""
+        fields = self.as_dict()
+        deviation = fields["deviation"]
+        spread = f" ± {deviation:.4f}" if deviation is not None else ""
         each = "  ".join(f"{v:.4f}" for v in self.values)
-        return f"  {self.label:<42} {told['mean']:>9.4f}{spread:<10}   {each}"
+        return f"  {self.label:<42} {fields['mean']:>9.4f}{spread:<10}   {each}"
 
 
 def overrides(seed: int) -> list[str]:
-    """Settings that a seed changes, as for ``qarm run --set``."""
+    """Settings that depend on the seed, as for ``qarm run --set``."""
     return [*(text.format(seed) for text in SEEDED), f"ranker.seeds=[{seed}]"]
 
 
 def missing_sources(config: Config) -> list[str]:
-    """Source files of a configuration that are not there."""
+    """Source files of a configuration that do not exist."""
     return [uri for uri in (*config.log.path, *config.items.path) if not files.describe(uri)]
 
 
 def run_seed(path: str, lake: str, seed: int, extra: Sequence[str] = ()) -> dict[str, Any]:
-    """Run the pipeline in its own process; returns its summary.json.
+    """Run the pipeline in a process of its own; returns its summary.json.
 
     Raises:
-        QarmError: the run failed; its own message stands above.
+        QarmError: the run failed; its message is printed above.
     """
     command = [sys.executable, "-m", "qarm.cli", "run", "--config", path, "--lake", lake]
     for override in (*overrides(seed), *extra):
@@ -78,18 +80,18 @@ def run_seed(path: str, lake: str, seed: int, extra: Sequence[str] = ()) -> dict
     done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
         raise QarmError(
-            f"{path} with seed {seed} failed with exit code {done.returncode}; the reason stands "
-            "above. Run the same command again to go on from the last stage that finished"
+            f"{path} with seed {seed} failed with exit code {done.returncode}; see the error "
+            "above. Repeat the command to resume after the last stage that finished"
         )
     summary: dict[str, Any] = json.loads(files.read_text(files.join(lake, "summary.json")))
     return summary
 
 
 def rows_of(metrics: Sequence[dict[str, Any]], cutoff: int) -> Iterator[Row]:
-    """What is printed, from the metrics of all seeds.
+    """The printed rows.
 
     Args:
-        metrics: rows of ``metrics`` in summary.json, of one run after the other.
+        metrics: the entries of ``metrics`` in summary.json of all runs.
         cutoff: k of new-pair Recall@k.
     """
     figures = Figures(metrics)
@@ -122,12 +124,12 @@ def rows_of(metrics: Sequence[dict[str, Any]], cutoff: int) -> Iterator[Row]:
 
 
 def _evidence(arguments: argparse.Namespace) -> None:
-    told: list[dict[str, Any]] = []
+    runs_by_config: list[dict[str, Any]] = []
     for path in arguments.configs:
         config = load(path, arguments.set)
         if absent := missing_sources(config):
             print(
-                f"{config.name}: skipped, its data is not here ({', '.join(absent)}); it is not "
+                f"{config.name}: skipped, its data is missing ({', '.join(absent)}); it is not "
                 "shipped with the project"
             )
             continue
@@ -136,23 +138,24 @@ def _evidence(arguments: argparse.Namespace) -> None:
             lake = files.join(arguments.lake, f"{Path(path).stem}-seed{seed}")
             progress.say(f"{config.name}, seed {seed}, in {lake}")
             runs.append(run_seed(path, lake, seed, arguments.set))
-        found = list(
+        rows = list(
             rows_of([m for run in runs for m in run["metrics"]], config.evaluation.recall_at[0])
         )
-        told.append(
+        runs_by_config.append(
             {
                 "config": path,
                 "name": config.name,
                 "seeds": arguments.seeds,
+                "processor": processor_name(),
                 "seconds": [sum(s.get("seconds", 0) for s in run["stages"]) for run in runs],
                 "peak_bytes": max(s.get("peak_bytes", 0) for run in runs for s in run["stages"]),
-                "figures": [row.as_dict() for row in found],
+                "figures": [row.as_dict() for row in rows],
             }
         )
-        _print(told[-1], found)
+        _print(runs_by_config[-1], rows)
         uri = files.join(arguments.lake, "evidence.json")
-        files.write_text(uri, json.dumps(told, indent=1))
-    if told:
+        files.write_text(uri, json.dumps(runs_by_config, indent=1))
+    if runs_by_config:
         print(f"\nwritten to {files.join(arguments.lake, 'evidence.json')}")
 
 
@@ -160,6 +163,7 @@ def _print(run: dict[str, Any], rows: Sequence[Row]) -> None:
     seconds = ", ".join(f"{s:.0f} s" for s in run["seconds"])
     seeds, peak = ", ".join(map(str, run["seeds"])), run["peak_bytes"] / 1e9
     print(f"\n== {run['name']}, seeds {seeds}: {seconds}; peak {peak:.2f} GB")
+    print(f"  {run['processor']}")
     print(f"  {'':<42} {'mean':>9} ± deviation   each seed")
     group = ""
     for row in rows:
@@ -173,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(
         prog="python -m qarm.evidence",
-        description="Run configurations with several seeds; print mean and deviation.",
+        description="Run configurations with several seeds; print mean and deviation over seeds.",
     )
     parser.add_argument("--configs", nargs="+", default=list(CONFIGS), metavar="TOML")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
@@ -186,6 +190,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # As an exit, a request to end also ends the pipeline that runs.
+    # Exit by an exception, which also ends the pipeline that is running.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main())

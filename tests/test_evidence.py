@@ -66,11 +66,12 @@ def test_runs_of_all_seeds_are_told_and_absent_data_is_skipped(
     assert evidence.main([*arguments, "--set", "ranker.epochs=1"]) == 0
     assert calls == [("here", f"here-seed{s}", s, ["ranker.epochs=1"]) for s in (1, 2)]
     out = capsys.readouterr().out
-    assert "away: skipped, its data is not here" in out
+    assert "away: skipped, its data is missing" in out
     assert "aligned / raw" in out
-    told = json.loads((tmp_path / "lakes" / "evidence.json").read_text())
-    assert [run["name"] for run in told] == ["here"]
-    assert told[0]["seconds"] == [3, 3]
+    runs = json.loads((tmp_path / "lakes" / "evidence.json").read_text())
+    assert [run["name"] for run in runs] == ["here"]
+    assert runs[0]["seconds"] == [3, 3]
+    assert runs[0]["processor"] in out
 
 
 def test_a_failed_run_is_an_error_with_its_exit_code(tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ def _product(a: Floats, b: Floats) -> Floats:
     """a b^T by torch: NumPy's BLAS may use a slow kernel (see docs/scale.md)."""
     import torch
 
-    found: Floats = (torch.from_numpy(a) @ torch.from_numpy(b).T).numpy()
-    return found
+    product: Floats = (torch.from_numpy(a) @ torch.from_numpy(b).T).numpy()
+    return product
 
 
 @dataclass

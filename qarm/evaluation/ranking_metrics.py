@@ -218,15 +218,15 @@ def _range_wins(rows: DataFrame, groups: int) -> dict[tuple[int, int], list[Rang
     order = np.lexsort([table[k].to_numpy() for k in ("range", "slice", "model")])
     model, bit, at, grp = (table[k].to_numpy()[order] for k in ("model", "slice", "range", "grp"))
     values = np.stack([table[w].to_numpy()[order] for w in _WINS])
-    found: dict[tuple[int, int], list[RangeWins]] = {}
+    wins: dict[tuple[int, int], list[RangeWins]] = {}
     starts = np.flatnonzero(
         np.r_[True, (np.diff(model) != 0) | (np.diff(bit) != 0) | (np.diff(at) != 0)]
     )
     for start, stop in zip(starts, [*starts[1:], len(at)], strict=True):
         dense = np.zeros((len(_WINS), groups))
         dense[:, grp[start:stop]] = values[:, start:stop]
-        found.setdefault((int(model[start]), int(bit[start])), []).append(RangeWins(*dense))
-    return found
+        wins.setdefault((int(model[start]), int(bit[start])), []).append(RangeWins(*dense))
+    return wins
 
 
 def _range_task(cells: pa.Table, groups: int) -> pa.Table:
@@ -269,11 +269,11 @@ def _user_sums(rows: DataFrame) -> dict[tuple[int, int], dict[int, tuple[float, 
         .groupBy("model", "slice", "grp")
         .agg(*[F.sum(s).alias(s) for s in _SUMS])
     )
-    found: dict[tuple[int, int], dict[int, tuple[float, ...]]] = {}
+    by_group: dict[tuple[int, int], dict[int, tuple[float, ...]]] = {}
     for row in sums.collect():
         key = (row["model"], row["slice"])
-        found.setdefault(key, {})[row["grp"]] = tuple(row[s] for s in _SUMS)
-    return found
+        by_group.setdefault(key, {})[row["grp"]] = tuple(row[s] for s in _SUMS)
+    return by_group
 
 
 def _user_task(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

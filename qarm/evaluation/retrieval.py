@@ -31,7 +31,7 @@ TILE = 1 << 23
 class Ranks:
     """Ranks of the targets of (pairs,) in one space."""
 
-    found: NDArray[np.bool_]
+    ranked: NDArray[np.bool_]
     """Whether trigger and target both have a vector; a pair without is a miss."""
     above: NDArray[np.int64]
     """Candidates with a larger cosine, not counting trigger and target."""
@@ -41,12 +41,12 @@ class Ranks:
     def hits(self, k: int) -> NDArray[np.float64]:
         """(pairs,) probability that the target is among the first k, ties in random order."""
         chance = np.clip((k - self.above) / (self.tied + 1), 0.0, 1.0)
-        return np.where(self.found, chance, 0.0)
+        return np.where(self.ranked, chance, 0.0)
 
     def part(self, start: int, stop: int) -> Ranks:
         """Ranks of the pairs from ``start`` to before ``stop``."""
         some = slice(start, stop)
-        return Ranks(self.found[some], self.above[some], self.tied[some])
+        return Ranks(self.ranked[some], self.above[some], self.tied[some])
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def rank_targets(
     columns = ["item_idx", *spaces.centres]
     known = catalogue.select(*columns).join(F.broadcast(ids), "item_idx").toArrow()
     known = known.sort_by("item_idx")
-    queries, found = _queries(trigger, target, known, spaces)
+    queries, ranked = _queries(trigger, target, known, spaces)
 
     above = {name: np.zeros(len(trigger), np.int64) for name in spaces.names}
     tied = {name: np.zeros(len(trigger), np.int64) for name in spaces.names}
@@ -113,7 +113,7 @@ def rank_targets(
         above[name][pair[of]] = counts["above"].to_numpy()[of]
         # The target ties with itself.
         tied[name][pair[of]] = (counts["not_below"].to_numpy() - counts["above"].to_numpy())[of] - 1
-    return {name: Ranks(found[name], above[name], tied[name]) for name in spaces.names}
+    return {name: Ranks(ranked[name], above[name], tied[name]) for name in spaces.names}
 
 
 def _queries(
@@ -123,10 +123,10 @@ def _queries(
     at_trigger, at_target = np.searchsorted(items, trigger), np.searchsorted(items, target)
     order = np.argsort(trigger, kind="stable")
     queries: dict[str, _Query] = {}
-    found: dict[str, NDArray[np.bool_]] = {}
+    ranked: dict[str, NDArray[np.bool_]] = {}
     for name, space in spaces.of(known).items():
-        found[name] = space.there[at_trigger] & space.there[at_target]
-        pair = order[found[name][order]]
+        ranked[name] = space.there[at_trigger] & space.there[at_target]
+        pair = order[ranked[name][order]]
         rows, row = np.unique(at_trigger[pair], return_inverse=True)
         threshold = np.empty(len(pair), np.float32)
         for start in range(0, len(pair), 1 << 14):  # avoids (pairs, d) copies of all pairs
@@ -138,7 +138,7 @@ def _queries(
                 dtype=np.float64,
             )
         queries[name] = _Query(space.matrix[rows], items[rows], row, threshold, pair)
-    return queries, found
+    return queries, ranked
 
 
 def count_above(

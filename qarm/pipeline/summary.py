@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,12 @@ from qarm.config import Config
 from qarm.lake import files
 from qarm.ledger import StageResult
 from qarm.pipeline.stages import STAGES
+from qarm.report.text_tables import metric_lines
 
 if TYPE_CHECKING:
     from qarm.pipeline.context import Context
 
 VERSION = 1
-_MOST_COLUMNS = 8
 
 
 def entry(
@@ -97,56 +96,8 @@ def print_entry(stage_entry: dict[str, Any]) -> None:
         parts += [f"+ {n:,} {why}" for why, n in ledger["added"].items() if n]
         parts += [f"- {n:,} {why}" for why, n in ledger["dropped"].items() if n]
         progress.say(f"  {ledger['name']}: {' '.join(parts)} = {ledger['rows_out']:,} out")
-    # `qarm quality` prints the metrics of codes as tables of its own.
+    # The many metrics of the codes are printed as tables by `qarm quality`.
     for line in [] if stage_entry["name"] == "quality" else metric_lines(stage_entry["metrics"]):
         progress.say(f"  {line}")
     gigabytes = stage_entry["peak_bytes"] / 1e9
     progress.say(f"  {stage_entry['seconds']:.1f} s, peak {gigabytes:.2f} GB over all processes")
-
-
-def metric_lines(metrics: list[dict[str, Any]]) -> list[str]:
-    """Metrics as tables: one row per variant, one column per metric, a table per slice and part.
-
-    If there are figures of the test part, those of validation are omitted. Of the slices, only
-    "all" and the warm pairs of the alignment are shown.
-    """
-    parts = {m["part"] for m in metrics}
-    shown = [
-        m
-        for m in metrics
-        if (m["slice"] == "all" or m["slice"].endswith("warm"))
-        and not (m["part"] == "valid" and "test" in parts)
-    ]
-    lines: list[str] = []
-    for where in dict.fromkeys((m["slice"], m["part"]) for m in shown):
-        group = [m for m in shown if (m["slice"], m["part"]) == where]
-        title = ", ".join(w for w in where if w and w != "all")
-        lines += _table(group, title)
-    return lines
-
-
-def _table(metrics: list[dict[str, Any]], title: str) -> list[str]:
-    cells: dict[str, dict[str, list[str]]] = {}
-    for m in metrics:  # metrics of several levels (name_l1, name_l2, ...) share a cell
-        name = re.sub(r"_l\d+$", " by level", m["metric"])
-        cells.setdefault(name, {}).setdefault(m["variant"], []).append(_figure(m["value"]))
-    variants = list(dict.fromkeys(m["variant"] for m in metrics))
-    if len(cells) > _MOST_COLUMNS:
-        return [
-            f"{variant or title} {name}: {' '.join(values)}"
-            for name, row in cells.items()
-            for variant, values in row.items()
-        ]
-    width = max(len(v) for v in [*variants, title]) + 2
-    wide = {
-        n: max(len(w) for w in [n, *map(" ".join, row.values())]) + 2 for n, row in cells.items()
-    }
-    lines = [title.ljust(width) + "".join(name.rjust(wide[name]) for name in cells)]
-    for variant in variants:
-        row = (" ".join(cells[n].get(variant, [])).rjust(wide[n]) for n in cells)
-        lines.append(variant.ljust(width) + "".join(row))
-    return lines
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}"

@@ -1,1 +1,1 @@
-"""The report: one HTML file that shows a run from the log to the ranker."""
+"""The report of a run as one HTML file, and its figures as printed tables."""

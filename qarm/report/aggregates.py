@@ -1,4 +1,4 @@
-"""What the report asks of Spark: bounded aggregates of pairs and codes."""
+"""Aggregates of pairs and codes that the report shows; their size is bounded."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 BUCKETS = 40
 #: Sources whose scores span orders of magnitude.
 LOG_SCORES = ("swing", "itemcf")
-#: Code prefixes shown, items of each, and characters of a title.
+#: Number of code prefixes shown, of items of each, and of characters of a title.
 PREFIXES, TITLES, TITLE_LENGTH = 6, 8, 90
 
 
 @dataclass(frozen=True)
 class PairSource:
-    """The pairs of one miner."""
+    """The pairs of one source."""
 
     source: str
     pairs: int
@@ -26,16 +26,16 @@ class PairSource:
     targets: int
     median_support: float
     log_score: bool
-    """Whether the score's histogram is over log10."""
+    """Whether the histogram is of log10 of the score."""
     score_edges: list[float]
-    """Equal buckets between the 0.5 % and 99.5 % quantiles; the outer ones hold what is outside."""
+    """Equal buckets between the 0.5 % and 99.5 % quantiles; the outer ones include the rest."""
     score_counts: list[int]
     support_counts: list[int]
-    """Pairs with support in [2^i, 2^(i+1))."""
+    """Number of pairs with support in [2^i, 2^(i+1))."""
 
 
 def pair_sources(pairs: DataFrame) -> list[PairSource]:
-    """Counts and histograms of ``item_pairs``, a source each, in the order of the names."""
+    """Counts and histograms of ``item_pairs``, one entry per source in alphabetical order."""
     from pyspark.sql import functions as F
 
     skewed = F.col("source").isin(*LOG_SCORES) & (F.col("score") > 0)
@@ -61,11 +61,11 @@ def pair_sources(pairs: DataFrame) -> list[PairSource]:
         for kind, bucket in (("score", score), ("support", support)):
             for row in pairs.groupBy("source", bucket.alias("bucket")).count().collect():
                 cells[row["source"]][kind][row["bucket"]] = row["count"]
-    found = []
+    sources = []
     for source, row in sorted(rows.items()):
         low = float(row["range"][0])
         steps = cells[source]["support"]
-        found.append(
+        sources.append(
             PairSource(
                 source=source,
                 pairs=row["pairs"],
@@ -78,7 +78,7 @@ def pair_sources(pairs: DataFrame) -> list[PairSource]:
                 support_counts=[steps.get(i, 0) for i in range(max(steps) + 1)],
             )
         )
-    return found
+    return sources
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ class Prefix:
     codes: tuple[int, ...]
     items: int
     titles: list[str]
-    """Those of the items with most events."""
+    """Titles of the items with the most events."""
 
 
 def prefixes(ids: DataFrame, items: DataFrame, interactions: DataFrame) -> list[Prefix]:
-    """The prefixes (c1, c2) with most items, with titles of their items with most events.
+    """The prefixes (c1, c2) with the most items, and titles of their items with the most events.
 
     Args:
         ids: rows of semantic_ids of one codebook.
@@ -119,8 +119,8 @@ def prefixes(ids: DataFrame, items: DataFrame, interactions: DataFrame) -> list[
         .orderBy(F.desc("items"), "prefix", "place")
         .collect()
     )
-    found: dict[tuple[int, ...], Prefix] = {}
+    by_codes: dict[tuple[int, ...], Prefix] = {}
     for row in rows:
         codes = tuple(row["prefix"])
-        found.setdefault(codes, Prefix(codes, row["items"], [])).titles.append(row["title"])
-    return list(found.values())
+        by_codes.setdefault(codes, Prefix(codes, row["items"], [])).titles.append(row["title"])
+    return list(by_codes.values())

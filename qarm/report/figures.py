@@ -1,4 +1,4 @@
-"""Looking up figures of the metrics table, averaged over seeds."""
+"""Figures of the metrics table, averaged over seeds, and their format."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure, over all its seeds."""
+    """One figure, averaged over its seeds."""
 
     value: float
     """Mean over seeds."""
     n: int
-    """Rows behind it (one seed's)."""
+    """Number of rows it was computed on (for one seed)."""
     low: float | None = None
-    """Lower end of the 95 % interval over users, mean over seeds; None: none is known."""
+    """Lower end of the 95 % interval over users, mean over seeds; None: no interval."""
     high: float | None = None
-    """Upper end."""
+    """Upper end of the interval."""
     deviation: float | None = None
     """Standard deviation over seeds (n - 1); None with one seed."""
     seeds: int = 1
+    """Number of seeds."""
 
     @property
     def verdict(self) -> str:
-        """Of a difference: better, worse or unclear (the interval holds 0, or there is none)."""
+        """For a difference: better, worse or unclear (no interval, or one that contains 0)."""
         if self.low is None or self.high is None:
             return "unclear"
         return "better" if self.low > 0 else "worse" if self.high < 0 else "unclear"
 
 
 class Figures:
-    """Rows of the metrics table (or of ``metrics`` in summary.json) by what they are about."""
+    """Rows of the metrics table (or of ``metrics`` in summary.json), indexed by their keys."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
         self._rows: dict[tuple[str, str, str, str, str], list[Mapping[str, Any]]] = {}
@@ -45,7 +46,7 @@ class Figures:
     def get(
         self, stage: str, metric: str, variant: str = "", slice: str = "all", part: str = ""
     ) -> Figure | None:
-        """The figure, or None where nobody has computed it."""
+        """The figure, or None if it has not been computed."""
         rows = self._rows.get((stage, metric, variant, slice, part))
         return combine(rows) if rows else None
 
@@ -78,41 +79,41 @@ def combine(rows: Iterable[Mapping[str, Any]]) -> Figure:
 
 
 def digits(value: float | None, places: int = 4) -> str:
-    """The number for people; a dash for none."""
+    """The number with ``places`` decimals; a dash if there is none."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:,.{places}f}"
 
 
 def signed(value: float | None, places: int = 4) -> str:
-    """With its sign, with a real minus."""
+    """Like ``digits``, with a sign."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:+.{places}f}".replace("-", "−")
 
 
 def thousands(value: float | None) -> str:
-    """An integer with separators."""
+    """The integer with thousands separators."""
     return "–" if value is None else f"{value:,.0f}"
 
 
 def percent(value: float | None, places: int = 1) -> str:
-    """A share as per cent."""
+    """A share in per cent."""
     return "–" if value is None else f"{100 * value:.{places}f} %"
 
 
 def bare(value: float | None, places: int = 1) -> str:
-    """A share in per cent without the sign, for intervals beside a figure that has it."""
+    """A share in per cent without "%", for the interval of a figure that has it."""
     return "–" if value is None else f"{100 * value:.{places}f}"
 
 
 def gigabytes(value: float | None) -> str:
-    """Bytes as GB."""
+    """Bytes in GB."""
     return "–" if not value else f"{value / 1e9:.2f} GB"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds, or minutes and seconds."""
+    """A time in seconds, or in minutes and seconds."""
     if seconds is None:
         return "–"
     if seconds < 100:

@@ -1,4 +1,4 @@
-"""The run in plain sentences: what got better, what did not, and how sure that is."""
+"""The run in sentences: what improved, what did not, and how significant that is."""
 
 from __future__ import annotations
 
@@ -29,15 +29,21 @@ class Finding:
 
 
 def findings(figures: Figures, cutoff: int, items: int | None) -> list[Finding]:
-    """What a reader should take home, in the order of the pipeline."""
-    found = [
+    """The main results, in the order of the pipeline.
+
+    Args:
+        figures: the metrics of all stages.
+        cutoff: k of new-pair Recall@k.
+        items: number of items of the catalogue, if known.
+    """
+    results = [
         *_vectors(figures, cutoff),
         *_codes(figures, items),
         *_drift(figures),
         *_base(figures),
         *_content(figures),
     ]
-    return found or [Finding("plain", "Nothing has been evaluated yet.")]
+    return results or [Finding("plain", "Nothing has been evaluated yet.")]
 
 
 def _vectors(figures: Figures, cutoff: int) -> Iterator[Finding]:
@@ -51,9 +57,10 @@ def _vectors(figures: Figures, cutoff: int) -> Iterator[Finding]:
             continue
         ratio = figures.get(EVALUATE, f"recall_ratio@{cutoff}", "aligned/raw", where, "test")
         text = (
-            f"{SOURCES[source]} pairs nobody trained on: the aligned vectors find "
-            f"{percent(aligned.value)} of targets among the trigger's {cutoff} nearest items, the "
-            f"best raw vectors {percent(raw.value)}, chance {percent(chance.value)}"
+            f"{SOURCES[source]} pairs unknown to training: with aligned vectors "
+            f"{percent(aligned.value)} of targets are among the {cutoff} items nearest to the "
+            f"trigger, with the best raw vectors {percent(raw.value)}, by chance "
+            f"{percent(chance.value)}"
         )
         if ratio is None:
             yield Finding("plain", text + ".")
@@ -63,10 +70,10 @@ def _vectors(figures: Figures, cutoff: int) -> Iterator[Finding]:
         if low > 1:
             yield Finding("good", f"{text}: {ratio.value:.2f} times raw{span}.")
         elif high < 1:
-            yield Finding("bad", f"{text}: alignment made it worse, {ratio.value:.2f} times{span}.")
+            yield Finding("bad", f"{text}: alignment is worse, {ratio.value:.2f} times raw{span}.")
         else:
             yield Finding(
-                "plain", f"{text}: no difference that can be told, {ratio.value:.2f} times{span}."
+                "plain", f"{text}: no significant difference, {ratio.value:.2f} times raw{span}."
             )
 
 
@@ -78,8 +85,8 @@ def _codes(figures: Figures, items: int | None) -> Iterator[Finding]:
     of = f" of {items:,} items" if items else ""
     yield Finding(
         "plain",
-        f"{percent(shared.value)}{of} share their whole RQ code with another item; there are "
-        f"{percent(1 - duplicate.value)} as many distinct codes as items.",
+        f"{percent(shared.value)}{of} share their full RQ code with another item; the number of "
+        f"distinct codes is {percent(1 - duplicate.value)} of the number of items.",
     )
 
 
@@ -91,9 +98,10 @@ def _drift(figures: Figures) -> Iterator[Finding]:
     if due is None or ratio is None or shift is None or dead is None:
         return
     text = (
-        f"{ratio.n:,} items have come or changed since the codebook was fitted: {ratio.value:.2f} "
-        f"times the relative error of items held out then, {shift.value:.3f} bits of other use of "
-        f"level-1 codes beyond chance, {percent(dead.value)} more codes without items"
+        f"{ratio.n:,} items are new or changed since the codebook was fitted. Their relative error "
+        f"is {ratio.value:.2f} times that of the items held out then, the use of level-1 codes has "
+        f"shifted by {shift.value:.3f} bits more than by chance, and {percent(dead.value)} more "
+        "codes are unused"
     )
     if due.value:
         yield Finding("bad", f"A refit of the codebook is due. {text}.")
@@ -113,8 +121,8 @@ def _base(figures: Figures) -> Iterator[Finding]:
     )
     verdict = {
         "better": ("good", "the base is better"),
-        "worse": ("bad", "the base is WORSE than two counts, so its gains mean little"),
-        "unclear": ("bad", "the base is NOT clearly better than two counts"),
+        "worse": ("bad", "the base is WORSE than the floor, so gains over it mean little"),
+        "unclear": ("bad", "the base is NOT significantly better"),
     }
     tone, words = verdict[gain.verdict]
     yield Finding(tone, f"{text}: {words} ({_interval(gain.value, gain.low, gain.high)}).")
@@ -130,7 +138,7 @@ def _content(figures: Figures) -> Iterator[Finding]:
         words = {
             "better": ("good", "a higher AUC than base"),
             "worse": ("bad", "a LOWER AUC than base"),
-            "unclear": ("plain", "NOT better than base by more than chance allows"),
+            "unclear": ("plain", "NOT significantly better than base"),
         }
         tone, verdict = words[gain.verdict]
         rare = figures.get(EVALUATE, "auc_gain", variant, "tail", "test")
@@ -149,6 +157,6 @@ def _interval(value: float, low: float | None, high: float | None) -> str:
 
 
 def ordered(names: Sequence[str]) -> list[str]:
-    """Variants in the order in which they build on each other; unknown ones last."""
+    """Variants in the order of ``VARIANTS``; unknown ones last."""
     known = [v for v in VARIANTS if v in names]
     return known + sorted(set(names) - set(known))

@@ -1,7 +1,7 @@
-"""``python -m qarm.report.picture REPORT.html OUT.svg``: a few plots of a report as one picture.
+"""``python -m qarm.report.picture REPORT.html OUT.svg``: some plots of a report as one picture.
 
-For pages that show no HTML, such as a README. The plots are the report's own, each under its
-caption; nothing is drawn anew.
+For pages that cannot show HTML, such as a README. The plots are copied from the report, each below
+its caption.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import re
 import sys
 from collections.abc import Sequence
 
-from qarm.errors import InputError, guarded
+from qarm.errors import InputError, QarmError
 from qarm.lake import files
+from qarm.progress import say
 
-#: Captions of what is shown, by their beginnings, in order.
+#: Beginnings of the captions of the plots that are shown, in order.
 SHOWN = (
     "Events",
     "Share of test pairs",
@@ -34,10 +35,10 @@ def plots_of(html: str) -> list[tuple[str, str]]:
 
 
 def picture(html: str, captions: Sequence[str] = SHOWN) -> str:
-    """An SVG file with the first plot for each beginning of a caption, two in a row.
+    """An SVG file with the first plot whose caption starts with each of ``captions``, two per row.
 
     Raises:
-        InputError: the report has none of them.
+        InputError: the report has none of these plots.
     """
     plots = plots_of(html)
     chosen = []
@@ -49,7 +50,7 @@ def picture(html: str, captions: Sequence[str] = SHOWN) -> str:
     for number, (caption, image) in enumerate(chosen):
         row, column = divmod(number, _COLUMNS)
         x, y = _MARGIN + column * (_WIDTH + _MARGIN), _MARGIN + row * (_HEIGHT + _MARGIN)
-        # Ids of clip paths repeat from plot to plot.
+        # The ids of clip paths are only unique within a plot.
         own = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>p{number}-", image)
         place = f'x="{x}" y="{y + _CAPTION}" width="{_WIDTH}" height="{_HEIGHT - _CAPTION}"'
         cells += [
@@ -69,18 +70,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(
         prog="python -m qarm.report.picture",
-        description="A few plots of a report as one SVG file, for pages that show no HTML.",
+        description="Some plots of a report as one SVG file, for pages that cannot show HTML.",
     )
     parser.add_argument("report", metavar="REPORT.html", help="URI of the report")
     parser.add_argument("to", metavar="OUT.svg", help="URI of the picture")
     arguments = parser.parse_args(argv)
 
-    def draw() -> None:
+    try:
         if not files.exists(arguments.report):
             raise InputError(f"no report at {arguments.report}; `qarm report` writes it")
         files.write_text(arguments.to, picture(files.read_text(arguments.report)))
-
-    return guarded(draw)
+    except QarmError as error:
+        say(f"{parser.prog}: {error}")
+        return error.exit_code
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Plots as inline SVG: text and axes take the page's colour, so that they suit light and dark."""
+"""Plots as inline SVG, whose text and axes have the text colour of the page (light or dark)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from qarm.report.figures import Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Legible on white and on near-black alike.
+#: Legible on white and on near-black.
 COLORS = ("#4c86d9", "#e08b2d", "#2fa37a", "#b46fc4", "#d2575f", "#8a8f98")
 GREY = COLORS[-1]
-#: Stands for the page's text colour until the SVG is written.
+#: Placeholder for the text colour of the page.
 _INK = "#0b0c0d"
 _PARTS = {"mine": "#b46fc4", "train": "#4c86d9", "valid": "#e08b2d", "test": "#2fa37a"}
 
@@ -24,13 +24,13 @@ _PARTS = {"mine": "#b46fc4", "train": "#4c86d9", "valid": "#e08b2d", "test": "#2
 def svg(
     draw: Callable[[Axes], None], *, width: float = 5.6, height: float = 2.7, label: str = ""
 ) -> str:
-    """One plot as an ``<svg>`` element, the same bytes every time.
+    """One plot as an ``<svg>`` element; equal input gives equal bytes.
 
     Args:
         draw: draws on the axes.
         width: inches.
         height: inches.
-        label: said by screen readers.
+        label: text for screen readers.
     """
     import matplotlib
 
@@ -65,7 +65,7 @@ def svg(
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", text)
-    # The page sets the size: full width of the column.
+    # The page sets the size.
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     escaped = label.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
@@ -73,22 +73,22 @@ def svg(
 
 
 def over_time(log: Mapping[str, Any], ends: Mapping[str, str], unit: str = "events") -> str:
-    """Events a day (or a bucket of days), parts of a global split shaded.
+    """Events per day (or bucket of days), with the parts of a global split shaded.
 
     Args:
         log: start (ISO date), bucket_days, counts.
-        ends: part -> ISO instant at which it ends; empty where parts are no periods.
+        ends: part -> ISO time at which it ends; empty if parts are not periods.
         unit: what is counted.
     """
     start = date.fromisoformat(log["start"])
     width = int(log["bucket_days"])
     days = [start + timedelta(days=width * i) for i in range(len(log["counts"]))]
 
-    def draw(axes: Any) -> None:  # matplotlib's types know no dates
+    def draw(axes: Any) -> None:  # matplotlib's types lack dates
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
         axes.fill_between(days, log["counts"], step="post", color=COLORS[0], alpha=0.8, lw=0)
-        axes.set_ylabel(f"{unit} a day" if width == 1 else f"{unit} in {width} days")
+        axes.set_ylabel(f"{unit} per day" if width == 1 else f"{unit} per {width} days")
         axes.set_ylim(bottom=0)
         begin = start
         for part, end in [*ends.items(), ("test", None)] if ends else []:
@@ -121,7 +121,7 @@ def percentiles(of: Mapping[str, Mapping[str, float]], ylabel: str) -> str:
 
 
 def histogram(edges: Sequence[float], counts: Sequence[int], xlabel: str, color: str) -> str:
-    """Counts a bucket; ``edges`` has one more entry than ``counts``."""
+    """Counts per bucket; ``edges`` has one more entry than ``counts``."""
 
     def draw(axes: Axes) -> None:
         axes.stairs(counts, edges, fill=True, color=color, alpha=0.85)
@@ -132,7 +132,7 @@ def histogram(edges: Sequence[float], counts: Sequence[int], xlabel: str, color:
 
 
 def powers_of_two(counts: Sequence[int], xlabel: str, color: str) -> str:
-    """Counts of values in [2^i, 2^(i+1)); a bar each, labelled with its first value."""
+    """Counts of values in [2^i, 2^(i+1)), one bar each, labelled with the lowest value."""
 
     def draw(axes: Axes) -> None:
         axes.bar(range(len(counts)), counts, width=0.85, color=color, alpha=0.85)
@@ -186,7 +186,7 @@ def lines(
     ylabel: str,
     marks: Mapping[str, tuple[float, float]] | None = None,
 ) -> str:
-    """Lines through points; ``marks`` are single points, such as the epoch that was kept."""
+    """Lines through points; ``marks`` are single points, such as the selected epoch."""
 
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import MaxNLocator
@@ -205,7 +205,7 @@ def lines(
 
 
 def forest(rows: Mapping[str, Mapping[str, Figure]], xlabel: str) -> str:
-    """Differences with intervals: slice -> variant -> figure; 0 is marked."""
+    """Differences with intervals: slice -> variant -> figure, with a line at 0."""
     names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
     tones = dict(zip(names, COLORS * 3, strict=False))
 

@@ -1,4 +1,4 @@
-"""The report's sections, from manifests and figures; each is None where its stage has not run."""
+"""The sections of the report, from manifests and figures; None if the stage has not run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPACES = {
     "aligned": "aligned",
     "id_vectors": "ID vectors",
 }
-#: Bars of fewer pairs are left out of the plot; they are in the table.
+#: Slices with fewer pairs are in the table but not in the plot.
 MIN_PLOTTED = 30
 _SPACE_COLORS = dict(
     zip(SPACES.values(), (plots.GREY, *plots.COLORS[1::-1], plots.COLORS[2]), strict=True)
@@ -29,7 +29,7 @@ _SPACE_COLORS = dict(
 
 @dataclass(frozen=True)
 class Log:
-    """What went in."""
+    """The events that were read."""
 
     facts: Mapping[str, Any]
     parts: list[tuple[str, int, int]]
@@ -58,7 +58,7 @@ def log(manifests: Mapping[str, Manifest]) -> Log | None:
         curves = {f"of {name}": degrees[name] for name in ("users", "items") if name in degrees}
         drawn.append(
             (
-                "How active users and how popular items are (percentiles)",
+                "Events per user and per item (percentiles)",
                 plots.percentiles(curves, "events"),
             )
         )
@@ -81,19 +81,19 @@ class Rows:
     dropped: dict[str, int]
     rows_out: int
     first: bool
-    """Whether it is the stage's first line."""
+    """Whether it is the first row of the stage."""
 
 
 def rows(manifests: Mapping[str, Manifest], stages: Sequence[str]) -> list[Rows]:
-    """Every ledger of every stage of ``stages`` that has published, in that order."""
-    found = []
+    """Every ledger of the ``stages`` that have run, in that order."""
+    ledger_rows = []
     for stage in stages:
         if stage not in manifests:
             continue
         entry = manifests[stage].result
         ledgers = [{**entry, "name": entry.get("counted", "")}, *entry.get("ledgers", [])]
         for i, ledger in enumerate(ledgers):
-            found.append(
+            ledger_rows.append(
                 Rows(
                     stage,
                     ledger["name"],
@@ -104,7 +104,7 @@ def rows(manifests: Mapping[str, Manifest], stages: Sequence[str]) -> list[Rows]
                     i == 0,
                 )
             )
-    return found
+    return ledger_rows
 
 
 def _largest_first(reasons: Mapping[str, int]) -> dict[str, int]:
@@ -113,19 +113,19 @@ def _largest_first(reasons: Mapping[str, int]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Pairs:
-    """What was mined."""
+    """The mined pairs."""
 
     sources: list[tuple[str, PairSource, Figure | None]]
     """(name, counts, share of mined items with a pair)."""
     plots: list[tuple[str, str]]
     skew: list[tuple[str, list[tuple[str, str]]]]
-    """(name, facts about caps: what, how much)."""
+    """(name, [(measure, value)]): effect of the caps."""
 
 
 def pairs(
     figures: Figures, sources: Sequence[PairSource], skew: Mapping[str, Mapping[str, Any]]
 ) -> Pairs | None:
-    """From ``tables.pair_sources``, and the coverage and the skew that mine-pairs has measured."""
+    """From ``aggregates.pair_sources``, and the coverage and skew measured by mine-pairs."""
     if not sources:
         return None
     parts = figures.names("mine-pairs", "part") or [""]
@@ -155,33 +155,33 @@ def pairs(
 
 
 def _skew(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    told = []
+    measures = []
     for name, value in facts.items():
         what = name.replace("_", " ")
         if value is None:
-            told.append((what, "not estimated: no trigger of the sample has a pair"))
+            measures.append((what, "not estimated: no trigger of the sample has a pair"))
         else:
-            told.append((what, f"{value:.2%}" if name.startswith("share") else f"{value:,}"))
-    return told
+            measures.append((what, f"{value:.2%}" if name.startswith("share") else f"{value:,}"))
+    return measures
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Vectors before and after."""
+    """Vectors before and after alignment."""
 
     cutoff: int
     table: list[tuple[str, str, int, dict[str, Figure], Figure | None]]
-    """(source, warm or cold, pairs, space -> recall, ratio aligned to raw)."""
+    """(source, warm or cold, number of pairs, space -> recall, ratio aligned / raw)."""
     spaces: list[str]
     plots: list[tuple[str, str]]
     facts: Mapping[str, Any]
-    """Facts of the new pairs: candidates, items without a vector."""
+    """Facts of the test pairs: candidates, pairs without a vector."""
     left_out: str
-    """Why there is no table; empty: there is one."""
+    """Why there is no table; empty if there is one."""
 
 
 def alignment(manifests: Mapping[str, Manifest], figures: Figures, cutoff: int) -> Alignment | None:
-    """New-pair recall from evaluate, and the course of the training."""
+    """New-pair recall from evaluate, and the training curves."""
     trained, evaluated = manifests.get("train-alignment"), manifests.get(EVALUATE)
     if trained is None and evaluated is None:
         return None
@@ -193,24 +193,24 @@ def alignment(manifests: Mapping[str, Manifest], figures: Figures, cutoff: int) 
     for source in ("u2i", "swing"):
         for kind in ("all", "warm", "cold"):
             where = f"{source} {kind}"
-            found = {}
+            recalls = {}
             for space in spaces:
                 figure = figures.get(EVALUATE, metric, space, where, "test")
                 if figure:
-                    found[space] = figure
-            if not found:
+                    recalls[space] = figure
+            if not recalls:
                 continue
             ratio = figures.get(EVALUATE, f"recall_ratio@{cutoff}", "aligned/raw", where, "test")
-            n = max(f.n for f in found.values())
-            table.append((SOURCES[source], kind, n, found, ratio))
+            n = max(f.n for f in recalls.values())
+            table.append((SOURCES[source], kind, n, recalls, ratio))
             if kind != "all" and n >= MIN_PLOTTED:
-                shown = {label: found[s] for s, label in SPACES.items() if s in found}
+                shown = {label: recalls[s] for s, label in SPACES.items() if s in recalls}
                 groups[f"{SOURCES[source]}\n{kind}\nn = {n:,}"] = shown
     drawn = []
     if groups:
         drawn.append(
             (
-                f"Share of test pairs whose target is among the trigger's {cutoff} nearest items",
+                f"Share of test pairs whose target is among the {cutoff} nearest to the trigger",
                 plots.bars(groups, f"new-pair Recall@{cutoff}", _SPACE_COLORS),
             )
         )
@@ -249,14 +249,14 @@ def _training_curves(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if "train_loss" in history[0]:
         points = list(zip(epochs, (record["train_loss"] for record in history), strict=True))
         drawn.append(
-            ("Contrastive loss", plots.lines({"loss": points}, "epoch", "loss (nats a pair)"))
+            ("Contrastive loss", plots.lines({"loss": points}, "epoch", "loss (nats per pair)"))
         )
     return drawn
 
 
 @dataclass(frozen=True)
 class Head:
-    """The ranker on one label."""
+    """Figures of the ranker for one label."""
 
     name: str
     table: list[tuple[str, dict[str, Figure | None]]]
@@ -269,7 +269,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Ranker:
-    """The ranker's figures."""
+    """Figures of the ranker for all labels."""
 
     heads: list[Head]
     trials: list[dict[str, Any]]

@@ -113,7 +113,7 @@ def _evaluate_vectors(context: Context) -> StageResult:
         facts["sources"][source] = {
             "pairs": len(pairs),
             "warm": int(pairs.warm.sum()),
-            "without_vector": {n: int((~r.found).sum()) for n, r in own.items()},
+            "without_vector": {n: int((~r.ranked).sum()) for n, r in own.items()},
         }
     return result
 

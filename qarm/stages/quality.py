@@ -36,7 +36,7 @@ QUERIES, NEIGHBOURS = 1000, 20
 
 
 @dataclass
-class _Found:
+class _Results:
     """Figures, and why some are missing."""
 
     metrics: list[Metric] = field(default_factory=list)
@@ -62,29 +62,29 @@ def run(context: Context) -> StageResult:
     counts = {r[0]: int(r[1]) for r in table.groupBy("codebook_id").count().collect()}
     chosen = _chosen(context, counts)
     book = _codebook(context, chosen)
-    found = _Found()
+    results = _Results()
     ids = table.where(F.col("codebook_id") == chosen)
     ids = ids.select("item_idx", "rq", "rq_resolved", "vq", "encoder_version")
     splits = context.table("event_splits") if context.find("event_splits") else None
     ids = with_item_slices(ids, splits, training_parts(context.facts("ingest"))).persist()
     with plain_errors():
         context.say("use and collisions")
-        sizes = _of_codes(ids, book, found)
-        _of_vectors(context, ids, book, sizes, counts[chosen], found)
+        sizes = _of_codes(ids, book, results)
+        _of_vectors(context, ids, book, sizes, counts[chosen], results)
         if sizes:
-            _of_pairs(context, ids, found)
-            _of_categories(context, ids, len(sizes), found)
-            _since_before(context, ids, chosen, found)
+            _of_pairs(context, ids, results)
+            _of_categories(context, ids, len(sizes), results)
+            _since_before(context, ids, chosen, results)
     ids.unpersist()
-    for part, why in found.left_out.items():
+    for part, why in results.left_out.items():
         context.say(f"{part}: left out, {why}")
     facts = {
         "codebook_id": chosen,
         "rq_sizes": sizes,
         "vq_anchors": len(book.anchors) if book else 0,
         "slices": list(ITEM_SLICES.items()),
-        "left_out": found.left_out,
-        **found.facts,
+        "left_out": results.left_out,
+        **results.facts,
     }
     return StageResult(
         ledgers=[
@@ -95,9 +95,9 @@ def run(context: Context) -> StageResult:
                 dropped={f"codebook {c}": n for c, n in sorted(counts.items()) if c != chosen},
             )
         ],
-        metrics=found.metrics,
+        metrics=results.metrics,
         facts=facts,
-        artifacts={"figures": _publish(context, facts, found.metrics), **found.artifacts},
+        artifacts={"figures": _publish(context, facts, results.metrics), **results.artifacts},
     )
 
 
@@ -146,7 +146,7 @@ def _codebook(context: Context, chosen: str) -> Codebook | None:
     return Codebook.from_rows(rows, f"codebook {chosen}") if rows.num_rows else None
 
 
-def _of_codes(ids: DataFrame, book: Codebook | None, found: _Found) -> list[int]:
+def _of_codes(ids: DataFrame, book: Codebook | None, results: _Results) -> list[int]:
     """Use and collisions of every kind of code; returns the sizes of the residual levels."""
     from pyspark.sql import functions as F
 
@@ -170,16 +170,16 @@ def _of_codes(ids: DataFrame, book: Codebook | None, found: _Found) -> list[int]
             "codes belong to another codebook"
         )
     if book is None:
-        found.left_out["unused codes"] = "no codebook: the largest code seen is taken as size"
+        results.left_out["unused codes"] = "no codebook: the largest code seen is taken as size"
     kinds = ["rq"] * bool(levels) + ["rq_resolved"] * bool(levels and row["resolved"])
     for kind in kinds:
         rows = ids.where(F.col(kind).isNotNull())
-        found.metrics += code_use.level_usage(rows, kind, sizes)
-        found.metrics += code_use.collision_metrics(rows, kind)
+        results.metrics += code_use.level_usage(rows, kind, sizes)
+        results.metrics += code_use.collision_metrics(rows, kind)
     if row["vq"]:
         anchors = len(book.anchors) if book is not None else int(row["anchor"]) + 1
-        found.metrics += code_use.level_usage(ids, "vq", [anchors])
-        found.metrics += code_use.collision_metrics(ids, "vq")
+        results.metrics += code_use.level_usage(ids, "vq", [anchors])
+        results.metrics += code_use.collision_metrics(ids, "vq")
     return list(sizes)
 
 
@@ -199,50 +199,50 @@ def _of_vectors(
     book: Codebook | None,
     sizes: list[int],
     rows: int,
-    found: _Found,
+    results: _Results,
 ) -> None:
     """Figures that need vectors as well as codes."""
     from pyspark.sql import functions as F
 
     part = "reconstruction, prefix cosines and neighbours"
     if context.find("item_embeddings") is None:
-        found.left_out[part] = "no table item_embeddings"
+        results.left_out[part] = "no table item_embeddings"
         return
     versions = encoder_versions(context)
     coded = sorted(r[0] for r in ids.select("encoder_version").distinct().collect())
     of = [v for v in coded if v in versions] or (list(versions) if len(versions) == 1 else [])
     if len(of) != 1:
-        found.left_out[part] = f"codes of encoder {coded}, vectors of {sorted(versions)}"
+        results.left_out[part] = f"codes of encoder {coded}, vectors of {sorted(versions)}"
         return
     vectors = context.table("item_embeddings").where(F.col("encoder_version") == of[0])
-    found.facts["encoder_version"] = of[0]
-    found.metrics.append(code_use.zero_vectors(vectors))
+    results.facts["encoder_version"] = of[0]
+    results.metrics.append(code_use.zero_vectors(vectors))
     if sizes:
         context.say("cosine inside prefixes")
-        found.metrics += prefix_cosines(ids, vectors, sizes, rows, MOST_ITEMS)
+        results.metrics += prefix_cosines(ids, vectors, sizes, rows, MOST_ITEMS)
     if book is None:
-        found.left_out["reconstruction and neighbours"] = "no codebook"
+        results.left_out["reconstruction and neighbours"] = "no codebook"
         return
     context.say("reconstruction")
     broadcast = context.spark.sparkContext.broadcast(book)
     share = MOST_ITEMS / rows
     if book.levels:
-        found.metrics += reconstruction_metrics(ids, vectors, broadcast, share)
+        results.metrics += reconstruction_metrics(ids, vectors, broadcast, share)
         resolved = ids.where(F.col("rq_resolved").isNotNull())
-        if any(m.variant == "rq_resolved" for m in found.metrics):
-            found.metrics += reconstruction_metrics(
+        if any(m.variant == "rq_resolved" for m in results.metrics):
+            results.metrics += reconstruction_metrics(
                 resolved, vectors, broadcast, share, "rq_resolved"
             )
     context.say(f"neighbours of {min(QUERIES, rows):,} items")
-    found.metrics += neighbour_overlap(ids, vectors, book, rows, QUERIES, NEIGHBOURS)
+    results.metrics += neighbour_overlap(ids, vectors, book, rows, QUERIES, NEIGHBOURS)
     broadcast.destroy()
 
 
-def _of_pairs(context: Context, ids: DataFrame, found: _Found) -> None:
+def _of_pairs(context: Context, ids: DataFrame, results: _Results) -> None:
     """Agreement of held-out pairs; saves the pairs for stage evaluate."""
     missing = [name for name in held_out_pairs.NEEDED_TABLES if context.find(name) is None]
     if missing:
-        found.left_out["held-out pairs"] = f"no table {' and no table '.join(missing)}"
+        results.left_out["held-out pairs"] = f"no table {' and no table '.join(missing)}"
         return
     context.say("held-out pairs")
     tables = {n: context.table(n) for n in held_out_pairs.TABLES if context.find(n)}
@@ -252,34 +252,34 @@ def _of_pairs(context: Context, ids: DataFrame, found: _Found) -> None:
     held_out_pairs.save(by_source, uri)
     refs = {name: context.ref(name).as_dict() for name in tables}
     version = fingerprint(refs, settings.as_json(), code_version(held_out_pairs.__name__))
-    found.artifacts[held_out_pairs.ARTIFACT] = {"uri": uri, "version": version}
+    results.artifacts[held_out_pairs.ARTIFACT] = {"uri": uri, "version": version}
     for source, pairs in by_source.items():
-        found.facts[f"pairs_{source}"] = {"mined": pairs.mined, **pairs.dropped}
+        results.facts[f"pairs_{source}"] = {"mined": pairs.mined, **pairs.dropped}
         metrics = pair_agreement(source, pairs, ids)
         if not metrics:
-            found.left_out[f"held-out pairs, {source}"] = "none in the test part"
-        found.metrics += metrics
+            results.left_out[f"held-out pairs, {source}"] = "none in the test part"
+        results.metrics += metrics
 
 
-def _of_categories(context: Context, ids: DataFrame, levels: int, found: _Found) -> None:
+def _of_categories(context: Context, ids: DataFrame, levels: int, results: _Results) -> None:
     """Purity of prefixes by field of the attributes."""
     if context.find("items") is None:
-        found.left_out["purity"] = "no table items"
+        results.left_out["purity"] = "no table items"
         return
     context.say("categories")
     metrics = category_purity(ids, context.table("items"), levels)
     if not metrics:
-        found.left_out["purity"] = "no item of the catalogue has attributes"
-    found.metrics += metrics
+        results.left_out["purity"] = "no item of the catalogue has attributes"
+    results.metrics += metrics
 
 
-def _since_before(context: Context, ids: DataFrame, chosen: str, found: _Found) -> None:
+def _since_before(context: Context, ids: DataFrame, chosen: str, results: _Results) -> None:
     """Change since the previous codebook."""
     before = None
     if not context.is_external("semantic_ids"):
         before = previous_codes(context.spark, context.ref("semantic_ids"), chosen)
     if before is None:
-        found.left_out["change"] = "no earlier codebook has coded this catalogue"
+        results.left_out["change"] = "no earlier codebook has coded this catalogue"
         return
-    found.facts["before"], codes = before
-    found.metrics += code_change(codes, ids)
+    results.facts["before"], codes = before
+    results.metrics += code_change(codes, ids)

@@ -95,7 +95,7 @@ def test_ranks_equal_brute_force(spark, table, pairs) -> None:
     ranks = retrieval.rank_targets(*pairs, catalogue, vectors.fit_spaces(catalogue))
     for name, expected in reference(table).items():
         found, above, tied = _brute_force(expected, *pairs)
-        np.testing.assert_array_equal(ranks[name].found, found)
+        np.testing.assert_array_equal(ranks[name].ranked, found)
         np.testing.assert_array_equal(ranks[name].above[found], above[found])
         np.testing.assert_array_equal(ranks[name].tied[found], tied[found])
     equal = set(table["item_idx"].to_numpy()[[5, 6]])
@@ -120,7 +120,7 @@ def test_small_tiles_count_the_same(table, pairs, tile, monkeypatch) -> None:
 
 def test_ties_share_the_last_places_and_missing_vectors_are_misses() -> None:
     ranks = retrieval.Ranks(
-        found=np.array([True, True, True, True, False]),
+        ranked=np.array([True, True, True, True, False]),
         above=np.array([0, 9, 10, 8, 0]),
         tied=np.array([0, 0, 0, 3, 0]),
     )

@@ -141,6 +141,12 @@ FACTS: dict[str, dict[str, Any]] = {
             },
         },
     },
+    "mine-pairs": {
+        "skew": {
+            "swing": {"items_capped": 1210, "share_of_score_mass_lost": 0.1234},
+            "itemcf": {"users_capped": 0, "share_of_score_mass_lost": None},
+        }
+    },
     "train-alignment": {
         "start": {"recall@50": 0.11},
         "best_epoch": 4,

@@ -27,9 +27,9 @@ def test_says_whether_a_refit_is_due(due, tone, words) -> None:
     (found,) = findings(Figures(rows), 50, None)
     assert found.tone == tone
     assert found.text.startswith(words)
-    assert "1,500 items have come or changed" in found.text
-    assert "1.23 times the relative error" in found.text
+    assert "1,500 items are new or changed" in found.text
+    assert "relative error is 1.23 times" in found.text
     assert "0.057 bits" in found.text
-    assert "2.0 % more codes without items" in found.text
+    assert "2.0 % more codes are unused" in found.text
     (nothing,) = findings(Figures(rows[1:]), 50, None)
     assert nothing.text == "Nothing has been evaluated yet."

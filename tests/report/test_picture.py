@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from qarm.report import picture
-from qarm.stages.report import render
+from qarm.report.page import render
 from tests.report.test_page import page
 
 SVG = "{http://www.w3.org/2000/svg}"
