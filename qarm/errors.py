@@ -1,14 +1,20 @@
-"""Errors that a user can act on, and the exit code of each.
+"""Errors that a user can act on, the exit code of each, and how they reach a person.
 
-Every message says what was expected, what was seen, where, and what to do. The CLI and the jobs
-print the message without a traceback and leave with ``exit_code``.
+Every message says what was expected, what was seen, where, and what to do. The command line and the
+jobs print the message without a traceback and exit with ``exit_code`` (``guarded``). An error that
+a Spark task raises arrives wrapped in Spark's own; ``plain_errors`` unwraps it.
 """
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class QarmError(Exception):
-    """Base of all errors that are the input's or the environment's, not a bug of ours."""
+    """Base of all errors caused by the input or the environment, not by a bug in qarm."""
 
     exit_code = 1
 
@@ -26,7 +32,7 @@ class InputError(QarmError):
 
 
 class SchemaError(InputError):
-    """A table does not have the columns that its schema asks for."""
+    """A table does not have the columns of its schema."""
 
 
 class GateError(QarmError):
@@ -36,18 +42,79 @@ class GateError(QarmError):
 
 
 class RowsLostError(QarmError):
-    """Rows in are not rows out plus rows dropped for a reason: a fault, never to be ignored."""
+    """Rows in differ from rows out plus rows dropped for a reason; always a bug."""
 
     exit_code = 5
 
 
 class TrainingError(QarmError):
-    """A rank failed, stalled, or read other rows than it should have."""
+    """A rank failed, stalled, or did not read exactly its rows."""
 
     exit_code = 6
 
 
 class MissingStageError(QarmError):
-    """A stage was started before the one that makes its inputs."""
+    """A stage was started before the one that writes its inputs."""
 
     exit_code = 7
+
+
+class SparkMemoryError(QarmError):
+    """Spark ran out of memory or lost an executor."""
+
+
+#: How Python prints one of the errors above at the end of a task's traceback.
+_RAISED_IN_TASK = re.compile(r"^\s*qarm\.errors\.(\w+): (.+)$", re.MULTILINE)
+#: How Spark reports that the JVM's memory is too small, in the midst of long traces.
+_OUT_OF_MEMORY = re.compile(r"(?:OutOfMemoryError|TaskResultLost|Java heap space).*")
+
+
+def plain_form(error: Exception) -> QarmError | None:
+    """The error behind Spark's report of it, if it is one that a user can act on.
+
+    Args:
+        error: as Spark raised it. Its text holds the traceback of the task, or of the JVM.
+    """
+    text = str(error)
+    if raised := _RAISED_IN_TASK.search(text):
+        kind = globals().get(raised[1])
+        if isinstance(kind, type) and issubclass(kind, QarmError):
+            return kind(raised[2].strip())
+    if reported := _OUT_OF_MEMORY.search(text):
+        return SparkMemoryError(
+            "Spark had too little memory, or lost an executor. On one machine, give it more in the "
+            'configuration (section [spark]: "spark.driver.memory" = "8g"); under spark-submit, by '
+            f"--driver-memory and --executor-memory. Spark reported: {reported[0][:200]}"
+        )
+    return None
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raise the error behind Spark's report of it (``plain_form``); other errors pass unchanged."""
+    try:
+        yield
+    except QarmError:
+        raise
+    except Exception as error:
+        plain = plain_form(error)
+        if plain is None:
+            raise
+        raise plain from error
+
+
+def guarded(action: Callable[[], None]) -> int:
+    """Run ``action`` and return the exit code of the process.
+
+    Errors that a user can act on are printed without a traceback; all others are raised.
+    """
+    try:
+        with plain_errors():
+            action()
+    except QarmError as error:
+        sys.stderr.write(f"qarm: {type(error).__name__}: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("qarm: interrupted; run the same command again to continue\n")
+        return 130
+    return 0

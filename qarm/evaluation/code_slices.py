@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from qarm.codes.sources import KNOWN, LATER, NEVER, with_seen
+from qarm.codes.population import KNOWN, LATER, NEVER, with_seen
 from qarm.evaluation.sample_slices import TAIL, as_bits, head_threshold
 from qarm.ingest.parts import training_parts
 
@@ -47,7 +47,8 @@ def with_slices(context: Context, items: DataFrame) -> DataFrame:
     training = context.table("event_splits").where(F.col("part").isin(parts))
     head = head_threshold(training.select("item_idx"))
     counts = training.groupBy("item_idx").agg(F.count("*").alias("__events"))
-    rows = with_seen(context, items).join(counts, "item_idx", "left").fillna(0, "__events")
+    marked = with_seen(items, context.table("event_splits"), parts)
+    rows = marked.join(counts, "item_idx", "left").fillna(0, "__events")
     events, seen = F.col("__events"), F.col("seen")
     inside = {
         "all": F.lit(True),

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qarm.codes.codebook import Codebook
-from qarm.codes.sources import encoder_versions, load_codebook, plain_errors
-from qarm.errors import InputError
+from qarm.errors import InputError, plain_errors
 from qarm.evaluation import code_use, kept_pairs, new_pairs
 from qarm.evaluation.code_change import code_change, codes_before
 from qarm.evaluation.code_neighbours import neighbour_overlap
@@ -17,6 +16,7 @@ from qarm.evaluation.code_slices import SLICES, with_slices
 from qarm.evaluation.prefix_cosine import prefix_cosines
 from qarm.evaluation.purity import category_purity
 from qarm.lake import files
+from qarm.pipeline.code_inputs import encoder_versions, load_codebook
 from qarm.pipeline.result import Ledger, Metric, StageResult
 
 if TYPE_CHECKING:

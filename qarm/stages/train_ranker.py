@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qarm.codes.sources import load_codebook
 from qarm.config import fingerprint
 from qarm.errors import InputError, RowsLostError
 from qarm.lake import files
+from qarm.pipeline.code_inputs import load_codebook
 from qarm.pipeline.result import Ledger, Metric, StageResult
 from qarm.ranking import floor
 from qarm.ranking.model import CONTENT
