@@ -39,9 +39,9 @@ from timing import say, timed
 from qarm.codes.anchors import nearest_k, prepare_anchors
 from qarm.codes.code_counts import collisions, usage
 from qarm.codes.codebook import lists_to_matrix
-from qarm.codes.fsq import rest_after
-from qarm.codes.fsq_fit import FsqFit, fit_fsq
+from qarm.codes.fsq_fit import fit_fsq
 from qarm.codes.kmeans import kmeans
+from qarm.codes.level_kind import LevelFit, rest_after
 from qarm.codes.residual import fit_residual, pseudo_points, reconstruct, shrunk
 from qarm.config.codes import Codes
 from qarm.kernels.nearest import encode, nearest, prepare
@@ -179,12 +179,12 @@ def against_kmeans(
         code, distances = nearest(rest[known], third)
         counts = np.bincount(code, minlength=size)
         soft = shrunk(third, counts, pseudo_points(third, counts, float(distances.mean())))
-        fits: list[FsqFit] = []
+        fits: list[LevelFit] = []
         seconds = timed(lambda: fits.append(fit_fsq(rest[known], prefix[known], size)))  # noqa: B023
         last = {
             "kmeans": (nearest(rest, third)[0], third),
             "kmeans_shrunk": (nearest(rest, soft)[0], soft),
-            "fsq": (fits[0].projection.encode(rest), fits[0].table),
+            "fsq": (fits[0].coder.encode(rest), fits[0].table),
         }
         figures: dict[str, Any] = {}
         shared = {}

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/fit.py [--runs 3] [--rows 200000] [--iterations 25]
 
-Both start from the same centres (k-means||), run as many iterations (tol 0, so that only a fixed
+Both start from the same centres (k-means++), run as many iterations (tol 0, so that only a fixed
 point ends them early) and give each point's code at the end. One JSON line a case on stdout;
 ``equal``: inertia within 0.1 %.
 
@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from timing import interleaved, report, say
 
 from qarm.codes.kmeans import Clusters, kmeans
-from qarm.codes.seeding import seed_parallel
+from qarm.codes.seeding import seed_plus_plus
 
 D = 64
 CENTROIDS = (1024, 4096)
@@ -58,7 +58,7 @@ def case(kind: str, x: np.ndarray, k: int, iterations: int, runs: int) -> None:
     """Time one case and print it."""
     name = f"{kind}, {len(x)} x {D}, K {k}, {iterations} iterations"
     say(f"{name}: drawing the first centres")
-    start = seed_parallel(x, k, 0, threads=THREADS)
+    start = seed_plus_plus(x, k, 0)
     found: dict[str, Clusters | KMeans] = {}
 
     def ours(most: int = iterations) -> None:

@@ -75,7 +75,12 @@ def _config(arguments: argparse.Namespace) -> Config:
     overrides = list(arguments.set)
     if arguments.lake:
         overrides.append(f"lake={json.dumps(arguments.lake)}")
-    return load(arguments.config, overrides)
+    config = load(arguments.config, overrides)
+    if config.codes.rq_last != "kmeans":
+        from qarm.codes.kinds import last_kind
+
+        last_kind(config.codes)  # raises where there is no such kind
+    return config
 
 
 def _json_option(parser: argparse.ArgumentParser, stage_name: str) -> None:
@@ -122,8 +127,8 @@ def _run(arguments: argparse.Namespace, first: str | None, last: str | None) -> 
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from qarm.codes.export import export_codes
     from qarm.pipeline.context import open_context
+    from qarm.pipeline.export_codes import export_codes
     from qarm.session import open_session
 
     config = _config(arguments)
@@ -161,12 +166,15 @@ def _tables(arguments: argparse.Namespace) -> None:
 
 
 def _anchor_pools(arguments: argparse.Namespace) -> None:
-    from qarm.codes.compare_pools import compare_pools, table_of
+    from qarm.codes.compare_pools import table_of
+    from qarm.pipeline.context import open_context
+    from qarm.pipeline.export_codes import measure_anchor_pools
     from qarm.session import open_session
 
     config = _config(arguments)
     spark = open_session("qarm anchor-pools", master=arguments.master, settings=config.spark)
-    print(table_of(compare_pools(config, spark)))
+    context = open_context(config, spark, "anchor-pools")
+    print(table_of(measure_anchor_pools(context)))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -27,7 +27,7 @@ TABLE = Table(
     ),
     key=(CODEBOOK_ID, "kind", "level", "code"),
     constraints={
-        "kind_known": "kind IN ('rq', 'fsq', 'vq')",
+        "kind_known": "kind <> ''",
         "code_not_negative": "code >= 0 AND level >= 0",
     },
 )

@@ -1,10 +1,10 @@
 """Approximate K nearest anchors, for pools too large for the exact kernel: an inverted file.
 
-Anchors are divided among cells, each around a centre of k-means; a row looks into the ``probes``
+Anchors are divided among cells, each around a centre of k-means; a row searches the ``probes``
 cells nearest to it (Jegou et al., Product quantization for nearest neighbor search, 2011, section
-4, without the quantisation of what is in the cells). Centres and the division among cells are by
-our exact kernels, so that every process builds the same index; faiss scans the cells. What it finds
-is put in order by float64 distances. Recall is measured (``recall``), not assumed.
+4, without quantisation inside the cells). The exact kernels compute centres and cells, so that
+every process builds the same index; faiss scans the cells. Float64 distances order the result.
+``recall`` measures how much of the exact result it returns.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from qarm.codes.anchors import SPARE, nearest_k, order
 from qarm.codes.kmeans import kmeans
 from qarm.kernels.nearest import Centroids, Floats, Ints, as_matrix, nearest, prepare
 
-ROWS_A_CELL = 64
-"""Anchors a cell, at most, that its centre is fitted on."""
+ROWS_PER_CELL = 64
+"""Maximum number of anchors per cell that its centre is fitted on."""
 _ITERATIONS = 5
 
 
@@ -31,14 +31,14 @@ class AnchorIndex:
     anchors: Centroids
     """All anchors, ready for the exact kernel."""
     probes: int
-    """Cells that a row looks into."""
+    """Cells that a row searches."""
     cells: int
-    """All cells."""
+    """Number of cells."""
     index: Any = field(repr=False)
     """faiss.IndexIVFFlat."""
 
     def search(self, x: NDArray[np.floating], k: int) -> Ints:
-        """Ids (n, k) of about the nearest anchors of each row, nearest first, ties to the lower id.
+        """Ids (n, k) of approximately the nearest anchors, nearest first, ties to the lower id.
 
         A row whose cells hold fewer than k anchors is searched exactly. One thread.
         """
@@ -46,13 +46,14 @@ class AnchorIndex:
 
         matrix = as_matrix(x, "vectors")
         before = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)  # a task is one slot
+        faiss.omp_set_num_threads(1)  # a task has one core
         try:
-            found = self.index.search(matrix, min(k + SPARE, len(self.anchors.vectors)))[1]
+            candidates = self.index.search(matrix, min(k + SPARE, len(self.anchors.vectors)))[1]
         finally:
             faiss.omp_set_num_threads(before)
-        short = (found < 0).any(axis=1)
-        ids = order(matrix, self.anchors, np.where(short[:, None], 0, found).astype(np.int32), k)
+        short = (candidates < 0).any(axis=1)
+        candidates = np.where(short[:, None], 0, candidates).astype(np.int32)
+        ids = order(matrix, self.anchors, candidates, k)
         if short.any():
             ids[short] = nearest_k(matrix[short], self.anchors, k)
         return ids
@@ -63,8 +64,8 @@ def build_index(anchors: Centroids, *, probes: int, seed: int = 0) -> AnchorInde
 
     Args:
         anchors: made ready by ``prepare_anchors``.
-        probes: cells that a row looks into.
-        seed: of the anchors that the centres are fitted on.
+        probes: cells that a row searches.
+        seed: of the sample of anchors that the centres are fitted on.
     """
     import faiss
 
@@ -72,7 +73,7 @@ def build_index(anchors: Centroids, *, probes: int, seed: int = 0) -> AnchorInde
     n, d = vectors.shape
     cells = min(n, int(4 * n**0.5))
     rng = np.random.default_rng(seed)
-    sample = vectors[np.sort(rng.choice(n, min(n, ROWS_A_CELL * cells), replace=False))]
+    sample = vectors[np.sort(rng.choice(n, min(n, ROWS_PER_CELL * cells), replace=False))]
     start = sample[rng.choice(len(sample), cells, replace=False)]
     centres = kmeans(sample, cells, iterations=_ITERATIONS, start=start).centroids
     quantizer = faiss.IndexFlatL2(d)
@@ -86,6 +87,6 @@ def build_index(anchors: Centroids, *, probes: int, seed: int = 0) -> AnchorInde
 
 
 def recall(index: AnchorIndex, x: NDArray[np.floating], k: int) -> float:
-    """Share of the exact K nearest anchors of the rows of ``x`` that the index finds."""
-    exact, found = nearest_k(x, index.anchors, k), index.search(x, k)
-    return float(np.mean([np.isin(a, b).mean() for a, b in zip(exact, found, strict=True)]))
+    """Share of the exact K nearest anchors of the rows of ``x`` that the index returns."""
+    exact, searched = nearest_k(x, index.anchors, k), index.search(x, k)
+    return float(np.mean([np.isin(a, b).mean() for a, b in zip(exact, searched, strict=True)]))

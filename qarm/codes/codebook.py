@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from qarm.codes.anchor_index import AnchorIndex, build_index
 from qarm.codes.anchors import nearest_k, prepare_anchors
-from qarm.codes.fsq import Projection, encode_last
+from qarm.codes.kinds import KINDS
+from qarm.codes.level_kind import LevelCoder, encode_last
 from qarm.errors import InputError
 from qarm.kernels.nearest import Centroids, Floats, Ints, as_matrix, encode, prepare
 
@@ -27,18 +28,18 @@ FORMAT = 1
 class Codebook:
     """Residual levels (kind ``rq``), anchors (kind ``vq``), or both.
 
-    With a projection (kind ``fsq``), the last level is Res-KmeansFSQ's: its code is the bits of the
-    projected rest, and its rows of ``levels`` are what each code stands for in vector space.
+    With a coder (such as kind ``fsq``), the last level is assigned by it, and its rows of
+    ``levels`` are what each code stands for in vector space.
 
     Raises:
-        InputError: nothing in it, a level without centroids, dimensions that differ, NaN, anchors
-            without items, or a projection whose bits are not those of the last level.
+        InputError: no part, a level without centroids, dimensions that differ, NaN, anchors without
+            items, or a coder whose codes are not those of the last level.
     """
 
     levels: tuple[Floats, ...] = ()
     """(K_l, d) centroids of each residual level; empty: no residual codes."""
-    projection: Projection | None = None
-    """How the last level is assigned; None: nearest centroid, as the others."""
+    last: LevelCoder | None = None
+    """Assigns the last level; None: nearest centroid, as the others."""
     anchors: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
     """(N, d) anchor vectors; no rows: no VQ codes."""
     anchor_items: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
@@ -69,8 +70,8 @@ class Codebook:
             )
         if empty := [number for number, level in enumerate(levels) if len(level) == 0]:
             raise InputError(f"codebook: rq levels {empty} have no centroids")
-        if self.projection is not None:
-            self.projection.check(levels)
+        if self.last is not None:
+            self.last.check(levels)
         if len(self.anchor_items) != len(anchors):
             raise InputError(
                 f"codebook: {len(anchors)} anchors, but {len(self.anchor_items)} anchor items"
@@ -98,8 +99,8 @@ class Codebook:
         about = {"encoder": self.encoder_version, "fit": self.fit, "format": FORMAT}
         digest.update(json.dumps(about, sort_keys=True).encode())
         arrays: list[NDArray[Any]] = [*self.levels, self.anchors, self.anchor_items]
-        if self.projection is not None:
-            arrays += [self.projection.weights, self.projection.origin]
+        if self.last is not None:
+            arrays += self.last.parts()
         for array in arrays:
             digest.update(f"{array.shape}{array.dtype.str}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -112,7 +113,7 @@ class Codebook:
 
     @cached_property
     def _ready_levels(self) -> list[Centroids]:
-        by_centroid = self.levels if self.projection is None else self.levels[:-1]
+        by_centroid = self.levels if self.last is None else self.levels[:-1]
         return [prepare(level) for level in by_centroid]
 
     @cached_property
@@ -134,13 +135,12 @@ class Codebook:
         return {k: v for k, v in self.__dict__.items() if not k.startswith("_ready")}
 
     def rq(self, x: NDArray[np.floating], *, threads: int = 1) -> tuple[Ints, Floats]:
-        """Residual codes (n, L) and squared length of what is left (n,); see ``encode`` and, for a
-        level of FSQ, ``encode_last``."""
+        """Residual codes (n, L) and squared length of what is left (n,); see ``encode``."""
         self._check_dimensions(x)
         codes, left = encode(x, self._ready_levels, threads=threads)
-        if self.projection is None:
+        if self.last is None:
             return codes, left
-        return encode_last(x, codes, self.levels, self.projection, threads=threads)
+        return encode_last(x, codes, self.levels, self.last, threads=threads)
 
     def vq(
         self, x: NDArray[np.floating], k: int, *, threads: int = 1, probes: int | None = None
@@ -168,8 +168,8 @@ class Codebook:
         import pyarrow as pa
 
         parts = [("rq", number, level) for number, level in enumerate(self.levels)]
-        if self.projection is not None:
-            parts.append(("fsq", len(self.levels) - 1, self.projection.rows()))
+        if self.last is not None:
+            parts.append((self.last.kind, len(self.levels) - 1, self.last.rows()))
         if len(self.anchors):
             parts.append(("vq", 0, self.anchors))
         tables = []
@@ -197,8 +197,9 @@ class Codebook:
         """The codebook whose rows these are, in any order.
 
         Raises:
-            InputError: no rows, rows of several codebooks or encoders, a missing level or code,
-                dimensions that differ, NaN, or a projection of another level than the last.
+            InputError: no rows, rows of several codebooks or encoders, an unknown kind, a missing
+                level or code, dimensions that differ, NaN, or a coder of another level than the
+                last.
         """
         if rows.num_rows == 0:
             raise InputError(f"{where}: the codebook has no rows")
@@ -230,15 +231,18 @@ class Codebook:
         if (kinds == "vq").any():
             anchors, items = part("vq", 0)
             fitted = {"anchors": anchors, "anchor_items": items}
-        if (kinds == "fsq").any():
-            of = np.unique(levels[kinds == "fsq"]).tolist()
+        for name in sorted({*kinds.tolist()} - {"rq", "vq"}):
+            if name not in KINDS:
+                known = ", ".join(["rq", "vq", *sorted(KINDS)])
+                raise InputError(f"{where}: kind {name!r} is not known; expected one of {known}")
+            of = np.unique(levels[kinds == name]).tolist()
             if of != [count - 1]:
                 raise InputError(
-                    f"{where}: rows of kind fsq belong to the last rq level, {count - 1}, whose "
+                    f"{where}: rows of kind {name} belong to the last rq level, {count - 1}, whose "
                     f"rows say what its codes stand for; seen level {of}"
                 )
             codes_of_last = int(((kinds == "rq") & (levels == count - 1)).sum())
-            fitted["projection"] = Projection.from_rows(part("fsq", count - 1)[0], codes_of_last)
+            fitted["last"] = KINDS[name].from_rows(part(name, count - 1)[0], codes_of_last)
         codebook = cls(
             levels=tuple(part("rq", level)[0] for level in range(count)),
             encoder_version=rows["encoder_version"][0].as_py(),
@@ -254,25 +258,26 @@ class Codebook:
         """As a safetensors file."""
         from safetensors.numpy import save
 
-        arrays: dict[str, NDArray[Any]] = {f"rq.{n}": level for n, level in enumerate(self.levels)}
-        if self.projection is not None:
-            arrays["fsq.projection"] = self.projection.rows()
-        if len(self.anchors):
-            arrays |= {"vq.anchors": self.anchors, "vq.item_idx": self.anchor_items}
         about = {
             "format": str(FORMAT),
             "codebook_id": self.codebook_id,
             "encoder_version": self.encoder_version,
             "fit": json.dumps(self.fit, sort_keys=True),
         }
+        arrays: dict[str, NDArray[Any]] = {f"rq.{n}": level for n, level in enumerate(self.levels)}
+        if self.last is not None:
+            arrays[KINDS[self.last.kind].array] = self.last.rows()
+            about["last_kind"] = self.last.kind
+        if len(self.anchors):
+            arrays |= {"vq.anchors": self.anchors, "vq.item_idx": self.anchor_items}
         return save(arrays, metadata=about)
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str = "codebook file") -> Codebook:
         """Read what ``to_bytes`` wrote; ``rq.0``, ``rq.1``, ... and ``vq.anchors`` are enough.
 
-        ``fsq.projection`` (b or b + 1, d), the columns of W and perhaps the origin, makes the last
-        level one of FSQ.
+        The rows of a kind under its name make the last level one of that kind, such as
+        ``fsq.projection`` (b or b + 1, d): the columns of W and optionally the origin.
 
         Raises:
             InputError: no safetensors file, a missing level, or contents that do not match the id.
@@ -293,14 +298,18 @@ class Codebook:
             )
         anchors = arrays.get("vq.anchors", np.empty((0, 0), np.float32))
         items = arrays.get("vq.item_idx", np.full(len(anchors), -1, np.int64))
-        projection = None
-        if (rows := arrays.get("fsq.projection")) is not None:
-            if not numbers:
-                raise InputError(f"{where}: fsq.projection needs rq.0, rq.1, ...; there are none")
-            projection = Projection.from_rows(rows, len(arrays[f"rq.{numbers[-1]}"]))
+        if (name := about.get("last_kind", "")) and name not in KINDS:
+            known = ", ".join(sorted(KINDS))
+            raise InputError(f"{where}: kind {name!r} is not known; expected one of {known}")
+        last = None
+        for kind in KINDS.values():
+            if (rows := arrays.get(kind.array)) is not None:
+                if not numbers:
+                    raise InputError(f"{where}: {kind.array} needs rq.0, rq.1, ...; there are none")
+                last = kind.from_rows(rows, len(arrays[f"rq.{numbers[-1]}"]))
         codebook = cls(
             levels=tuple(arrays[f"rq.{number}"] for number in numbers),
-            projection=projection,
+            last=last,
             anchors=anchors,
             anchor_items=items,
             encoder_version=about.get("encoder_version", ""),

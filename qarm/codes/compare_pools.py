@@ -9,46 +9,41 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from qarm import progress
 from qarm.codes.anchors import nearest_k
 from qarm.codes.code_counts import usage
-from qarm.codes.pools import Pool, Rule, choose_by
+from qarm.codes.pools import Pool, Rule, choose_pool
 from qarm.codes.sampling import sample_by_hash
+from qarm.config.codes import Codes
 from qarm.kernels.nearest import Floats
-from qarm.pipeline.context import open_context
-from qarm.stages.fit_codebooks import usable_vectors
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-    from qarm.config import Config
+    from pyspark.sql import DataFrame
 
 ITEMS = 20_000
-"""Most items that coverage is measured on, by hash."""
+"""Maximum number of items, drawn by hash, that coverage is measured on."""
 
 
-def compare_pools(config: Config, spark: SparkSession) -> dict[str, Coverage]:
-    """Coverage by each pool rule, for the lake's vectors and the settings of ``[codes]``.
+def compare_pools(
+    usable: DataFrame, rows: int, events: DataFrame | None, config: Codes
+) -> dict[str, Coverage]:
+    """Coverage by each pool rule; ``popular`` is left out where there are no events.
 
-    ``popular`` is left out where there are no events. Nothing is written.
+    Args:
+        usable, rows, events, config: see ``choose_pool``.
 
     Raises:
         InputError: no usable vectors, or fewer than a VQ code is long.
-        MissingStageError: embed-catalog has not run.
     """
-    context = open_context(config, spark, "anchor-pools")
-    usable, counts, _ = usable_vectors(context)
-    usable = usable.persist()
-    rows = counts.get("fit", 0)
-    items, vectors = sample_by_hash(usable, rows, ITEMS, config.codes.seed + 1)
-    found = {}
+    items, vectors = sample_by_hash(usable, rows, ITEMS, config.seed + 1)
+    by_rule = {}
     for rule in get_args(Rule):
-        if rule == "popular" and context.find("event_splits") is None:
+        if rule == "popular" and events is None:
             continue
-        context.say(f"pool {rule}")
-        pool = choose_by(context, usable, rows, rule)
-        found[rule] = coverage(vectors, items, pool, config.codes.vq_k)
-    usable.unpersist()
-    return found
+        progress.say(f"pool {rule}")
+        pool = choose_pool(usable, rows, events, config, rule)
+        by_rule[rule] = coverage(vectors, items, pool, config.vq_k)
+    return by_rule
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def coverage(vectors: Floats, items: NDArray[np.int64], pool: Pool, k: int) -> C
     )
 
 
-def table_of(found: Mapping[str, Coverage]) -> str:
+def table_of(by_rule: Mapping[str, Coverage]) -> str:
     """The comparison as lines of text."""
     heads = ("pool", "anchors", "nearest", "farthest", "code", "used first", "used", "entropy")
     rows = [
@@ -109,7 +104,7 @@ def table_of(found: Mapping[str, Coverage]) -> str:
             *(f"{v:.4f}" for v in (c.nearest, c.farthest, c.code)),
             *(f"{v:.3f}" for v in (c.first_used, c.used, c.entropy)),
         )
-        for name, c in found.items()
+        for name, c in by_rule.items()
     ]
     widths = [max(len(r[i]) for r in (heads, *rows)) for i in range(len(heads))]
     lines = []

@@ -1,28 +1,27 @@
-"""Drift: does the frozen codebook still fit the items that have come since it was fitted?
+"""Drift test: does the frozen codebook still fit the items that have come since its fit?
 
 At the fit, items of the same population are held out. At each assignment, items that are new or
-have other content since then are compared with them, so that k-means' better figures on its own
-sample do not count as drift:
+have other content since then are compared with them: the items fitted on would not do, since their
+error is lower:
 
 * **error**: mean of ||rest||^2 / ||x||^2 after the last level, new over held out, with a normal
   99 % interval of the logarithm of the ratio (delta method). Due where all of the interval lies
-  above ``drift_max_error_ratio``.
+  above setting ``drift_max_error_ratio``.
 * **usage**: Jensen-Shannon divergence (bits) of the level-1 codes of new and held-out items. It is
-  positive for finite samples of one distribution, too; what 200 random divisions of the two give on
-  average is taken off (the rest is the shift), and 2.58 times their deviation must be cleared as
-  well. Due where it lies above ``drift_max_usage_shift``; .05 is about a population stability index
-  of .25, since for small shifts PSI = 8 ln 2 JS.
+  positive for finite samples of one distribution, too: the mean over 200 random divisions of the
+  two is subtracted (the rest is the shift), and the shift must exceed 2.58 standard deviations of
+  these as well. Due where it lies above ``MAX_USAGE_SHIFT``; .05 is about a population stability
+  index of .25, since for small shifts PSI = 8 ln 2 JS.
 * **dead codes**: the largest rise, over levels, of the share of codes that no item of the catalogue
-  has, against the share at the fit. Due above ``drift_max_dead``.
+  has, against the share at the fit. Due above ``MAX_DEAD``.
 
-All three are [D]ecisions of ours; a limit asks for a difference that matters and for certainty, so
-that neither noise in small samples nor trifles in large ones call for a refit. Items are taken to
-be independent: a catalogue that grows by batches of near-duplicates is judged too surely.
+All three are decisions of ours. A refit needs a difference that matters and is certain, so that
+neither noise in small samples nor trifles in large ones call for it. Items are assumed to be
+independent: for a catalogue that grows by batches of near-duplicates the test is overconfident.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,26 +32,28 @@ from numpy.typing import NDArray
 from qarm.codes.codebook import Codebook, lists_to_matrix
 from qarm.config.codes import Codes
 from qarm.kernels.nearest import Floats
-from qarm.lake import files, manifest
-from qarm.lake.tables import TableRef
+from qarm.lake.tables import Lake, TableRef
 from qarm.ledger import Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-    from qarm.pipeline.context import Context
-
 MOST = 20_000
-"""Most items of either kind that are looked at."""
+"""Maximum number of items of either kind that are compared."""
+MIN_ITEMS = 100
+"""With fewer items held out, or new since the fit, there is no test."""
+MAX_USAGE_SHIFT = 0.05
+"""Bits of divergence of the level-1 codes above which a refit is due."""
+MAX_DEAD = 0.1
+"""Rise of the share of a level's codes without items above which a refit is due."""
 _DIVISIONS = 200
 _Z = 2.5758  # 99 %, two-sided
-_ARTIFACT = "drift"
 
 
 @dataclass(frozen=True, eq=False)
 class Figures:
-    """What the test needs to know of some items under a codebook."""
+    """What the test needs to know about some items under a codebook."""
 
     n: int
     mean: float
@@ -63,7 +64,7 @@ class Figures:
 
 
 def figures(codebook: Codebook, x: Floats, *, threads: int = 1) -> Figures:
-    """Of vectors (n, d), of which none is zero, n at least 2."""
+    """Of vectors (n, d); none is zero, n is at least 2."""
     codes, left = codebook.rq(x, threads=threads)
     relative = left / np.einsum("ij,ij->i", x, x, dtype=np.float64)
     usage = np.bincount(codes[:, 0], minlength=codebook.sizes[0])
@@ -81,8 +82,11 @@ def error_ratio(held_out: Figures, new: Figures) -> tuple[float, float, float]:
 def usage_shift(
     held_out: NDArray[np.int64], new: NDArray[np.int64], seed: int = 0
 ) -> tuple[float, float]:
-    """Jensen-Shannon divergence of two counts (K,), in bits, less what chance gives; and the
-    deviation of what chance gives. Chance: random divisions of the items into sets of these sizes.
+    """Shift between two counts (K,): Jensen-Shannon divergence in bits, less its mean by chance.
+
+    Returns:
+        The shift, and the standard deviation by chance, from random divisions of the items into
+        sets of these sizes.
     """
     both, size = held_out + new, int(new.sum())
     rng = np.random.default_rng(seed)
@@ -108,7 +112,7 @@ class Verdict:
     """Outcome of the test."""
 
     reasons: list[str]
-    """In words; none: no refit is due."""
+    """Why a refit is due; empty: it is not."""
     metrics: list[Metric]
 
 
@@ -126,7 +130,7 @@ def judge(
         new: of items that have come or changed since.
         dead_at_fit: share of codes of each level that no item had.
         dead_now: likewise, of the catalogue now.
-        limits: the settings ``drift_*``.
+        limits: section [codes], setting ``drift_max_error_ratio``.
     """
     ratio, low, high = error_ratio(held_out, new)
     shift, deviation = usage_shift(held_out.usage, new.usage, limits.seed)
@@ -139,15 +143,15 @@ def judge(
             f"{limits.drift_max_error_ratio:g})"
         )
     spread = _Z * deviation
-    if shift - spread > limits.drift_max_usage_shift:
+    if shift - spread > MAX_USAGE_SHIFT:
         reasons.append(
-            f"new items use the level-1 codes otherwise: {shift:.3f} bits of divergence beyond "
-            f"chance, limit {limits.drift_max_usage_shift:g}"
+            f"new items use other level-1 codes: {shift:.3f} bits of divergence beyond "
+            f"chance, limit {MAX_USAGE_SHIFT:g}"
         )
-    if rise > limits.drift_max_dead:
+    if rise > MAX_DEAD:
         reasons.append(
             f"the share of codes without items has risen by {rise:.1%} of a level, limit "
-            f"{limits.drift_max_dead:.0%}"
+            f"{MAX_DEAD:.0%}"
         )
 
     def metric(
@@ -167,18 +171,15 @@ def judge(
 
 
 def rows_to_hold_out(rows: int, config: Codes) -> int:
-    """How many of the items that codebooks may be fitted on are kept for the test; 0: too few."""
+    """Number of items held out for the test, of those to fit on; 0: there are too few."""
     wanted = min(MOST, int(rows * config.drift_holdout))
-    return wanted if wanted >= config.drift_min_items else 0
+    return wanted if wanted >= MIN_ITEMS else 0
 
 
-def record(
-    context: Context, codebook: Codebook, fitted: Floats, held_out: Floats
-) -> dict[str, dict[str, Any]]:
-    """Write what the test compares with; the stage's artifacts: none where nothing was held out.
+def describe_fit(codebook: Codebook, fitted: Floats, held_out: Floats) -> dict[str, Any] | None:
+    """What the test compares with later, as JSON can hold it; None where nothing was held out.
 
     Args:
-        context: of stage fit-codebooks.
         codebook: as published.
         fitted: (n, d) the sample that it was fitted on.
         held_out: (m, d) items that it was not fitted on.
@@ -186,54 +187,35 @@ def record(
     import torch
 
     if len(held_out) < 2 or not codebook.levels:
-        return {}
+        return None
     threads = torch.get_num_threads()
-    found = figures(codebook, held_out, threads=threads)
+    of_held_out = figures(codebook, held_out, threads=threads)
     codes = codebook.rq(fitted, threads=threads)[0]
     dead = [
         1 - len(np.unique(column)) / size
         for column, size in zip(codes.T, codebook.sizes, strict=True)
     ]
-    uri = context.work_dir(codebook.codebook_id, "drift.json")
-    files.write_text(uri, json.dumps({**vars(found), "usage": found.usage.tolist(), "dead": dead}))
-    return {_ARTIFACT: {"uri": uri, "version": codebook.codebook_id}}
+    return {**vars(of_held_out), "usage": of_held_out.usage.tolist(), "dead": dead}
 
 
 def check_drift(
-    context: Context, codebook: Codebook, vectors: DataFrame, ids: DataFrame
-) -> list[Metric]:
-    """The test, of stage assign-codes: its figures, and a line in the log that says why.
+    at_fit: dict[str, Any], codebook: Codebook, new: Floats, ids: DataFrame, limits: Codes
+) -> Verdict:
+    """The test on the catalogue as it is now.
 
     Args:
-        context: of the stage.
+        at_fit: see ``describe_fit``.
         codebook: that the catalogue is coded with.
-        vectors: rows of item_embeddings of its encoder.
-        ids: its rows of semantic_ids.
-
-    Returns:
-        ``rq_drift_*`` and ``refit_due`` (0 or 1); none where there is nothing to judge by.
+        new: (n, d) vectors of items that have come or changed since the fit.
+        ids: rows of semantic_ids of the codebook.
+        limits: section [codes], setting ``drift_max_error_ratio``.
     """
     import torch
     from pyspark.sql import functions as F
 
-    fit = manifest.find(context.lake.root, "fit-codebooks")
-    about = fit.artifacts.get(_ARTIFACT, {}) if fit is not None else {}
-    if fit is None or about.get("version") != codebook.codebook_id:
-        return []  # the user's own codebook, or too few items to hold any out
-    rows = _sample_of_new(context, fit, vectors, ids)
-    if rows is None:
-        return []
-    if rows.num_rows < context.config.codes.drift_min_items:
-        context.say(
-            f"{rows.num_rows} new items since the fit: too few to tell whether a refit is due "
-            f"(codes.drift_min_items = {context.config.codes.drift_min_items})"
-        )
-        return []
-    known = json.loads(files.read_text(about["uri"]))
-    dead = known.pop("dead")
+    known = dict(at_fit)
+    dead_at_fit = known.pop("dead")
     held_out = Figures(**{**known, "usage": np.array(known["usage"], np.int64)})
-    x = lists_to_matrix(rows["vector"], "item_embeddings").astype(np.float32, copy=False)
-    new = figures(codebook, x, threads=torch.get_num_threads())
     used = {
         r["level"]: int(r["used"])
         for r in ids.select(F.posexplode("rq").alias("level", "code"))
@@ -242,43 +224,45 @@ def check_drift(
         .collect()
     }
     dead_now = [1 - used.get(level, 0) / size for level, size in enumerate(codebook.sizes)]
-    verdict = judge(held_out, new, dead, dead_now, context.config.codes)
-    if verdict.reasons:
-        context.say(f"refit is due: {'; '.join(verdict.reasons)}")
-    else:
-        context.say(f"no refit is due: {new.n} new items fare like those held out at the fit")
-    return verdict.metrics
+    of_new = figures(codebook, new, threads=torch.get_num_threads())
+    return judge(held_out, of_new, dead_at_fit, dead_now, limits)
 
 
-def _sample_of_new(
-    context: Context, fit: manifest.Manifest, vectors: DataFrame, ids: DataFrame
-) -> pa.Table | None:
-    """``vector`` of at most ``MOST`` items, by hash, that the table of the fit did not have as they
-    are; None: it is the same table. Zero vectors are left out."""
+def sample_new(
+    lake: Lake, then: TableRef, encoder: str, vectors: DataFrame, ids: DataFrame
+) -> tuple[Floats, bool]:
+    """Vectors of items that are not in the table of the fit with the same content.
+
+    At most ``MOST``, drawn by hash. Zero vectors are left out.
+
+    Args:
+        lake: to read ``then`` from.
+        then: item_embeddings as the codebook was fitted on.
+        encoder: encoder_version that it was fitted on.
+        vectors: rows of item_embeddings now, of that encoder.
+        ids: rows of semantic_ids of the codebook.
+
+    Returns:
+        (n, d) vectors; whether ``then`` could be read. If not, items coded later than the first
+        ones count as new.
+    """
     from py4j.protocol import Py4JJavaError
     from pyspark.errors import PySparkException
     from pyspark.sql import functions as F
 
-    then, now = TableRef(**fit.inputs["item_embeddings"]), context.ref("item_embeddings")
-    if then == now:
-        return None
     content = vectors.where(~F.forall("vector", lambda x: x == 0))
 
-    def sample(new: DataFrame) -> pa.Table:
+    def sample(new: DataFrame) -> Floats:
         drawn = new.select("item_id").orderBy(F.xxhash64("item_id"), "item_id").limit(MOST)
-        return content.join(F.broadcast(drawn), "item_id").select("vector").toArrow()
+        rows: pa.Table = content.join(F.broadcast(drawn), "item_id").select("vector").toArrow()
+        return lists_to_matrix(rows["vector"], "item_embeddings").astype(np.float32, copy=False)
 
     narrow = content.select("item_id", "content_hash")
-    encoder = fit.facts["encoder_version"]
     try:
-        before = context.lake.read(then).where(F.col("encoder_version") == encoder)
+        before = lake.read(then).where(F.col("encoder_version") == encoder)
         before = before.select("item_id", "content_hash")
-        return sample(narrow.join(before, ["item_id", "content_hash"], "left_anti"))
+        return sample(narrow.join(before, ["item_id", "content_hash"], "left_anti")), True
     except (PySparkException, Py4JJavaError):
-        context.say(
-            f"version {then.version} of item_embeddings, which the codebook was fitted on, cannot "
-            "be read any more; items coded later than the first ones count as new"
-        )
         first = ids.agg(F.min("assigned_at")).first()
         later = ids.where(F.col("assigned_at") > F.lit(first[0] if first else None))
-        return sample(narrow.join(later.select("item_id"), "item_id", "left_semi"))
+        return sample(narrow.join(later.select("item_id"), "item_id", "left_semi")), False

@@ -1,4 +1,4 @@
-"""Export of codes: which ones, where to, and that as many rows come out as went in."""
+"""Export of codes: which codes, and that as many rows are written as were read."""
 
 from __future__ import annotations
 
@@ -8,49 +8,37 @@ from typing import TYPE_CHECKING, Any, Literal
 from qarm.codes import formats
 from qarm.codes.formats import Codes, Key
 from qarm.errors import InputError, RowsLostError
-from qarm.lake import files
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from qarm.pipeline.context import Context
-
 Kind = Literal["auto", "rq", "rq_resolved"]
 
+_WRITERS: dict[str, Callable[[Codes, str, Key], int]] = {
+    "parquet": lambda codes, to, key: formats.write_parquet(codes, to),
+    "grid": lambda codes, to, key: formats.write_grid(codes, to),
+    "minionerec": formats.write_minionerec,
+    "torcheasyrec": lambda codes, to, key: formats.write_torcheasyrec(codes, to),
+}
 
-def export_codes(
-    context: Context, form: str, to: str, *, kind: Kind = "auto", key: Key = "item_id"
-) -> dict[str, Any]:
-    """Write the published codes (or the user's own) to ``to``.
+
+def write_codes(codes: Codes, form: str, to: str, key: Key = "item_id") -> dict[str, Any]:
+    """Write codes as files of another program.
 
     Args:
-        context: reads semantic_ids, codebooks and, where there are some, items.
+        codes: see ``choose_codes``.
         form: parquet, grid, minionerec or torcheasyrec.
-        to: URI of a folder (parquet, torcheasyrec) or a file (grid, minionerec); must not exist.
-        kind: rq, rq_resolved, or auto: rq_resolved where every item has one.
-        key: what names an item in minionerec's file.
+        to: URI of a folder (parquet, torcheasyrec) or a file (grid, minionerec).
+        key: column that names an item in minionerec's file.
 
     Returns:
-        format, codes, codebook_id, rows_in, rows_out and uri, for printing.
+        format, codes, codebook_id, levels, rows_in, rows_out and uri, for printing.
 
     Raises:
-        InputError: ``to`` exists, there are no such codes, or the format cannot hold them.
-        RowsLostError: other rows were written than read.
+        InputError: the format cannot hold these codes.
+        RowsLostError: the number of rows written is not the number of rows read.
     """
-    to = files.absolute(to)
-    if form == "torcheasyrec":  # a bundle holds one folder a generation
-        to = files.join(to, f"v{context.ref('semantic_ids').version}")
-    if files.exists(to):
-        raise InputError(f"{to} is there already; remove it, or name another place (--to)")
-    codes = _codes(context, kind)
-    writers: dict[str, Callable[[Codes, str], int]] = {
-        "parquet": formats.write_parquet,
-        "grid": formats.write_grid,
-        "minionerec": lambda codes, uri: formats.write_minionerec(codes, uri, key),
-        "torcheasyrec": formats.write_torcheasyrec,
-    }
-    context.say(f"{codes.count:,} items, {codes.kind} of codebook {codes.codebook_id}, as {form}")
-    written = writers[form](codes, to)
+    written = _WRITERS[form](codes, to, key)
     if written != codes.count:
         raise RowsLostError(
             f"export-codes: {codes.count} items have a code, {written} were written to {to}; if "
@@ -67,69 +55,89 @@ def export_codes(
     }
 
 
-def _codes(context: Context, kind: Kind) -> Codes:
+def choose_codes(
+    ids: DataFrame,
+    *,
+    codebook_id: str,
+    levels: DataFrame | None,
+    any_book: bool = False,
+    items: DataFrame | None,
+    kind: Kind = "auto",
+) -> Codes:
+    """The codes to export.
+
+    Args:
+        ids: semantic_ids.
+        codebook_id: codebook of the last published run; where ``ids`` has no codes of it, they must
+            be of one codebook.
+        levels: rows of table codebooks; None: there is none, so that the size of a level is its
+            largest code plus one.
+        any_book: ``levels`` is the user's own codebook, whatever its id.
+        items: the catalogue, for the type of the source's ids; None: they are strings.
+        kind: rq, rq_resolved, or auto: rq_resolved where every item has one.
+
+    Raises:
+        InputError: codes of several codebooks, of several lengths, or not all items have ``kind``.
+    """
     from pyspark.sql import functions as F
 
-    table = context.table("semantic_ids")
-    counts = {r[0]: int(r[1]) for r in table.groupBy("codebook_id").count().collect()}
-    chosen = str(context.facts("assign-codes").get("codebook_id", ""))
-    if chosen not in counts:
+    counts = {r[0]: int(r[1]) for r in ids.groupBy("codebook_id").count().collect()}
+    if codebook_id not in counts:
         if len(counts) != 1:
             raise InputError(
                 f"semantic_ids has codes of codebooks {sorted(counts)}, and no run says which one "
                 "to take; bring those of one"
             )
-        chosen = next(iter(counts))
-    rows = table.where(F.col("codebook_id") == chosen)
+        codebook_id = next(iter(counts))
+    count = counts[codebook_id]
+    rows = ids.where(F.col("codebook_id") == codebook_id)
     row = rows.agg(
         F.count("rq_resolved").alias("resolved"),
         F.min(F.size("rq")).alias("fewest"),
         F.max(F.size("rq")).alias("levels"),
     ).first()
     assert row is not None
-    levels = int(row["levels"])
-    if levels == 0 or levels != row["fewest"]:
+    length = int(row["levels"])
+    if length == 0 or length != row["fewest"]:
         raise InputError(
             f"semantic_ids: expected residual codes of one length, seen {row['fewest']} to "
-            f"{levels} numbers; set codes.rq_levels and run fit-codebooks and assign-codes"
+            f"{length} numbers; set codes.rq_levels and run fit-codebooks and assign-codes"
         )
     resolved = int(row["resolved"])
     if kind == "auto":
-        kind = "rq_resolved" if resolved == counts[chosen] else "rq"
-    if kind == "rq_resolved" and resolved != counts[chosen]:
+        kind = "rq_resolved" if resolved == count else "rq"
+    if kind == "rq_resolved" and resolved != count:
         raise InputError(
-            f"rq_resolved was asked for, and {counts[chosen] - resolved} of {counts[chosen]} items "
-            "have none; run assign-codes with the collision resolver, or export rq"
+            f"rq_resolved was asked for, and {count - resolved} of {count} items have none; run "
+            "assign-codes with the collision resolver, or export rq"
         )
     rows = rows.select("item_id", "item_idx", F.col(kind).alias("code"), "rq", "vq")
+    if levels is not None and not any_book:
+        levels = levels.where(F.col("codebook_id") == codebook_id)
     return Codes(
         rows=rows,
-        count=counts[chosen],
-        sizes=_sizes(context, chosen, rows, levels),
-        codebook_id=chosen,
+        count=count,
+        sizes=_sizes(levels, rows, length),
+        codebook_id=codebook_id,
         kind=kind,
-        integer_ids=_integer_ids(context),
+        integer_ids=items is not None and _integer_ids(items),
     )
 
 
-def _sizes(context: Context, chosen: str, rows: DataFrame, levels: int) -> list[int]:
-    """Codes of each level: as the codebook says, else the largest codes seen."""
+def _sizes(levels: DataFrame | None, rows: DataFrame, length: int) -> list[int]:
+    """Codes of each level: as the codebook says, else by the largest code."""
     from pyspark.sql import functions as F
 
-    if context.find("codebooks") is not None:
-        book = context.table("codebooks").where(F.col("kind") == "rq")
-        if not context.is_external("codebooks"):
-            book = book.where(F.col("codebook_id") == chosen)
-        found = {r[0]: int(r[1]) for r in book.groupBy("level").agg(F.count("*")).collect()}
-        if sorted(found) == list(range(levels)):
-            return [found[level] for level in range(levels)]
-    row = rows.agg(*[F.max(F.col("code")[level]) for level in range(levels)]).first()
+    if levels is not None:
+        book = levels.where(F.col("kind") == "rq").groupBy("level").agg(F.count("*"))
+        sizes = {r[0]: int(r[1]) for r in book.collect()}
+        if sorted(sizes) == list(range(length)):
+            return [sizes[level] for level in range(length)]
+    row = rows.agg(*[F.max(F.col("code")[level]) for level in range(length)]).first()
     assert row is not None
     return [int(code) + 1 for code in row]
 
 
-def _integer_ids(context: Context) -> bool:
-    if context.find("items") is None:
-        return False
-    types = context.table("items").select("source_type").distinct().limit(2).collect()
+def _integer_ids(items: DataFrame) -> bool:
+    types = items.select("source_type").distinct().limit(2).collect()
     return [r[0] for r in types] in [["int"], ["bigint"], ["smallint"], ["tinyint"]]

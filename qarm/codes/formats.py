@@ -1,7 +1,7 @@
 """Codes as files that other programs read: Parquet, GRID, MiniOneRec, TorchEasyRec.
 
 Spark writes the rows; where a format is one file, its parts are streamed into it one after the
-other, so that no process ever holds the catalogue. docs/codes.md names the reader of each format.
+other, so that no process holds the catalogue. docs/codes.md names the reader of each format.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def write_minionerec(codes: Codes, to: str, key: Key) -> int:
 
     letters = string.ascii_lowercase[: len(codes.sizes)]
     if len(letters) < len(codes.sizes):
-        raise InputError(f"minionerec names levels a to z, these codes have {len(codes.sizes)}")
+        raise InputError(
+            f"minionerec names levels a to z, these codes have {len(codes.sizes)} levels"
+        )
     tokens = [
         F.format_string(f'"<{letter}_%d>"', F.col("code")[level])
         for level, letter in enumerate(letters)
@@ -99,7 +101,7 @@ def write_minionerec(codes: Codes, to: str, key: Key) -> int:
 def write_grid(codes: Codes, to: str) -> int:
     """A tensor file (L + 1, largest item_idx + 1) of int64, and beside it item_id to item_idx.
 
-    The last row tells the items of a code apart, as GRID's own step does (0, 1, ... among them).
+    The last row distinguishes the items of a code (0, 1, ...), as GRID's own step does.
     """
     import torch
     from pyspark.sql import functions as F
@@ -218,7 +220,7 @@ def _batches(folder: str) -> Iterator[pa.RecordBatch]:
 
 
 def _rows_in(folder: str) -> int:
-    """Rows that the files' own footers tell."""
+    """Number of rows by the footers of the files."""
     import pyarrow.parquet as pq
 
     rows = 0

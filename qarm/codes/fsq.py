@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qarm.errors import InputError
-from qarm.kernels.nearest import ROWS, Floats, Ints, as_matrix
-from qarm.kernels.threads import FINITE, REORDERED, kernel, over_rows
+from qarm.kernels.nearest import Floats, Ints, as_matrix
+from qarm.kernels.residuals import project_bits
 
 MOST_BITS = 16
 
@@ -28,6 +29,7 @@ class Projection:
         InputError: no rows, more than ``MOST_BITS``, an origin of another length, or NaN.
     """
 
+    kind: ClassVar[str] = "fsq"
     weights: Floats
     """(b, d) the columns of W."""
     origin: Floats
@@ -48,6 +50,10 @@ class Projection:
     def bits(self) -> int:
         """b: there are 2^b codes."""
         return len(self.weights)
+
+    def parts(self) -> list[Floats]:
+        """The columns of W and the origin: what the codebook's hash covers."""
+        return [self.weights, self.origin]
 
     def rows(self) -> Floats:
         """(b + 1, d): the columns of W, then the origin."""
@@ -87,89 +93,5 @@ class Projection:
     def encode(self, rest: Floats) -> Ints:
         """(n,) codes of what the levels before have left (n, d). Sums are float64."""
         codes = np.empty(len(rest), np.int32)
-        _project(rest, self.weights, self.origin, codes)
+        project_bits(rest, self.weights, self.origin, codes)
         return codes
-
-
-def encode_last(
-    x: NDArray[np.floating],
-    codes: Ints,
-    levels: Sequence[Floats],
-    projection: Projection,
-    *,
-    threads: int = 1,
-) -> tuple[Ints, Floats]:
-    """Add the last level's code to those of the levels before.
-
-    Args:
-        x: (n, d) vectors.
-        codes: (n, L - 1) codes of the levels before.
-        levels: all L levels, the last one what each code of FSQ stands for.
-        projection: of the last level.
-        threads: rows are split over so many threads; the result does not depend on it.
-
-    Returns:
-        (n, L) codes; (n,) squared length of what is left after the last level.
-    """
-    matrix = np.ascontiguousarray(x, np.float32)
-    n, before = codes.shape
-    found = np.empty((n, before + 1), np.int32)
-    left = np.empty(n, np.float32)
-
-    def work(start: int, stop: int) -> None:
-        for first in range(start, stop, ROWS):
-            rows = slice(first, min(first + ROWS, stop))
-            rest = matrix[rows].copy()
-            for number in range(before):
-                _subtract(rest, levels[number], codes[rows, number])
-            last = projection.encode(rest)
-            _subtract(rest, levels[before], last)
-            found[rows, :before] = codes[rows]
-            found[rows, before] = last
-            _square(rest, left[rows])
-
-    over_rows(work, n, threads, ROWS)
-    return found, left
-
-
-def rest_after(x: Floats, codes: Ints, levels: Sequence[Floats]) -> Floats:
-    """What ``levels`` leave of vectors (n, d) with codes (n, L), to the bit as ``encode`` does."""
-    rest = x.astype(np.float32, copy=True)
-    for number, level in enumerate(levels):
-        _subtract(rest, level, codes[:, number])
-    return rest
-
-
-@kernel(REORDERED)
-def _project(rest, weights, origin, codes):  # type: ignore[no-untyped-def]
-    """Bits of (rest - origin) . weights[i] > 0, sums in float64: the margin of error is far below
-    that of the float32 rest."""
-    d = rest.shape[1]
-    for i in range(len(rest)):
-        code = 0
-        for bit in range(len(weights)):
-            total = np.float64(0)
-            for m in range(d):
-                difference = np.float64(rest[i, m]) - np.float64(origin[m])
-                total += difference * np.float64(weights[bit, m])
-            if total > 0:
-                code |= 1 << bit
-        codes[i] = code
-
-
-@kernel(FINITE)
-def _subtract(rest, centroids, codes):  # type: ignore[no-untyped-def]
-    """rest[i] -= centroids[codes[i]]."""
-    for i in range(len(rest)):
-        for m in range(rest.shape[1]):
-            rest[i, m] -= centroids[codes[i], m]
-
-
-@kernel(REORDERED)
-def _square(rest, out):  # type: ignore[no-untyped-def]
-    """Squared length of each row."""
-    for i in range(len(rest)):
-        total = np.float64(0)
-        for m in range(rest.shape[1]):
-            total += np.float64(rest[i, m]) * np.float64(rest[i, m])
-        out[i] = total

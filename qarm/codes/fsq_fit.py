@@ -15,14 +15,15 @@ place of bits and a beta that rises, lowers the sum of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.anchors import nearest_k, prepare_anchors
-from qarm.codes.fsq import Projection
-from qarm.errors import InputError
+from qarm.codes.fsq import MOST_BITS, Projection
+from qarm.codes.level_kind import LevelFit, LevelKind
+from qarm.errors import ConfigError, InputError
 from qarm.kernels.nearest import Floats, Ints, as_matrix
 from qarm.kernels.threads import one_torch_thread
 
@@ -41,27 +42,14 @@ NEAR_WEIGHT, RECONSTRUCTION_WEIGHT, SHARED_WEIGHT = 0.3, 1.0, 1.0
 """Weights of the terms; imbalance and correlation have 1."""
 
 
-@dataclass(frozen=True, eq=False)
-class FsqFit:
-    """Result of ``fit_fsq``."""
-
-    projection: Projection
-    table: Floats
-    """(2^b, d) what each code stands for; see ``decode_table``."""
-    codes: Ints
-    """(n,) codes of the fitted rows."""
-    error: float
-    """Mean squared length of what is left."""
-
-
 def fit_fsq(
     rest: Floats,
     prefix: NDArray[np.integer],
     codes: int,
     *,
     seed: int = 0,
-    projection: Projection | None = None,
-) -> FsqFit:
+    keep: Projection | None = None,
+) -> LevelFit:
     """Train the projection and make the table.
 
     Args:
@@ -69,7 +57,7 @@ def fit_fsq(
         prefix: (n, L - 1) codes of those levels.
         codes: 2^b.
         seed: of the sample, the order of partners and the start of ITQ.
-        projection: one to keep, so that bits keep their meaning; then only the table is made.
+        keep: a projection to keep, so that bits keep their meaning; then only the table is made.
 
     Raises:
         InputError: ``codes`` is no power of two, or no rows.
@@ -80,13 +68,14 @@ def fit_fsq(
     rest = as_matrix(rest, "rests")
     if len(rest) == 0:
         raise InputError("FSQ: need at least one vector to fit on, got none")
+    projection = keep
     if projection is None:
         cells = np.unique(prefix, axis=0, return_inverse=True)[1].reshape(-1)
         projection = train_projection(rest, cells, bits, seed)
     found = projection.encode(rest)
     table = decode_table(rest, found, bits)
     left = ((rest - table[found]).astype(np.float64) ** 2).sum(axis=1)
-    return FsqFit(projection, table, found, float(left.mean()))
+    return LevelFit(projection, table, found, float(left.mean()))
 
 
 def decode_table(rest: Floats, codes: Ints, bits: int) -> Floats:
@@ -225,3 +214,22 @@ def _start(
     deviation[deviation == 0] = 1.0
     origin = np.linalg.lstsq(weights.T, middle, rcond=None)[0]
     return weights / deviation, origin
+
+
+def check_sizes(sizes: Sequence[int]) -> None:
+    """Raise a ConfigError unless the last of ``sizes`` is a number of codes that bits can make."""
+    last = sizes[-1]
+    if last & (last - 1) or last > 1 << MOST_BITS:
+        raise ConfigError(
+            'codes.rq_last = "fsq" makes 2^bits codes, so the last entry of codes.rq_levels must '
+            f"be a power of two up to {1 << MOST_BITS}, got {list(sizes)}"
+        )
+
+
+FSQ = LevelKind(
+    name="fsq",
+    check_sizes=check_sizes,
+    fit=fit_fsq,
+    from_rows=Projection.from_rows,
+    array="fsq.projection",
+)

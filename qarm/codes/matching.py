@@ -1,6 +1,6 @@
-"""Matching a refit to the codebook before it: where it starts, and how its clusters are numbered.
+"""Matches a refit to its parent codebook: first centres, and the numbers of its clusters.
 
-Arrays in, arrays out; ``refresh`` says when and why.
+``refresh`` describes the method.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def best_pairs(rows: Numbers, columns: Numbers, weights: NDArray[np.float64], si
 
     A pair whose weight is at least the next best of its row plus the next best of its column
     belongs to an optimum: exchanging it for any two others gains nothing. After a warm start this
-    settles nearly all of a level without a matrix; what is left is solved by connected components
+    decides nearly all of a level without a matrix; the rest is solved by connected components
     (Jonker and Volgenant, in scipy).
 
     Args:
@@ -200,7 +200,7 @@ def renumber(levels: Sequence[Floats], numbers: Sequence[Numbers]) -> list[Float
 def changed(old: Ints, new: Ints) -> tuple[list[float], list[float]]:
     """Share of items whose code of each level differs, and whose prefix up to it does.
 
-    For as many levels as both have; codes are (n, L') and (n, L).
+    For the levels that both have; codes are (n, L') and (n, L).
     """
     levels = min(old.shape[1], new.shape[1])
     differs = old[:, :levels] != new[:, :levels]

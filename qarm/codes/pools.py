@@ -1,10 +1,10 @@
-"""Pools of anchors: which items VQ codes are made of.
+"""Pools of anchors: the items that VQ codes refer to.
 
 The rule is not published (QARM, arXiv 2411.11739, section 3, speaks of a pool); ours are
 
 * ``popular``: the items with most events in training: anchors whose own embeddings learn most;
 * ``random``: the smallest hash(item, seed): anchors as dense as the catalogue is;
-* ``k_centre``: each next anchor is the item farthest from those chosen (Gonzalez, 1985): no item is
+* ``k_centre``: each next anchor is the item farthest from those chosen (Gonzalez, 1985). No item is
   farther from its nearest anchor than twice the least that any pool of that size can reach, but
   the pool is rich in outliers.
 
@@ -19,23 +19,21 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qarm import progress
 from qarm.codes.codebook import lists_to_matrix
 from qarm.codes.sampling import hash_of, sample_by_hash
+from qarm.config.codes import Codes
 from qarm.errors import InputError
-from qarm.ingest.parts import training_parts
-from qarm.kernels.microkernel import MOST
+from qarm.kernels.farthest import choose_farthest
 from qarm.kernels.nearest import Floats, as_matrix
-from qarm.kernels.threads import REORDERED, kernel
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from qarm.pipeline.context import Context
-
 Rule = Literal["popular", "random", "k_centre"]
 
 K_CENTRE_ROWS = 65_536
-"""k-centre looks at no more items than this, or four an anchor: its cost is items times anchors."""
+"""k-centre reads at most this many items, or four per anchor: its cost is items times anchors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,24 +48,27 @@ class Pool:
     """The rule that was followed."""
 
 
-def choose_anchors(context: Context, usable: DataFrame, rows: int) -> Pool:
-    """The pool that the configuration asks for, of ``usable`` (item_id, item_idx, vector).
+def choose_pool(
+    usable: DataFrame, rows: int, events: DataFrame | None, config: Codes, rule: Rule | None = None
+) -> Pool:
+    """The pool of anchors that the settings ask for; at most ``rows`` anchors.
 
-    ``popular``: ties by hash; without events, ``random``. At most ``rows``, the number of items.
+    ``popular`` breaks ties by hash; without events it becomes ``random``.
+
+    Args:
+        usable: (item_id, item_idx, vector), see ``population.usable_vectors``.
+        rows: number of ``usable``.
+        events: (item_idx, events) of the training part; None: there is no log.
+        config: section [codes].
+        rule: in place of ``config.vq_pool``.
 
     Raises:
         InputError: fewer items than a VQ code is long.
     """
-    config = context.config.codes
-    if config.vq_pool == "popular" and context.find("event_splits") is None:
-        context.say("no events, so anchors are drawn at random by hash")
-        return choose_by(context, usable, rows, "random")
-    return choose_by(context, usable, rows, config.vq_pool)
-
-
-def choose_by(context: Context, usable: DataFrame, rows: int, rule: Rule) -> Pool:
-    """The pool of rule ``rule``; see ``choose_anchors``."""
-    config = context.config.codes
+    rule = rule or config.vq_pool
+    if rule == "popular" and events is None:
+        progress.say("no events, so anchors are drawn at random by hash")
+        rule = "random"
     wanted = config.vq_anchors
     if rows < config.vq_k:
         raise InputError(
@@ -75,39 +76,31 @@ def choose_by(context: Context, usable: DataFrame, rows: int, rule: Rule) -> Poo
             "training part and have content; lower codes.vq_k"
         )
     if rows < wanted:
-        context.say(f"{rows} anchors: no more items ({wanted} asked for)")
+        progress.say(f"{rows} anchors in place of {wanted}: there are no more items")
     if rule == "k_centre":
         items, vectors = sample_by_hash(usable, rows, max(K_CENTRE_ROWS, 4 * wanted), config.seed)
         chosen = farthest_first(vectors, min(wanted, len(vectors)))
         return Pool(items[chosen], vectors[chosen], rule)
-    ordered = _by_events(context, usable) if rule == "popular" else _by_hash(context, usable)
+    ordered = _in_order(usable, events if rule == "popular" else None, config.seed)
     table = ordered.limit(wanted).select("item_idx", "vector").toArrow()
     vectors = lists_to_matrix(table["vector"], "item_embeddings")
     return Pool(table["item_idx"].to_numpy().astype(np.int64), vectors, rule)
 
 
-def _by_hash(context: Context, usable: DataFrame) -> DataFrame:
-    return usable.orderBy(hash_of(context.config.codes.seed), "item_idx")
-
-
-def _by_events(context: Context, usable: DataFrame) -> DataFrame:
+def _in_order(usable: DataFrame, events: DataFrame | None, seed: int) -> DataFrame:
+    """By events, most first, then by hash; without events by hash alone."""
     from pyspark.sql import functions as F
 
-    parts = training_parts(context.facts("ingest"))
-    events = (
-        context.table("event_splits")
-        .where(F.col("part").isin(parts))
-        .groupBy("item_idx")
-        .agg(F.count("*").alias("events"))
-    )
+    if events is None:
+        return usable.orderBy(hash_of(seed), "item_idx")
     counted = usable.join(events, "item_idx", "left").fillna(0, "events")
-    return counted.orderBy(F.desc("events"), hash_of(context.config.codes.seed), "item_idx")
+    return counted.orderBy(F.desc("events"), hash_of(seed), "item_idx")
 
 
 def farthest_first(x: NDArray[np.floating], k: int) -> NDArray[np.int64]:
-    """Rows of k points: the first, then each time the point farthest from all chosen (ties: the
-    first such row). Gonzalez (1985); at most twice the least radius of any k centres.
+    """Rows of k points: the first, then each time the point farthest from all chosen.
 
+    Ties go to the first such row. Gonzalez (1985): at most twice the least radius of any k centres.
     Where fewer than k points are distinct, the remaining places go to the first rows left.
 
     Raises:
@@ -116,28 +109,4 @@ def farthest_first(x: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     points = as_matrix(x, "points")
     if not 1 <= k <= len(points):
         raise InputError(f"k-centre: need >= {k} points and k >= 1, got {len(points)} points")
-    return _farthest_first(points, k)
-
-
-@kernel(REORDERED)
-def _farthest_first(points, k):  # type: ignore[no-untyped-def]
-    n, d = points.shape
-    chosen = np.empty(k, np.int64)
-    closest = np.full(n, np.float32(MOST))
-    current = 0
-    for c in range(k):
-        chosen[c] = current
-        following, largest = 0, np.float32(-2)
-        closest[current] = np.float32(-1)  # taken: behind every point that is not
-        for i in range(n):
-            if closest[i] < 0:
-                continue
-            distance = np.float32(0)
-            for m in range(d):
-                difference = points[i, m] - points[current, m]
-                distance += difference * difference
-            closest[i] = min(closest[i], distance)
-            if closest[i] > largest:
-                following, largest = i, closest[i]
-        current = following
-    return chosen
+    return choose_farthest(points, k)

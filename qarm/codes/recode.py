@@ -1,8 +1,8 @@
-"""What a run of assign-codes has to touch: new and changed items are coded, others stay.
+"""What a run of assign-codes has to change: new and changed items are coded, others stay.
 
 The change feed of ``item_embeddings``, from the version that the last published run has read to the
-present one, names the items that may differ; only these are looked at. Where there is no such feed
-(``_feed`` says when) all vectors are compared with all codes, which gives the same plan.
+current one, names the items that may differ; only these are compared. Without such a feed (see
+``_feed``) all vectors are compared with all codes, which gives the same plan.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qarm.codes.codebook import Codebook
-from qarm.lake import manifest
-from qarm.lake.tables import TableRef
+from qarm.lake.tables import Lake, TableRef
 from schemas import semantic_ids
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from qarm.lake.manifest import Manifest
-    from qarm.pipeline.context import Context
 
 TABLE = semantic_ids.TABLE
 _COLUMNS = ("item_id", "item_idx", "content_hash", "vector")
@@ -45,9 +43,7 @@ class Plan:
     removed: int = 0
     """Items without a vector any more."""
     older: int = 0
-    """Rows of other codebooks that leave."""
-    others: int = 0
-    """Rows of other codebooks, whether they leave or not."""
+    """Rows of other codebooks; all leave."""
     found_by: str = "first run"
     """How the differences were found, and, for a comparison, why not by the change feed."""
 
@@ -64,63 +60,71 @@ class Plan:
         return self.before == self.changed + self.removed + self.older
 
 
-def plan_recode(
-    context: Context,
-    codebook: Codebook,
-    encoder: str,
-    vectors: DataFrame,
-    vq_k: int,
-    *,
-    rows: int,
-    keep_older: bool,
-    resolved: bool = False,
-) -> Plan:
-    """Differences between the table and the vectors, by item, content, encoder and code length.
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What ``semantic_ids`` should hold."""
+
+    codebook: Codebook
+    encoder: str
+    """encoder_version of the vectors that are coded."""
+    vectors: DataFrame
+    """Rows of item_embeddings of that encoder."""
+    rows: int
+    """Number of ``vectors``."""
+    vq_k: int
+    """Length of a VQ code."""
+    resolved: bool = False
+    """Whether each row needs rq_resolved; those without it are coded again."""
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What a published run must have had in common for its rows to stay."""
+        return {
+            "codebook_id": self.codebook.codebook_id,
+            "codebook_content": self.codebook.content_hash,
+            "encoder_version": self.encoder,
+            "vq_k": self.vq_k,
+        }
+
+
+def plan_recode(lake: Lake, target: Target, embeddings: TableRef, last: Manifest | None) -> Plan:
+    """Differences between ``semantic_ids`` and the vectors: item, content, encoder, code length.
 
     Args:
-        context: of the stage.
-        codebook: whose codes the table should have.
-        encoder: whose vectors are coded.
-        vectors: rows of item_embeddings of that encoder.
-        vq_k: length of a VQ code.
-        rows: number of ``vectors``.
-        keep_older: rows of other codebooks stay.
-        resolved: rows without rq_resolved are coded again.
+        lake: with the table semantic_ids, if there is one.
+        target: what the table should hold.
+        embeddings: the version of item_embeddings that ``target.vectors`` are of.
+        last: the last published run of assign-codes.
     """
-    version = context.lake.version(TABLE.name)
+    version = lake.version(TABLE.name)
     if version < 0:
-        return Plan(table=None, todo=vectors.select(*_COLUMNS), leave=None, new=rows)
-    table = TableRef(TABLE.name, context.lake.path(TABLE.name), version)
+        todo = target.vectors.select(*_COLUMNS)
+        return Plan(table=None, todo=todo, leave=None, new=target.rows)
+    table = TableRef(TABLE.name, lake.path(TABLE.name), version)
     try:
-        last = manifest.find(context.lake.root, context.stage)
-        first, now = _feed_range(context, codebook, encoder, vq_k, table, last)
-        if resolved and not (last and last.facts.get("resolved")):
-            raise _NoFeedError("the last published run did not resolve collisions")
-        others = int(last.facts["older_rows"]) if last else 0
-        if others and not keep_older:
-            raise _NoFeedError("rows of other codebooks have to leave")
-        feed = _feed(context, encoder, first, now)
+        first = _first_version(target, table, embeddings, last)
+        feed = _feed(lake, target.encoder, embeddings, first)
     except _NoFeedError as error:
-        why = f"comparison: {error}"
-        return _compare(context, codebook, table, vectors, vq_k, keep_older, resolved, why)
-    before = context.lake.read(table)
-    if feed is None:  # nothing to look at
+        return _compare(lake, table, target, f"comparison: {error}")
+    before = lake.read(table)
+    if feed is None:
         found_by, counts = "no new version of item_embeddings", {}
-        todo, leave = vectors.select(*_COLUMNS).limit(0), None
+        todo, leave = target.vectors.select(*_COLUMNS).limit(0), None
     else:
+        now = embeddings.version
         found_by = f"change feed of item_embeddings, versions {first + 1} to {now}"
         current = feed.where("NOT gone")
-        mine = before.where(before.codebook_id == codebook.codebook_id)
+        mine = before.where(before.codebook_id == target.codebook.codebook_id)
         coded = mine.join(feed.select("item_id"), "item_id", "left_semi")
-        states = _states(current, coded, codebook, vq_k, resolved)
+        states = _states(current, coded, target)
         counts = _counts(states)
         todo = current.select(*_COLUMNS).join(_wanted(states), "item_id", "left_semi")
-        leave = _removed(states, codebook)
+        leave = _removed(states, target.codebook)
     total = before.count()
     new, removed = counts.get("new", 0), counts.get("removed", 0)
-    if total - others + new - removed != rows:
-        why = f"comparison: the change feed to version {now} does not add up to {rows} vectors"
-        return _compare(context, codebook, table, vectors, vq_k, keep_older, resolved, why)
+    if total + new - removed != target.rows:
+        why = f"the change feed to version {embeddings.version} does not add up to {target.rows}"
+        return _compare(lake, table, target, f"comparison: {why} vectors")
     return Plan(
         table=table,
         todo=todo,
@@ -128,9 +132,8 @@ def plan_recode(
         before=total,
         new=new,
         changed=counts.get("changed", 0),
-        same=rows - new - counts.get("changed", 0),
+        same=target.rows - new - counts.get("changed", 0),
         removed=removed,
-        others=others,
         found_by=found_by,
     )
 
@@ -139,15 +142,10 @@ class _NoFeedError(Exception):
     """Why the change feed cannot be used."""
 
 
-def _feed_range(
-    context: Context,
-    codebook: Codebook,
-    encoder: str,
-    vq_k: int,
-    table: TableRef,
-    last: Manifest | None,
-) -> tuple[int, int]:
-    """Versions of item_embeddings that the last published run has read, and that this one reads.
+def _first_version(
+    target: Target, table: TableRef, embeddings: TableRef, last: Manifest | None
+) -> int:
+    """Version of item_embeddings that the last published run has read.
 
     Raises:
         _NoFeedError: the table is not what that run has left, or was made from something else.
@@ -156,25 +154,24 @@ def _feed_range(
         raise _NoFeedError("no run has been published")
     if last.outputs.get(TABLE.name) != table.as_dict():
         raise _NoFeedError("semantic_ids is not as the last published run left it")
-    wanted = {
-        "codebook_id": codebook.codebook_id,
-        "codebook_content": codebook.content_hash,
-        "encoder_version": encoder,
-        "vq_k": vq_k,
-    }
-    if other := [name for name, value in wanted.items() if last.facts.get(name) != value]:
+    if other := [name for name, value in target.facts.items() if last.facts.get(name) != value]:
         raise _NoFeedError(f"the last published run had another {' and '.join(other)}")
-    if "older_rows" not in last.facts:
-        raise _NoFeedError("the last published run was of an earlier release")
-    source, now = last.inputs.get("item_embeddings", {}), context.ref("item_embeddings")
-    if source.get("path") != now.path or int(source["version"]) > now.version:
+    if last.facts.get("older_rows"):  # written by release 0.1 with keep_old_codes
+        raise _NoFeedError("rows of other codebooks have to leave")
+    source = last.inputs.get("item_embeddings", {})
+    if source.get("path") != embeddings.path or int(source["version"]) > embeddings.version:
         raise _NoFeedError("the last published run has read another item_embeddings")
-    return int(source["version"]), now.version
+    if target.resolved and not last.facts.get("resolved"):
+        raise _NoFeedError("the last published run did not resolve collisions")
+    return int(source["version"])
 
 
-def _feed(context: Context, encoder: str, first: int, now: int) -> DataFrame | None:
-    """Latest state of each item in the change feed: ``_COLUMNS`` and encoder_version as after it,
-    and ``gone``. None: no new version.
+def _feed(lake: Lake, encoder: str, embeddings: TableRef, first: int) -> DataFrame | None:
+    """Latest state of each item in the change feed after version ``first``.
+
+    Returns:
+        ``_COLUMNS`` and encoder_version as after the last change, and ``gone``; None: there is no
+        new version.
 
     Raises:
         _NoFeedError: the table was overwritten in between (its feed then names every item twice),
@@ -185,10 +182,11 @@ def _feed(context: Context, encoder: str, first: int, now: int) -> DataFrame | N
     from pyspark.errors import PySparkException
     from pyspark.sql import functions as F
 
+    now = embeddings.version
     if now == first:
         return None
-    path = context.ref("item_embeddings").path
-    commits = DeltaTable.forPath(context.spark, path).history().where(F.col("version") > first)
+    path = embeddings.path
+    commits = DeltaTable.forPath(lake.spark, path).history().where(F.col("version") > first)
     replaced = F.col("operation").rlike("REPLACE|RESTORE|CLONE") | (
         F.col("operationParameters")["mode"] == "Overwrite"
     )
@@ -202,7 +200,7 @@ def _feed(context: Context, encoder: str, first: int, now: int) -> DataFrame | N
         raise _NoFeedError(f"the log of item_embeddings no longer reaches back to {first + 1}")
     try:
         changes = (
-            context.spark.read.format("delta")
+            lake.spark.read.format("delta")
             .option("readChangeFeed", "true")
             .option("startingVersion", first + 1)
             .option("endingVersion", now)
@@ -220,20 +218,18 @@ def _feed(context: Context, encoder: str, first: int, now: int) -> DataFrame | N
     return latest.select("state.*")
 
 
-def _states(
-    current: DataFrame, coded: DataFrame, codebook: Codebook, vq_k: int, resolved: bool
-) -> DataFrame:
+def _states(current: DataFrame, coded: DataFrame, target: Target) -> DataFrame:
     """(item_id, state) of vectors and rows of semantic_ids: new, removed, same or changed."""
     from pyspark.sql import functions as F
 
-    lacks = F.col("rq_resolved").isNull() & F.lit(resolved)
+    lacks = F.col("rq_resolved").isNull() & F.lit(target.resolved)
     codes = coded.select(
         "item_id",
         F.struct("encoder_version", "content_hash", F.size("rq"), F.size("vq"), lacks).alias(
             "coded"
         ),
     )
-    others = (F.lit(len(codebook.levels)), F.lit(vq_k), F.lit(False))
+    others = (F.lit(len(target.codebook.levels)), F.lit(target.vq_k), F.lit(False))
     wanted = current.select(
         "item_id", F.struct("encoder_version", "content_hash", *others).alias("current")
     )
@@ -261,38 +257,28 @@ def _removed(states: DataFrame, codebook: Codebook) -> DataFrame:
     return states.where("state = 'removed'").select("item_id", key)
 
 
-def _compare(
-    context: Context,
-    codebook: Codebook,
-    table: TableRef,
-    vectors: DataFrame,
-    vq_k: int,
-    keep_older: bool,
-    resolved: bool,
-    found_by: str,
-) -> Plan:
+def _compare(lake: Lake, table: TableRef, target: Target, found_by: str) -> Plan:
     """The plan by a full outer join of all vectors with all codes."""
     from pyspark.sql import functions as F
 
-    mine = F.col("codebook_id") == codebook.codebook_id
-    before = context.lake.read(table)
-    states = _states(vectors, before.where(mine), codebook, vq_k, resolved)
+    mine = F.col("codebook_id") == target.codebook.codebook_id
+    before = lake.read(table)
+    states = _states(target.vectors, before.where(mine), target)
     counts = _counts(states)
     rows = before.count()
-    others = rows - sum(counts.get(s, 0) for s in ("changed", "same", "removed"))
-    leave = _removed(states, codebook)
-    if not keep_older and others:
+    older = rows - sum(counts.get(s, 0) for s in ("changed", "same", "removed"))
+    leave = _removed(states, target.codebook)
+    if older:
         leave = leave.unionByName(before.where(~mine).select("item_id", "codebook_id"))
     return Plan(
         table=table,
-        todo=vectors.select(*_COLUMNS).join(_wanted(states), "item_id", "left_semi"),
+        todo=target.vectors.select(*_COLUMNS).join(_wanted(states), "item_id", "left_semi"),
         leave=leave,
         before=rows,
         new=counts.get("new", 0),
         changed=counts.get("changed", 0),
         same=counts.get("same", 0),
         removed=counts.get("removed", 0),
-        older=0 if keep_older else others,
-        others=others,
+        older=older,
         found_by=found_by,
     )

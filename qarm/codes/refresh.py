@@ -1,8 +1,8 @@
-"""Refresh: a refit that keeps to the codebook before it, so that equal meaning keeps equal number.
+"""Refresh: a refit that keeps the numbers of its parent codebook where the meaning is the same.
 
-1. The refit starts where the parent codebook stands: each centre at the mean of the vectors (of
-   what is left of them, on deeper levels) of the sample's items that had its code. Items link the
-   two codebooks, so this holds when the encoder has changed as well.
+1. The refit starts from the parent codebook: each centre at the mean of the vectors (on deeper
+   levels, of what is left of them) of the sample's items that had its code. Items link the two
+   codebooks, so this works after a change of the encoder as well.
 2. Clusters are then numbered level by level by an assignment problem, so that most items keep their
    number. Level 1: the number of items with old code i and new cluster j. Deeper: centroids act
    inside every prefix, and what is left of an item whose prefix has changed is another vector, so
@@ -11,10 +11,10 @@
 3. A cluster that shares no item with any free number keeps the number it started with.
 
 A level that grows keeps its numbers and gets more; one that shrinks keeps the codes below its new
-size; an added level is fitted afresh. A level of FSQ has no clusters to number: under the same
-encoder its projection is kept and only what its codes stand for is made anew; under another one it
-is trained anew, and bits rarely mean the same again. VQ anchors that stay in the pool keep their
-number; those that are gone are replaced in place.
+size; an added level is fitted afresh. A level of another kind, such as FSQ, has no clusters to
+number: under the same encoder its coder is kept and only its table is fitted again; under another
+one it is trained again, and bits rarely keep their meaning. VQ anchors that stay in the pool keep
+their number; new ones take the numbers of those that left.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qarm.codes.codebook import Codebook, lists_to_matrix
-from qarm.codes.fsq import Projection
+from qarm.codes.kinds import kmeans_sizes
+from qarm.codes.level_kind import LevelCoder
 from qarm.codes.matching import (
     Numbers,
     changed,
@@ -35,34 +36,19 @@ from qarm.codes.matching import (
     renumber,
     warm_start,
 )
+from qarm.config.codes import Codes
 from qarm.errors import InputError
 from qarm.kernels.nearest import Floats, Ints
-from qarm.lake import files, manifest
-from qarm.lake.tables import TableRef
 from qarm.ledger import Metric
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from qarm.pipeline.context import Context
-
-_STAGE = "fit-codebooks"
-
-
-@dataclass(frozen=True, eq=False)
-class Parent:
-    """The codebook that a refit keeps to."""
-
-    codebook: Codebook
-    uri: str
-    """Its file."""
-    ids: TableRef | None
-    """semantic_ids, where it has the parent's codes."""
+    from pyspark.sql import DataFrame
 
 
 @dataclass(frozen=True, eq=False)
 class Refit:
-    """A refit under way: made by ``begin`` before k-means, ended by ``finish`` after it."""
+    """A refit in progress: ``begin`` creates it before k-means, ``finish`` completes it after."""
 
     codebook: Codebook
     """The parent."""
@@ -73,22 +59,29 @@ class Refit:
     start: list[Floats] | None
     """Centres of each k-means level to start from; None: the parent has no residual levels."""
     facts: dict[str, str]
-    """What a run that is made again has to know."""
+    """What a repeated run needs to know."""
 
-    def projection(self, encoder: str, sizes: Sequence[int]) -> Projection | None:
-        """That of the parent's last level, if it is of this encoder, follows as many levels (else
-        what they leave is another vector) and makes as many codes."""
+    def coder(self, encoder: str, sizes: Sequence[int]) -> LevelCoder | None:
+        """The parent's coder of the last level, if it can be kept.
+
+        It can if it is of this encoder, follows as many levels (else what they leave is another
+        vector) and makes as many codes.
+        """
         book = self.codebook
         same = (
             book.encoder_version == encoder
             and len(book.levels) == len(sizes)
             and book.sizes[-1] == sizes[-1]
         )
-        return book.projection if same else None
+        return book.last if same else None
 
     def finish(self, fitted: Codebook) -> tuple[Codebook, list[Metric], str]:
-        """The codebook that was fitted with its clusters and anchors numbered as the parent's, and
-        the parent named in ``fit``; figures of what has changed; a line for the log."""
+        """Number the clusters and anchors of a fitted codebook as the parent's.
+
+        Returns:
+            The codebook, with the parent named in ``fit``; figures of what has changed; a line for
+            the log.
+        """
         import torch
 
         threads = torch.get_num_threads()
@@ -105,7 +98,7 @@ class Refit:
         known = self.old[:, 0] >= 0
         x, old = self.x[known], self.old[known]
         new = book.rq(x, threads=threads)[0]
-        clusters = len(book.levels) - (book.projection is not None)
+        clusters = len(book.levels) - (book.last is not None)
         numbers = match(old[:, :clusters], new[:, :clusters], book.sizes[:clusters])
         levels = (*renumber(book.levels[:clusters], numbers), *book.levels[clusters:])
         book = replace(book, levels=levels)
@@ -120,107 +113,71 @@ class Refit:
         return book, [*metrics, *(m for group in figures.values() for m in group)], line
 
 
-def begin(context: Context, items: Numbers, x: Floats, encoder: str) -> Refit | None:
-    """Prepare a refit that keeps to the published codebook; None: there is none, or
-    ``codes.refresh`` is fresh.
+def begin(parent: Codebook, x: Floats, encoder: str, old: Ints, config: Codes, uri: str) -> Refit:
+    """Prepare a refit that keeps the numbers of the published codebook.
 
     Args:
-        context: of stage fit-codebooks.
+        parent: the published codebook.
+        x: (n, d) vectors of the sample.
+        encoder: their encoder_version.
+        old: (n, L') their codes under the parent, see ``old_codes``.
+        config: section [codes].
+        uri: file of the parent.
+    """
+    facts = {"parent_uri": uri}
+    if not parent.levels:
+        return Refit(parent, x, old, None, facts)
+    same = parent.levels if encoder == parent.encoder_version else None
+    start = warm_start(x, old, kmeans_sizes(config), parent=same, seed=config.seed)
+    return Refit(parent, x, old, start, facts)
+
+
+def old_codes(
+    parent: Codebook, items: Numbers, x: Floats, encoder: str, ids: DataFrame | None
+) -> Ints:
+    """Codes (n, L') of the sample under the parent; -1 where an item has none.
+
+    Under the same encoder the parent codes the vectors. Under another one, its codes of the same
+    items are taken from semantic_ids.
+
+    Args:
+        parent: the published codebook.
         items: (n,) item_idx of the sample.
         x: (n, d) its vectors.
         encoder: their encoder_version.
-
-    Raises:
-        InputError: see ``find_parent`` and ``old_codes``.
-    """
-    parent = find_parent(context)
-    if parent is None:
-        return None
-    book = parent.codebook
-    facts = {"parent_uri": parent.uri}
-    if not book.levels:
-        return Refit(book, x, np.empty((len(x), 0), np.int32), None, facts)
-    old = old_codes(context, parent, items, x, encoder)
-    same = book.levels if encoder == book.encoder_version else None
-    config = context.config.codes
-    sizes = config.rq_levels[: len(config.rq_levels) - _levels_of_fsq(context)]
-    start = warm_start(x, old, sizes, parent=same, seed=config.seed)
-    return Refit(book, x, old, start, facts)
-
-
-def _levels_of_fsq(context: Context) -> int:
-    return int(context.config.codes.rq_last == "fsq")
-
-
-def find_parent(context: Context) -> Parent | None:
-    """The published codebook; None: there is none, or ``codes.refresh`` is fresh.
-
-    A run that is made again keeps to the same parent, not to what it has published itself.
-
-    Raises:
-        InputError: the file is not what was published.
-    """
-    if context.config.codes.refresh == "fresh":
-        return None
-    before = manifest.find(context.lake.root, _STAGE)
-    ids = manifest.pinned(context.lake.root, "semantic_ids")
-    about = None
-    if before is not None and before.run_id == context.run_id:
-        if "parent" in before.facts:
-            about = {"uri": before.facts["parent_uri"], "version": before.facts["parent"]}
-        ids = TableRef(**before.inputs["semantic_ids"]) if "semantic_ids" in before.inputs else ids
-    elif before is not None:
-        about = {k: before.artifacts["codebook"][k] for k in ("uri", "version")}
-    if about is None:
-        context.say("no codebook before this one, so there is nothing to keep to")
-        return None
-    codebook = Codebook.from_bytes(files.open_file(about["uri"]).read(), about["uri"])
-    if codebook.codebook_id != about["version"]:
-        raise InputError(
-            f"{about['uri']} should be codebook {about['version']}, is {codebook.codebook_id}; "
-            "restore it, or set codes.refresh = 'fresh'"
-        )
-    return Parent(codebook, about["uri"], ids)
-
-
-def old_codes(context: Context, parent: Parent, items: Numbers, x: Floats, encoder: str) -> Ints:
-    """Codes (n, L') of the sample under the parent; -1 where an item has none.
-
-    Where the encoder is the same, the parent codes the vectors. Where it is another, its codes of
-    the same items are taken from semantic_ids.
+        ids: rows of semantic_ids; None: there is no such table.
 
     Raises:
         InputError: other dimensions under the same encoder, or no item has a code of the parent.
     """
     import torch
 
-    book = parent.codebook
-    if encoder == book.encoder_version:
-        return book.rq(x, threads=torch.get_num_threads())[0]
-    found = np.full((len(items), len(book.levels)), -1, np.int32)
-    if parent.ids is not None:
+    if not parent.levels:
+        return np.empty((len(x), 0), np.int32)
+    if encoder == parent.encoder_version:
+        return parent.rq(x, threads=torch.get_num_threads())[0]
+    codes = np.full((len(items), len(parent.levels)), -1, np.int32)
+    if ids is not None:
         from pyspark.sql import functions as F
 
-        context.inputs["semantic_ids"] = parent.ids
-        wanted = context.spark.createDataFrame(_as_table(items))
+        wanted = ids.sparkSession.createDataFrame(_as_table(items))
         rows = (
-            context.lake.read(parent.ids)
-            .where(F.col("codebook_id") == book.codebook_id)
+            ids.where(F.col("codebook_id") == parent.codebook_id)
             .select("item_idx", "rq")
             .join(wanted, "item_idx")
             .toArrow()
         )
         if rows.num_rows:
             place = rows["place"].to_numpy()
-            found[place] = lists_to_matrix(rows["rq"], "semantic_ids")
-    if (found < 0).all():
+            codes[place] = lists_to_matrix(rows["rq"], "semantic_ids")
+    if (codes < 0).all():
         raise InputError(
             f"codes.refresh = 'matched': the vectors are of encoder {encoder}, codebook "
-            f"{book.codebook_id} is of {book.encoder_version}, and semantic_ids has codes of that "
-            f"codebook for none of the {len(items)} items, so nothing links the two; run "
+            f"{parent.codebook_id} is of {parent.encoder_version}, and semantic_ids has codes of "
+            f"that codebook for none of the {len(items)} items, so nothing links the two; run "
             "assign-codes before the encoder changes, or set codes.refresh = 'fresh'"
         )
-    return found
+    return codes
 
 
 def _as_table(items: Numbers) -> pa.Table:

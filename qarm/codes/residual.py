@@ -1,7 +1,7 @@
 """Residual k-means: R1 = kmeans(M), M1 = M - nearest(M, R1), R2 = kmeans(M1), ...
 
 QARM (arXiv 2411.11739), section 3. A code is the greedy nearest centroid of each level, however the
-levels were fitted: with residuals normalised, with balanced clusters, on a sample or on the table.
+levels were fitted.
 """
 
 from __future__ import annotations
@@ -13,12 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.codes.kmeans import kmeans
-from qarm.codes.seeding import Init
 from qarm.errors import InputError
 from qarm.kernels.nearest import Floats, Ints, as_matrix, nearest
-
-SHORTEST = 0.1
-"""Normalised residuals: squared lengths below this share of their mean count as this share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +24,7 @@ class ResidualFit:
     levels: list[Floats]
     """(K_l, d) centroids of each level."""
     codes: Ints
-    """(n, L) codes of the fitted rows; of ``seeds`` where the fit was on a table."""
+    """(n, L) codes of the fitted rows."""
     errors: list[float]
     """Mean squared length of what is left after each level."""
     iterations: list[int]
@@ -55,29 +51,25 @@ def fit_residual(
     iterations: int,
     seed: int = 0,
     start: Sequence[Floats] | None = None,
-    init: Init = "k-means++",
-    normalise: bool = False,
     balance: float = 0.0,
     shrink: float | None = 0.0,
     threads: int = 1,
     say: Callable[[str], None] | None = None,
 ) -> ResidualFit:
-    """Fit one k-means a level on what the levels before have left.
+    """Fit one k-means per level on what the levels before have left.
 
     Args:
         x: (n, d) vectors.
         sizes: centroids of each level.
-        iterations: most Lloyd iterations a level.
+        iterations: maximum number of Lloyd iterations per level.
         seed: of the first centres; each level draws its own.
         start: (K_l, d) centroids of each level to start from, in place of drawn ones: a refit that
             keeps to an older codebook.
-        init: how first centres are drawn.
-        normalise: minimise the error relative to the residual, see ``relative_weights``.
         balance: penalty of large clusters, see ``balance``; 0: none.
         shrink: ``pseudo`` of ``shrunk``, from the second level on, whose rests have a mean near
             zero; None: ``pseudo_points`` of each level.
         threads: for assignments; the result does not depend on it.
-        say: told a line after each level.
+        say: called with a line after each level.
 
     Raises:
         InputError: a level is larger than n, NaN or infinity, or ``start`` of other sizes.
@@ -93,8 +85,6 @@ def fit_residual(
             iterations=iterations,
             seed=(seed, number),
             start=None if start is None else start[number],
-            init=init,
-            weights=relative_weights(rest) if normalise else None,
             balance=balance,
             threads=threads,
         )
@@ -129,23 +119,6 @@ def check_sizes(rows: int, d: int, sizes: Sequence[int], start: Sequence[Floats]
         )
 
 
-def relative_weights(rest: Floats, mean_square: float | None = None) -> Floats:
-    """What each residual counts when residuals are normalised: (n,) numbers in (0, 1].
-
-    Weights 1 / ||r||^2 make k-means minimise the sum of ||r - c||^2 / ||r||^2: each item counts
-    alike, however much of it the levels before have left, as if all residuals had length 1. Yet
-    centroids stay in the space of the vectors, and the nearest centroid is the one that it was
-    without weights; so sums of centroids still reconstruct, and codes stay exact and greedy. (Peers
-    divide each residual by its length instead, and can no longer add centroids up.) Residuals of
-    almost no length are held by ``SHORTEST``; ``mean_square``: of all rows, where these are some.
-    """
-    squares = _squares(rest)
-    floor = SHORTEST * (float(squares.mean()) if mean_square is None else mean_square)
-    if floor == 0:
-        return np.ones(len(rest), np.float32)
-    return (floor / np.maximum(squares, floor)).astype(np.float32)
-
-
 def _squares(x: Floats) -> NDArray[np.float64]:
     return np.einsum("ij,ij->i", x, x, dtype=np.float64)
 
@@ -164,23 +137,21 @@ def shrink_of(
 
 
 def shrunk(centroids: Floats, counts: NDArray[np.integer], pseudo: float) -> Floats:
-    """Centroids as means of their points and of ``pseudo`` more at zero.
+    """Centroids shrunk towards zero: means of their points and of ``pseudo`` points at zero.
 
-    Where clusters are small, a mean follows the chance of its points: rests of items not fitted on
-    are nearer to a centroid that gives way towards the mean of all (the posterior mean under a
-    normal prior; James and Stein, 1961). Centroids of one far point stop drawing centroids away
-    from the many near ones.
+    Means of small clusters overfit. Shrinking them (the posterior mean under a normal prior; James
+    and Stein, 1961) lowers the error of items that were not fitted on.
 
     Args:
         centroids: (K, d) means of clusters.
         counts: (K,) points of each.
-        pseudo: points at zero that each cluster counts besides its own.
+        pseudo: pseudo-count of points at zero.
     """
     return (centroids * (counts / (counts + pseudo))[:, None]).astype(np.float32)
 
 
 def pseudo_points(centroids: Floats, counts: NDArray[np.integer], inertia: float) -> float:
-    """The ``pseudo`` of ``shrunk`` that the clusters themselves tell, by moments.
+    """The ``pseudo`` of ``shrunk``, estimated from the clusters by moments.
 
     Points lie around the true centre of their cluster with variance s2, true centres around zero
     with variance t2, summed over dimensions. Then the posterior mean of a centre counts s2 / t2
@@ -193,8 +164,8 @@ def pseudo_points(centroids: Floats, counts: NDArray[np.integer], inertia: float
         inertia: mean squared distance of a point to its centroid.
 
     Returns:
-        Rounded to three digits, so that the last bits of a sum do not matter; 0 where there is
-        nothing to tell it from, at most 1e6.
+        Rounded to three digits, so that the last bits of a sum do not matter; 0 where it cannot be
+        estimated, at most 1e6.
     """
     used = counts > 0
     rows, clusters = int(counts.sum()), int(used.sum())

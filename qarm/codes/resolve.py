@@ -1,4 +1,4 @@
-"""Collision resolver: a capacity per code; what is beyond it goes to the nearest code with room.
+"""Collision resolver: at most ``capacity`` items per code; others move to the nearest free code.
 
 Codes of one prefix (c1, ..., c_{L-1}) share what is left of a vector before the last level, so the
 next best code of an item is the nearest last-level centroid of the same prefix: only c_L changes.
@@ -11,10 +11,10 @@ Rules:
 * The rest of a prefix, in that order, take the nearest last-level code that has room left.
 * Where the prefix is full, items keep their plain code and are listed as unresolved.
 
-Only prefixes with an overflowing code are worked on. Ranks are windows over narrow rows, and only
-vectors of items that will move travel: never more than ``capacity`` times the last level's size of
-them a prefix, however many items it has. They stream through workers sorted by prefix, so that a
-worker holds one batch and one number a last-level code.
+Only prefixes with an overflowing code are processed. Ranks are windows over narrow rows, and only
+vectors of items that will move are shuffled: per prefix at most ``capacity`` times the size of the
+last level. Workers receive them sorted by prefix, so that a worker holds one batch and one number
+per last-level code.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ from numpy.typing import NDArray
 from qarm.codes.code_counts import Collisions
 from qarm.codes.codebook import Codebook, lists_to_matrix
 from qarm.errors import InputError
-from qarm.kernels.microkernel import MOST
 from qarm.kernels.nearest import Floats, Ints
-from qarm.kernels.threads import REORDERED, kernel
+from qarm.kernels.placement import place_rows
 from qarm.lake.caching import Keeper
 from qarm.ledger import Ledger, Metric
 
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark import Broadcast
     from pyspark.sql import Column, DataFrame
-
-    from qarm.pipeline.context import Context
 
 
 def place_overflow(
@@ -57,11 +54,11 @@ def place_overflow(
     Args:
         rest: (n, d) what is left before the last level.
         centroids: (K, d) of the last level.
-        room: (K,) places left in each code; changed in place, so that a next call goes on.
+        room: (K,) places left in each code; changed in place, so that the next call continues.
         first: (n,) rows at which another prefix begins: all codes have ``capacity`` places again.
         code: (n,) see ``taken``.
-        taken: (n,) where not negative, the row is no item: so many places of ``code`` are taken.
-        capacity: items a code.
+        taken: (n,) where not negative, the row is no item: this many places of ``code`` are taken.
+        capacity: maximum number of items per code.
 
     Returns:
         (n,) codes; -1: no room, or no item.
@@ -76,7 +73,7 @@ def place_overflow(
             f"{room.shape} do not fit together"
         )
     out = np.full(n, -1, np.int32)
-    _place(
+    place_rows(
         rest,
         centroids,
         room,
@@ -87,37 +84,6 @@ def place_overflow(
         out,
     )
     return out
-
-
-@kernel(REORDERED)
-def _place(rest, centroids, room, first, code, taken, capacity, out):  # type: ignore[no-untyped-def]
-    total = room.sum()
-    for i in range(len(rest)):
-        if first[i]:
-            room[:] = capacity
-            total = capacity * len(room)
-        if taken[i] >= 0:
-            gone = min(taken[i], room[code[i]])
-            room[code[i]] -= gone
-            total -= gone
-            continue
-        if total == 0:
-            continue
-        least = np.float64(MOST) * 1e200
-        best = -1
-        for j in range(len(centroids)):
-            if room[j] == 0:
-                continue
-            distance = np.float64(0)
-            for m in range(rest.shape[1]):
-                difference = np.float64(rest[i, m]) - np.float64(centroids[j, m])
-                distance += difference * difference
-            if distance < least:
-                least = distance
-                best = j
-        room[best] -= 1
-        total -= 1
-        out[i] = best
 
 
 def resolve(
@@ -137,7 +103,7 @@ def resolve(
         vectors: item_id and vector of at least these items.
         published: rows of semantic_ids of this codebook that do not leave; None: there are none.
         codebook: that made the codes.
-        capacity: most items a code.
+        capacity: maximum number of items per code.
         encoder: encoder_version of ``vectors``.
         keep: holds frames until the result is written.
 
@@ -345,21 +311,15 @@ def unresolved(ids: DataFrame, capacity: int) -> DataFrame:
     )
 
 
-def measure_resolved(context: Context, ids: DataFrame) -> tuple[list[Metric], dict[str, str]]:
-    """Rates of ``rq_resolved`` over the catalogue, and the file of items that found no room.
+def measure_resolved(ids: DataFrame, without_room: int) -> list[Metric]:
+    """Rates of ``rq_resolved`` over the catalogue, as metrics of variant rq_resolved.
 
     Args:
-        context: of the stage.
         ids: rows of semantic_ids of one codebook; all have ``rq_resolved``.
-
-    Returns:
-        Metrics of variant rq_resolved; the artifact: Parquet rows as ``unresolved`` gives them.
+        without_room: number of rows of ``unresolved``.
     """
     from pyspark.sql import functions as F
 
-    uri = context.work_dir("unresolved.parquet")
-    unresolved(ids, context.config.codes.resolve_capacity).write.mode("overwrite").parquet(uri)
-    without_room = context.spark.read.parquet(uri).count()
     codes = ids.groupBy("rq_resolved").agg(
         F.count("*").alias("items"),
         F.count_if(F.col("rq_resolved") != F.col("rq")).alias("moved"),
@@ -370,21 +330,16 @@ def measure_resolved(context: Context, ids: DataFrame) -> tuple[list[Metric], di
     ).first()
     assert row is not None
     items, distinct, sharing, largest, moved = (int(value) for value in row)
-    found = Collisions(items, distinct, sharing, largest)
-    context.say(
-        f"{moved} of {items} items have another code than their plain one, {without_room} found no "
-        "room within their prefix" + f" ({uri})" * bool(without_room)
-    )
+    collisions = Collisions(items, distinct, sharing, largest)
     values = {
-        "duplicate_rate": found.duplicate_rate,
-        "shared_rate": found.shared_rate,
-        "items_per_code": found.items_per_code,
+        "duplicate_rate": collisions.duplicate_rate,
+        "shared_rate": collisions.shared_rate,
+        "items_per_code": collisions.items_per_code,
         "largest_code": float(largest),
         "resolver_moved": float(moved),
         "resolver_unresolved": float(without_room),
     }
-    metrics = [
+    return [
         Metric(metric=name, value=value, n=items, variant="rq_resolved")
         for name, value in values.items()
     ]
-    return metrics, {"uri": uri, "version": context.run_id}

@@ -1,4 +1,4 @@
-"""Samples of items by hash: a matter of item and seed, not of how the table lies in files."""
+"""Samples of items by hash: they depend on item and seed, not on the files of the table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def hash_of(seed: int) -> Column:
-    """The hash that decides, of column item_id."""
+    """Hash of column item_id and ``seed``."""
     from pyspark.sql import functions as F
 
     return F.xxhash64(F.col("item_id"), F.lit(seed))
@@ -25,12 +25,12 @@ def hash_of(seed: int) -> Column:
 def sample_by_hash(
     items: DataFrame, rows: int, most: int, seed: int
 ) -> tuple[NDArray[np.int64], Floats]:
-    """At most ``most`` items, those of smallest hash, in the order of the hash.
+    """The ``most`` items of smallest hash, in the order of the hash.
 
     Args:
         items: columns item_id, item_idx, vector.
-        rows: how many they are.
-        most: size of the sample.
+        rows: number of ``items``.
+        most: maximum size of the sample.
         seed: of the hash.
 
     Returns:
@@ -43,12 +43,13 @@ def sample_by_hash(
 
     if rows == 0:
         raise InputError(
-            "no item has a vector, content and an event of the training part; codebooks need some"
+            "no item has a vector, content and an event of the training part; codebooks are fitted "
+            "on such items"
         )
     hashed = items.withColumn("hash", hash_of(seed))
     if rows > most:
-        # A bound on the hash leaves about ``most`` rows, so that no more need be sorted. Four
-        # standard deviations more, so that there are hardly ever fewer.
+        # A bound on the hash leaves about ``most`` rows to sort: four standard deviations more, so
+        # that there are almost never fewer.
         share = (most + 4 * most**0.5) / rows
         if share < 1:
             hashed = hashed.where(F.col("hash") < int((share - 0.5) * 2.0**64))

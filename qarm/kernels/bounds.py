@@ -19,9 +19,10 @@ from itertools import pairwise
 import numpy as np
 
 from qarm.errors import InputError
+from qarm.kernels.compiled import FINITE, REORDERED, compiled
 from qarm.kernels.microkernel import MOST, MR, WIDTH, fold_level, pack
-from qarm.kernels.nearest import NO_SCALES, Floats, Ints, nearest
-from qarm.kernels.threads import FINITE, REORDERED, kernel, over_rows
+from qarm.kernels.nearest import Floats, Ints, nearest
+from qarm.kernels.threads import over_rows
 
 BLOCK = 2048
 """Points looked at together; a range of threads is a multiple of it."""
@@ -138,7 +139,7 @@ class MovingCentroids:
                         rows, panels = chosen[:count], some
                         _pack_rows(x, rows, some)
                     fold_level(
-                        panels, NO_SCALES, len(rows), vectors, halves, len(halves), least,
+                        panels, len(rows), vectors, halves, len(halves), least,
                         next_least, where,
                     )  # fmt: skip
                     _merge(
@@ -174,7 +175,7 @@ def _margin(dimensions: int, longest: float) -> tuple[float, float]:
     return a, 2 * u * longest**2
 
 
-@kernel(REORDERED)
+@compiled(fastmath=REORDERED)
 def _own(x, centroids, places, slope, offset, square, best, second, upper, error):  # type: ignore[no-untyped-def]
     """Start with the score of each point's own centroid; error: how far off a score can be."""
     for i in range(len(x)):
@@ -197,7 +198,7 @@ def _own(x, centroids, places, slope, offset, square, best, second, upper, error
         upper[i] = np.sqrt(distance) * 1.000001
 
 
-@kernel(FINITE)
+@compiled(fastmath=FINITE)
 def _select(bounds, drift, upper, chosen):  # type: ignore[no-untyped-def]
     """Lower the bounds by the group's drift; the points that it may hold a nearer centroid for."""
     count = 0
@@ -209,7 +210,7 @@ def _select(bounds, drift, upper, chosen):  # type: ignore[no-untyped-def]
     return count
 
 
-@kernel(FINITE)
+@compiled(fastmath=FINITE)
 def _pack_rows(x, rows, panels):  # type: ignore[no-untyped-def]
     """These rows of x into panels (P, d, WIDTH), zeros behind them."""
     r, d = len(rows), x.shape[1]
@@ -225,14 +226,14 @@ def _pack_rows(x, rows, panels):  # type: ignore[no-untyped-def]
                     panels[p, m, i] = np.float32(0)
 
 
-@kernel(FINITE)
+@compiled(fastmath=FINITE)
 def _lower(square, score, error):  # type: ignore[no-untyped-def]
     """No more than the distance that a score stands for."""
     distance = np.float64(square) + 2 * (np.float64(score) - np.float64(error))
     return np.float32(np.sqrt(np.maximum(distance, 0.0)) * 0.999999)
 
 
-@kernel(FINITE)
+@compiled(fastmath=FINITE)
 def _merge(  # type: ignore[no-untyped-def]
     rows, group, begin, least, next_least, where, group_of, square, error, places, best, second,
     upper, bounds,
@@ -260,7 +261,7 @@ def _merge(  # type: ignore[no-untyped-def]
         bounds[group, i] = _lower(square[i], score, error[i])
 
 
-@kernel(REORDERED)
+@compiled(fastmath=REORDERED)
 def _distance(x, c):  # type: ignore[no-untyped-def]
     total = np.float64(0)
     for m in range(len(x)):
@@ -269,7 +270,7 @@ def _distance(x, c):  # type: ignore[no-untyped-def]
     return total
 
 
-@kernel(REORDERED)
+@compiled(fastmath=REORDERED)
 def _decide(  # type: ignore[no-untyped-def]
     x, centroids, order, group_of, ends, error, best, second, upper, bounds, places, distances
 ):

@@ -1,20 +1,18 @@
 """Nearest centroid, exact: the kernel under Lloyd's algorithm and under residual codes.
 
-Of ||x - c||^2 = ||x||^2 - 2 (x.c - ||c||^2 / 2) only x.c costs anything. It is computed by a
-compiled kernel (``microkernel``) that at once folds each block of products, still in registers,
-into three numbers a row: the smallest score ||c||^2 / 2 - x.c, the second smallest, and the code of
+Of ||x - c||^2 = ||x||^2 - 2 (x.c - ||c||^2 / 2) only x.c costs anything. A compiled kernel
+(``microkernel``) computes it and at once folds each block of products, still in registers, into
+three numbers per row: the smallest score ||c||^2 / 2 - x.c, the second smallest, and the code of
 the smallest.
 
-That is done in 16-bit fixed point where the processor has instructions for it (``fixed_point``); a
-row whose two smallest scores are closer than this can tell is done again in float32, and where they
-are closer than float32 can tell (Higham's bound, see ``margin``), by brute force in float64. So
-every code is the float64 argmin, ties to the lower code, whatever the batch, the tile, the number
-of threads or the processor.
+Products are float32. Rows whose two smallest scores are closer than float32 can tell apart
+(Higham's bound, see ``margin``) are decided by brute force in float64. So every code is the float64
+argmin, ties to the lower code, whatever the batch, the tile, the number of threads or the
+processor.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -22,21 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qarm.errors import InputError
-from qarm.kernels.fixed_point import FixedPoint, Rows, fixed_point
+from qarm.kernels.compiled import REORDERED, compiled
 from qarm.kernels.microkernel import MOST, MR, WIDTH, fold_level, pack, tile_of
-from qarm.kernels.threads import FINITE, REORDERED, kernel, over_rows
+from qarm.kernels.residuals import square_rows, subtract
+from qarm.kernels.threads import over_rows
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
-Numbers = Floats | Ints
-"""Parts of vectors; integers in fixed point."""
 
 ROWS = 512
 """Rows that a tile of centroids meets before the next one."""
-NO_SCALES = np.empty(0, np.float32)
-"""Of panels that are float32."""
-TOO_MANY = 0.5
-"""Share of doubtful rows from which on fixed point costs more than it saves."""
 
 
 def as_matrix(x: NDArray[np.floating], what: str) -> Floats:
@@ -78,8 +71,6 @@ class Centroids:
     """(K'', d) ``vectors``, filled up by zeros to a multiple of the kernel's block."""
     padded_norms: Floats = field(repr=False)
     """(K'',) half norms; those of the filling are so large that it is never chosen."""
-    fixed: FixedPoint | None = field(default=None, repr=False)
-    """``padded`` in fixed point, where that is faster."""
 
     @property
     def dimensions(self) -> int:
@@ -113,8 +104,7 @@ def prepare(
     norms = np.full(len(padded), MOST, np.float32)
     norms[:k] = squares / 2
     longest = float(np.sqrt(squares.max()))
-    fixed = fixed_point(padded, longest)
-    return Centroids(padded[:k], codes, norms[:k], longest, padded, norms, fixed)
+    return Centroids(padded[:k], codes, norms[:k], longest, padded, norms)
 
 
 def nearest(
@@ -173,89 +163,22 @@ def encode(
 
 def _encode(x: Floats, levels: Sequence[Centroids], codes: Ints, left: Floats) -> None:
     size = min(ROWS, -(-len(x) // WIDTH) * WIDTH)
-    rest = np.empty((size, x.shape[1]), np.float32)
+    d = x.shape[1]
+    rest = np.empty((size, d), np.float32)
+    panels = np.empty((size // WIDTH, d, WIDTH), np.float32)
+    best, second = np.empty((2, size), np.float32)
     arg = np.empty(size, np.int32)
-    searches = [_Nearest(level, size) for level in levels]
+    margins = [margin(level) for level in levels]
     for start in range(0, len(x), ROWS):
         r = min(ROWS, len(x) - start)
         rest[:r] = x[start : start + r]
-        for number, (level, search) in enumerate(zip(levels, searches, strict=True)):
-            search.find(rest[:r], arg[:r])
+        for number, level in enumerate(levels):
+            pack(rest, r, panels)
+            fold_level(panels, r, level.padded, level.padded_norms, level.tile, best, second, arg)
+            _decide(rest[:r], level.vectors, best, second, arg, *margins[number])
             codes[start : start + r, number] = level.codes[arg[:r]]
-            _subtract(rest, r, level.vectors, arg)
-        _square(rest, r, left[start : start + r])
-
-
-class Search(ABC):
-    """Centroids of one level that are wanted for each of at most ``size`` rows at a time.
-
-    First by products in fixed point, where the level has them; rows that these leave in doubt by
-    products in float32; and who searches knows what to do where these are not enough either.
-    """
-
-    def __init__(self, level: Centroids, size: int) -> None:
-        self.level = level
-        self.panels = np.empty((size // WIDTH, level.dimensions, WIDTH), np.float32)
-        self.fixed = level.fixed
-        self.rows = None if level.fixed is None else Rows.empty(size, level.dimensions)
-
-    def find(self, x: Floats, found: Ints) -> None:
-        """Write what is wanted for each row of x (r, d) to ``found`` (r, ...)."""
-        r, fixed, rows = len(x), self.fixed, self.rows
-        if fixed is None or rows is None:
-            self._find_by_floats(x, found)
-            return
-        rows.pack(x, r, fixed)
-        self._score(rows.panels, rows.scales, r, fixed.pairs, fixed.tile)
-        doubtful = np.flatnonzero(~self._choose(x, found, rows.margins[:r]))
-        if len(doubtful) > TOO_MANY * r:  # these vectors are too alike: do not try again
-            self.fixed = None
-        if len(doubtful):
-            again = np.empty((len(doubtful), *found.shape[1:]), np.int32)
-            self._find_by_floats(x[doubtful], again)
-            found[doubtful] = again
-
-    def _find_by_floats(self, x: Floats, found: Ints) -> None:
-        pack(x, len(x), self.panels)
-        self._score(self.panels, NO_SCALES, len(x), self.level.padded, self.level.tile)
-        self._decide(x, found)
-
-    @abstractmethod
-    def _score(self, panels: Numbers, scales: Floats, r: int, points: Numbers, tile: int) -> None:
-        """Products of ``r`` rows and all centroids, and what of their scores is looked at."""
-
-    @abstractmethod
-    def _choose(self, x: Floats, found: Ints, margins: Floats) -> NDArray[np.bool_]:
-        """Write what these scores say; (r,) whether it is certain, if scores that differ by more
-        than the row's margin are in true order."""
-
-    @abstractmethod
-    def _decide(self, x: Floats, found: Ints) -> None:
-        """Write what is true, by scores in float32 and, where they leave a doubt, by float64."""
-
-
-class _Nearest(Search):
-    """The place of the nearest centroid."""
-
-    def __init__(self, level: Centroids, size: int) -> None:
-        super().__init__(level, size)
-        self.margin = margin(level)
-        self.best, self.second = np.empty((2, size), np.float32)
-        self.arg = np.empty(size, np.int32)
-
-    def _score(self, panels: Numbers, scales: Floats, r: int, points: Numbers, tile: int) -> None:
-        norms = self.level.padded_norms
-        fold_level(panels, scales, r, points, norms, tile, self.best, self.second, self.arg)
-
-    def _choose(self, x: Floats, found: Ints, margins: Floats) -> NDArray[np.bool_]:
-        r = len(x)
-        found[:] = self.arg[:r]
-        return self.second[:r] - self.best[:r] > margins
-
-    def _decide(self, x: Floats, found: Ints) -> None:
-        r = len(x)
-        _decide(x, r, self.level.vectors, self.best, self.second, self.arg, *self.margin)
-        found[:] = self.arg[:r]
+            subtract(rest[:r], level.vectors, arg)
+        square_rows(rest[:r], left[start : start + r])
 
 
 def margin(level: Centroids) -> tuple[float, float]:
@@ -273,11 +196,11 @@ def margin(level: Centroids) -> tuple[float, float]:
     return a, b
 
 
-@kernel(REORDERED)
-def _decide(x, r, centroids, best, second, arg, slope, offset):  # type: ignore[no-untyped-def]
+@compiled(fastmath=REORDERED)
+def _decide(x, centroids, best, second, arg, slope, offset):  # type: ignore[no-untyped-def]
     """Decide rows whose two best scores are within the margin by float64 brute force."""
     d = x.shape[1]
-    for i in range(r):
+    for i in range(len(x)):
         square = np.float64(0)
         for m in range(d):
             square += np.float64(x[i, m]) * np.float64(x[i, m])
@@ -292,21 +215,3 @@ def _decide(x, r, centroids, best, second, arg, slope, offset):  # type: ignore[
             if distance < least:
                 least = distance
                 arg[i] = j
-
-
-@kernel(FINITE)
-def _subtract(x, r, centroids, arg):  # type: ignore[no-untyped-def]
-    """x[i] -= centroids[arg[i]]."""
-    for i in range(r):
-        for m in range(x.shape[1]):
-            x[i, m] -= centroids[arg[i], m]
-
-
-@kernel(REORDERED)
-def _square(x, r, out):  # type: ignore[no-untyped-def]
-    """Squared length of each row."""
-    for i in range(r):
-        total = np.float64(0)
-        for m in range(x.shape[1]):
-            total += np.float64(x[i, m]) * np.float64(x[i, m])
-        out[i] = total

@@ -9,30 +9,24 @@ and the codebook, are a function of the set of points, whoever sums what.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qarm.kernels.compiled import FINITE, compiled
 from qarm.kernels.nearest import Floats, Ints
-from qarm.kernels.threads import FINITE, kernel, over_rows
+from qarm.kernels.threads import over_rows
 
 _BITS = 32
-_ONE = 2.0**_BITS
 """2^31 points of the largest coordinate fit into a sum."""
 
 
 @dataclass(eq=False)
 class Sums:
-    """Weighted sums of the points of each cluster, in units of ``1 / scale``."""
-
-    ONE: ClassVar[float] = _ONE
-    """Weight 1 as it is held in ``mass``."""
+    """Sums of the points of each cluster, in units of ``1 / scale``."""
 
     totals: NDArray[np.int64]
     """(K, d)."""
-    mass: NDArray[np.int64]
-    """(K,) sum of the weights, in units of 2^-32."""
     sizes: NDArray[np.int64]
     """(K,) points."""
     scale: float
@@ -40,33 +34,24 @@ class Sums:
     @classmethod
     def zero(cls, k: int, d: int, scale: float) -> Sums:
         """Of no points."""
-        return cls(np.zeros((k, d), np.int64), np.zeros(k, np.int64), np.zeros(k, np.int64), scale)
+        return cls(np.zeros((k, d), np.int64), np.zeros(k, np.int64), scale)
 
-    def add(self, points: Floats, codes: Ints, weights: Floats, sign: int = 1) -> None:
-        """Add points (n, d) to the clusters ``codes`` (n,); weights are at most 1. Sign -1: take
-        them out."""
-        _add(points, codes, weights, self.scale, np.int64(sign), *self._arrays())
+    def add(self, points: Floats, codes: Ints, sign: int = 1) -> None:
+        """Add points (n, d) to the clusters ``codes`` (n,); sign -1 takes them out again."""
+        _add(points, codes, self.scale, np.int64(sign), self.totals, self.sizes)
 
     def merge(self, other: Sums) -> None:
         """Add what another thread or task has summed."""
-        for mine, others in zip(self._arrays(), other._arrays(), strict=True):
-            mine += others
-
-    def merge_rows(self, codes: Ints, *parts: NDArray[np.int64]) -> None:
-        """Add sums (totals, mass, sizes) of the clusters ``codes``, which may name one twice."""
-        for mine, others in zip(self._arrays(), parts, strict=True):
-            _merge(codes, others.reshape(len(codes), -1), mine.reshape(len(mine), -1))
+        self.totals += other.totals
+        self.sizes += other.sizes
 
     def means(self, otherwise: Floats) -> Floats:
         """(K, d) means; of a cluster without points, ``otherwise``."""
-        filled = self.mass > 0
+        filled = self.sizes > 0
         means = otherwise.copy()
-        unit = self.mass[filled, None] * (self.scale / _ONE)
+        unit = self.sizes[filled, None] * self.scale
         means[filled] = (self.totals[filled] / unit).astype(np.float32)
         return means
-
-    def _arrays(self) -> tuple[NDArray[Any], ...]:
-        return self.totals, self.mass, self.sizes
 
 
 def scale_for(largest: float) -> float:
@@ -74,15 +59,13 @@ def scale_for(largest: float) -> float:
     return float(2.0 ** (_BITS - np.ceil(np.log2(largest)))) if largest > 0 else 1.0
 
 
-def sum_clusters(
-    points: Floats, codes: Ints, weights: Floats, k: int, *, scale: float, threads: int = 1
-) -> Sums:
-    """Sums of points (n, d) over clusters ``codes`` (n,); weights (n,) are at most 1."""
+def sum_clusters(points: Floats, codes: Ints, k: int, *, scale: float, threads: int = 1) -> Sums:
+    """Sums of points (n, d) over clusters ``codes`` (n,)."""
     parts: list[Sums] = []
 
     def work(start: int, stop: int) -> None:
         part = Sums.zero(k, points.shape[1], scale)
-        part.add(points[start:stop], codes[start:stop], weights[start:stop])
+        part.add(points[start:stop], codes[start:stop])
         parts.append(part)
 
     over_rows(work, len(points), threads, 1)
@@ -92,20 +75,10 @@ def sum_clusters(
     return total
 
 
-@kernel(FINITE)
-def _add(points, codes, weights, scale, sign, totals, mass, sizes):  # type: ignore[no-untyped-def]
+@compiled(fastmath=FINITE)
+def _add(points, codes, scale, sign, totals, sizes):  # type: ignore[no-untyped-def]
     for i in range(len(points)):
         code = codes[i]
-        weight = np.float64(weights[i])
         sizes[code] += sign
-        mass[code] += sign * np.int64(np.rint(weight * _ONE))
-        weight *= scale
         for m in range(points.shape[1]):
-            totals[code, m] += sign * np.int64(np.rint(np.float64(points[i, m]) * weight))
-
-
-@kernel(FINITE)
-def _merge(codes, others, mine):  # type: ignore[no-untyped-def]
-    for i in range(len(codes)):
-        for m in range(mine.shape[1]):
-            mine[codes[i], m] += others[i, m]
+            totals[code, m] += sign * np.int64(np.rint(np.float64(points[i, m]) * scale))

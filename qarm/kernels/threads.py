@@ -1,4 +1,4 @@
-"""Compiling kernels and keeping threads under control."""
+"""Threads over ranges of rows."""
 
 from __future__ import annotations
 
@@ -7,35 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
-from typing import Any, TypeVar, cast
-
-import numba
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-#: No NaN or infinity reaches a kernel (inputs are checked), so minima may be vector instructions.
-FINITE = frozenset({"nnan", "ninf", "nsz", "contract"})
-#: Sums may be taken in any order as well: for float64 sums over the dimensions only.
-REORDERED = FINITE | {"reassoc"}
-
-
-def kernel(fastmath: frozenset[str]) -> Callable[[F], F]:
-    """``numba.njit`` that releases the GIL and caches machine code where the code can be cached.
-
-    Code imported from a zip (``--py-files``) has no place for a cache in older releases of numba
-    unless NUMBA_CACHE_DIR names one; there it is compiled once a process.
-    """
-
-    def wrap(function: F) -> F:
-        def compiled(cache: bool) -> Any:
-            return numba.njit(nogil=True, fastmath=set(fastmath), cache=cache)(function)
-
-        try:
-            return cast(F, compiled(cache=True))
-        except RuntimeError:  # "cannot cache function: no locator available"
-            return cast(F, compiled(cache=False))
-
-    return wrap
 
 
 @contextmanager

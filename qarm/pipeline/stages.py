@@ -62,8 +62,7 @@ _TRAINING = ("loader.shards", "loader.shuffle_rows", "training.mixed_precision")
 
 #: Settings of section codes that assign-codes alone reads; the others change the codebook.
 _ASSIGN_ONLY = (
-    *("keep_old_codes", "resolve_capacity", "vq_exact_anchors", "vq_index_probes"),
-    *("drift_max_error_ratio", "drift_max_usage_shift", "drift_max_dead"),
+    *("resolve_capacity", "vq_exact_anchors", "vq_index_probes", "drift_max_error_ratio"),
 )
 _FIT = tuple(f"codes.{name}" for name in Codes.model_fields if name not in _ASSIGN_ONLY)
 

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import partial
+import json
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from qarm.codes.anchor_index import recall
-from qarm.codes.codebook import Codebook, lists_to_matrix, matrix_to_lists
-from qarm.codes.drift import check_drift
-from qarm.codes.recode import TABLE, Plan, plan_recode
-from qarm.codes.resolve import measure_resolved, resolve
-from qarm.codes.sources import encoder_versions, load_codebook
+from qarm.codes import drift
+from qarm.codes.assign import assign_codes, assign_files, index_recall
+from qarm.codes.codebook import Codebook
+from qarm.codes.recode import TABLE, Plan, Target, plan_recode
+from qarm.codes.resolve import measure_resolved, resolve, unresolved
 from qarm.errors import InputError, plain_errors
 from qarm.ingest.times import micros_of
+from qarm.lake import files, manifest
 from qarm.lake.caching import Keeper
-from qarm.lake.scan import map_files
+from qarm.lake.tables import TableRef
 from qarm.ledger import Ledger, Metric, StageResult
+from qarm.pipeline.code_inputs import encoder_versions, load_codebook
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyspark import Broadcast
     from pyspark.sql import DataFrame
 
     from qarm.pipeline.context import Context
 
-_CODED = (
-    "item_id string, item_idx bigint, content_hash string, residual_error float, "
-    "rq array<int>, vq array<int>"
-)
-_FILE_COLUMNS = ("item_id", "item_idx", "content_hash", "vector", "encoder_version")
-_RECALL_ROWS = 2000
-"""Items that the recall of the approximate index is measured on."""
-
 
 def run(context: Context) -> StageResult:
-    """Code what is new or changed; removed items leave; the rest is not touched.
+    """Code what is new or changed; removed items leave; all other rows stay as they are.
 
     Raises:
         InputError: the codebook is of another encoder or dimension, has changed under its id, or
@@ -53,54 +41,35 @@ def run(context: Context) -> StageResult:
     vectors = context.table("item_embeddings").where(F.col("encoder_version") == encoder)
     settings = context.config.codes
     capacity = settings.resolve_capacity if codebook.levels else 0
-    plan = plan_recode(
-        context,
-        codebook,
-        encoder,
-        vectors,
-        vq_k,
+    target = Target(
+        codebook=codebook,
+        encoder=encoder,
+        vectors=vectors,
         rows=versions[encoder],
-        keep_older=settings.keep_old_codes,
+        vq_k=vq_k,
         resolved=capacity > 0,
     )
-    broadcast = context.spark.sparkContext.broadcast(codebook)
+    last = manifest.find(context.lake.root, context.stage)
+    plan = plan_recode(context.lake, target, context.ref("item_embeddings"), last)
     exact = len(codebook.anchors) <= settings.vq_exact_anchors
     probes = None if exact else settings.vq_index_probes
-    moved: list[Ledger] = []
+    metrics: list[Metric] = []
     artifacts = {}
     with plain_errors(), Keeper() as keep:
-        if _may_read_files(context, plan, versions[encoder]):
-            coder = partial(_code, broadcast, vq_k, probes, encoder)
-            coded = map_files(
-                context.lake, context.ref("item_embeddings"), _FILE_COLUMNS, coder, _CODED
-            )
-        else:
-            coded = assign_codes(plan.todo, broadcast, vq_k, probes)
-        if capacity and not plan.idle:
-            published = _published(context, plan, codebook)
-            coded, ledger = resolve(
-                coded,
-                vectors,
-                published,
-                broadcast,
-                capacity=capacity,
-                encoder=encoder,
-                keep=keep,
-            )
-            moved = [ledger]
-        _write(context, codebook, plan, coded, encoder)
+        coded, moved = _code(context, target, plan, probes, keep)
+        _write(context, target, plan, coded)
         table = context.lake.read(context.outputs[TABLE.name])
         counts = _committed(table, codebook, whole=plan.table is None or plan.replaces_all)
         rows_out = counts.get(codebook.codebook_id, 0)
-        metrics: list[Metric] = []
         if rows_out:
             ours = table.where(F.col("codebook_id") == codebook.codebook_id)
             if probes is not None:
-                metrics.append(_index_recall(codebook, vectors, vq_k, probes))
+                value, n = index_recall(codebook, vectors, vq_k, probes)
+                metrics.append(Metric(metric="vq_index_recall", value=value, n=n, variant="vq"))
             if capacity:
-                figures, artifacts["unresolved"] = measure_resolved(context, ours)
+                figures, artifacts["unresolved"] = _measure_resolved(context, ours)
                 metrics += figures
-            metrics += check_drift(context, codebook, vectors, ours)
+            metrics += _check_drift(context, codebook, vectors, ours)
     others = {f"encoder {v}": n for v, n in sorted(versions.items()) if v != encoder}
     return StageResult(
         ledgers=[
@@ -122,17 +91,13 @@ def run(context: Context) -> StageResult:
         metrics=metrics,
         artifacts=artifacts,
         facts={
-            "codebook_id": codebook.codebook_id,
-            "codebook_content": codebook.content_hash,
-            "encoder_version": encoder,
+            **target.facts,
             "rq_sizes": codebook.sizes,
             "vq_anchors": len(codebook.anchors),
-            "vq_k": vq_k,
             "new": plan.new,
             "changed": plan.changed,
             "unchanged": plan.same,
             "removed": plan.removed,
-            "older_rows": plan.others - plan.older,
             "found_by": plan.found_by,
             "resolved": capacity > 0,
         },
@@ -151,61 +116,38 @@ def _published(context: Context, plan: Plan, codebook: Codebook) -> DataFrame | 
     return ours.join(plan.leave, ["item_id", "codebook_id"], "left_anti")
 
 
-def assign_codes(
-    vectors: DataFrame, codebook: Broadcast[Codebook], vq_k: int, probes: int | None = None
-) -> DataFrame:
-    """Codes of ``vectors`` (item_id, item_idx, content_hash, vector): all but ``vector``, and
-    residual_error, rq and vq. Arrow in, Arrow out; the codebook goes to each worker once and is
-    made ready once a process. With ``probes``, vq is by the approximate index."""
-    coder = partial(_code, codebook, vq_k, probes, None)
-    return vectors.select("item_id", "item_idx", "content_hash", "vector").mapInArrow(coder, _CODED)
-
-
-def _may_read_files(context: Context, plan: Plan, rows: int) -> bool:
-    """Whether tasks read the files of item_embeddings themselves: all vectors are to be coded, and
-    the table is ours, so that its files have the columns of its schema."""
-    everything = plan.new + plan.changed == rows
-    ours = not context.is_external("item_embeddings")
-    return context.config.codes.read_files and everything and ours
-
-
 def _code(
-    broadcast: Broadcast[Codebook],
-    vq_k: int,
-    probes: int | None,
-    encoder: str | None,
-    batches: Iterable[pa.RecordBatch],
-) -> Iterator[pa.RecordBatch]:
-    """Spark task: rows of ``_CODED``. With ``encoder``, of the rows of that encoder alone."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    codebook = broadcast.value
-    for batch in batches:
-        if encoder is not None:
-            batch = batch.filter(pc.equal(batch["encoder_version"], encoder))
-        if batch.num_rows == 0:
-            continue
-        x = lists_to_matrix(batch["vector"], "item_embeddings").astype(np.float32, copy=False)
-        rq, left = codebook.rq(x)
-        vq = codebook.vq(x, vq_k, probes=probes)
-        yield pa.RecordBatch.from_arrays(
-            [
-                batch["item_id"],
-                batch["item_idx"],
-                batch["content_hash"],
-                pa.array(left),
-                matrix_to_lists(rq),
-                matrix_to_lists(vq),
-            ],
-            names=["item_id", "item_idx", "content_hash", "residual_error", "rq", "vq"],
+    context: Context, target: Target, plan: Plan, probes: int | None, keep: Keeper
+) -> tuple[DataFrame, list[Ledger]]:
+    """Codes of what the plan asks for, with rq_resolved if it is wanted; the resolver's ledger."""
+    broadcast = context.spark.sparkContext.broadcast(target.codebook)
+    if plan.new + plan.changed == target.rows and not context.is_external("item_embeddings"):
+        coded = assign_files(
+            context.lake,
+            context.ref("item_embeddings"),
+            target.encoder,
+            broadcast,
+            target.vq_k,
+            probes,
         )
+    else:
+        coded = assign_codes(plan.todo, broadcast, target.vq_k, probes)
+    if not target.resolved or plan.idle:
+        return coded, []
+    coded, ledger = resolve(
+        coded,
+        target.vectors,
+        _published(context, plan, target.codebook),
+        broadcast,
+        capacity=context.config.codes.resolve_capacity,
+        encoder=target.encoder,
+        keep=keep,
+    )
+    return coded, [ledger]
 
 
-def _write(
-    context: Context, codebook: Codebook, plan: Plan, coded: DataFrame, encoder: str
-) -> None:
-    """Commit what the plan asks for: nothing, all rows, or a MERGE of the rows concerned."""
+def _write(context: Context, target: Target, plan: Plan, coded: DataFrame) -> None:
+    """Commit what the plan asks for: nothing, all rows, or a MERGE of the rows that differ."""
     from pyspark.sql import functions as F
 
     context.say(
@@ -216,14 +158,13 @@ def _write(
         assert plan.table is not None
         context.outputs[TABLE.name] = plan.table
         return
+    about = {"codebook_id": target.codebook.codebook_id, "encoder_version": target.encoder}
     rows = coded.withColumns(
         {
-            "codebook_id": F.lit(codebook.codebook_id),
-            "encoder_version": F.lit(encoder),
+            **{name: F.lit(value) for name, value in about.items()},
             "assigned_at": F.timestamp_micros(F.lit(micros_of(context.now))),
         }
     )
-    about = {"codebook_id": codebook.codebook_id, "encoder_version": encoder}
     if plan.replaces_all:
         context.overwrite(TABLE, rows, **about)
     else:
@@ -238,14 +179,52 @@ def _committed(table: DataFrame, codebook: Codebook, *, whole: bool) -> dict[str
     return {r[0]: int(r[1]) for r in table.groupBy("codebook_id").count().collect()}
 
 
-def _index_recall(codebook: Codebook, vectors: DataFrame, vq_k: int, probes: int) -> Metric:
-    """Recall of the approximate index on the items of smallest hash."""
-    from pyspark.sql import functions as F
+def _measure_resolved(context: Context, ids: DataFrame) -> tuple[list[Metric], dict[str, str]]:
+    """Rates of ``rq_resolved``, and the artifact: Parquet rows as ``unresolved`` gives them."""
+    uri = context.work_dir("unresolved.parquet")
+    unresolved(ids, context.config.codes.resolve_capacity).write.mode("overwrite").parquet(uri)
+    without_room = context.spark.read.parquet(uri).count()
+    metrics = measure_resolved(ids, without_room)
+    moved = next(int(m.value) for m in metrics if m.metric == "resolver_moved")
+    context.say(
+        f"{moved} of {metrics[0].n} items have another code than their plain one; the prefixes of "
+        f"{without_room} are full" + f" ({uri})" * bool(without_room)
+    )
+    return metrics, {"uri": uri, "version": context.run_id}
 
-    drawn = vectors.orderBy(F.xxhash64("item_id"), "item_id").limit(_RECALL_ROWS)
-    x = lists_to_matrix(drawn.select("vector").toArrow()["vector"], "item_embeddings")
-    value = recall(codebook.anchor_index(probes), x.astype(np.float32, copy=False), vq_k)
-    return Metric(metric="vq_index_recall", value=value, n=len(x), variant="vq")
+
+def _check_drift(
+    context: Context, codebook: Codebook, vectors: DataFrame, ids: DataFrame
+) -> list[Metric]:
+    """Figures of the drift test; none without items held out at the fit, or without new ones."""
+    fit = manifest.find(context.lake.root, "fit-codebooks")
+    about = fit.artifacts.get("drift", {}) if fit is not None else {}
+    if fit is None or about.get("version") != codebook.codebook_id:
+        return []  # the user's own codebook, or too few items to hold any out
+    then = TableRef(**fit.inputs["item_embeddings"])
+    if then == context.ref("item_embeddings"):
+        return []
+    new, read = drift.sample_new(context.lake, then, fit.facts["encoder_version"], vectors, ids)
+    if not read:
+        context.say(
+            f"version {then.version} of item_embeddings, which the codebook was fitted on, cannot "
+            "be read any more; items coded later than the first ones count as new"
+        )
+    limits = context.config.codes
+    if len(new) < drift.MIN_ITEMS:
+        context.say(
+            f"{len(new)} new items since the fit: too few to judge whether a refit is due "
+            f"(at least {drift.MIN_ITEMS})"
+        )
+        return []
+    verdict = drift.check_drift(
+        json.loads(files.read_text(about["uri"])), codebook, new, ids, limits
+    )
+    if verdict.reasons:
+        context.say(f"refit is due: {'; '.join(verdict.reasons)}")
+    else:
+        context.say(f"no refit is due: {len(new)} new items are like those held out at the fit")
+    return verdict.metrics
 
 
 def _check_frozen(context: Context, codebook: Codebook) -> None:

@@ -2,70 +2,63 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from qarm.codes.codebook import Codebook
-from qarm.codes.drift import record, rows_to_hold_out
-from qarm.codes.fit_table import fit_residual_table
-from qarm.codes.fsq import Projection, rest_after
-from qarm.codes.fsq_fit import FsqFit, fit_fsq
-from qarm.codes.pools import Pool, choose_anchors
-from qarm.codes.refresh import begin
+from qarm.codes.drift import describe_fit, rows_to_hold_out
+from qarm.codes.kinds import kmeans_sizes, last_kind
+from qarm.codes.level_kind import LevelFit, rest_after
+from qarm.codes.pools import Pool, choose_pool
+from qarm.codes.refresh import Refit, begin, old_codes
 from qarm.codes.residual import ResidualFit, fit_residual
 from qarm.codes.sampling import sample_by_hash
-from qarm.codes.seeding import seeding_rows
-from qarm.codes.sources import KNOWN, LATER, encoder_versions, with_seen
-from qarm.errors import InputError, plain_errors
+from qarm.errors import InputError
 from qarm.kernels.nearest import Floats
-from qarm.lake import files
+from qarm.lake import files, manifest
 from qarm.lake.tables import TableRef
 from qarm.ledger import Ledger, Metric, StageResult
+from qarm.pipeline.code_inputs import training_events, vectors_to_fit_on
 from schemas import codebooks
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    import numpy as np
+    from numpy.typing import NDArray
 
     from qarm.config.codes import Codes
     from qarm.pipeline.context import Context
 
 
 def run(context: Context) -> StageResult:
-    """Fit residual levels and choose anchors; the codebook is frozen from here on.
+    """Fit residual levels and choose anchors; the codebook is immutable from then on.
 
     Raises:
         InputError: no vectors, vectors of several encoders, or fewer items than centroids.
     """
     config = context.config.codes
-    usable, counts, version = usable_vectors(context)
+    last_kind(config)  # an unusable setting stops the stage before the fit
+    usable, counts, encoder = vectors_to_fit_on(context)
     rows = counts.get("fit", 0)
-    pool = choose_anchors(context, usable, rows)
+    pool = choose_pool(usable, rows, training_events(context), config)
     aside = rows_to_hold_out(rows, config)
-    items, drawn = sample_by_hash(usable, rows, _sample_rows(config) + aside, config.seed)
+    items, drawn = sample_by_hash(usable, rows, config.fit_rows + aside, config.seed)
     kept = len(items) - aside
     sample, held_out = drawn[:kept], drawn[kept:]
-    refit = begin(context, items[:kept], sample, version)
-    start = None if refit is None else refit.start
-    fitted = _fit(context, _without(usable, items[kept:]), sample, start)
-    last = None
-    if config.rq_last == "fsq":
-        same = None if refit is None else refit.projection(version, config.rq_levels)
-        last = _fit_last(context, sample, fitted, same)
+    refit = _begin_refit(context, items[:kept], sample, encoder)
+    fitted, last = _fit(context, sample, encoder, refit)
     codebook = Codebook(
         levels=tuple(fitted.levels) if last is None else (*fitted.levels, last.table),
-        projection=None if last is None else last.projection,
+        last=None if last is None else last.coder,
         anchors=pool.vectors,
         anchor_items=pool.items,
-        encoder_version=version,
-        fit=_parameters(config, pool, fitted, warm=start is not None),
+        encoder_version=encoder,
+        fit=_parameters(config, pool, fitted, refit),
     )
     changes: list[Metric] = []
     if refit is not None:
         codebook, changes, line = refit.finish(codebook)
         context.say(line)
-    # Under its id: a run that is made again after a refresh may have another parent.
+    # In a folder of its id: a run that is repeated after a refresh may have another parent.
     uri = context.work_dir(codebook.codebook_id, "codebook.safetensors")
     files.write_bytes(uri, codebook.to_bytes())
     _append(context, codebook)
@@ -86,29 +79,67 @@ def run(context: Context) -> StageResult:
         metrics=_metrics(fitted, last) + changes,
         artifacts={
             "codebook": {"uri": uri, "version": codebook.codebook_id},
-            **record(context, codebook, sample, held_out),
+            **_record_for_drift(context, codebook, sample, held_out),
         },
         facts={
             "codebook_id": codebook.codebook_id,
-            "encoder_version": version,
+            "encoder_version": encoder,
             **codebook.fit,
             **(refit.facts if refit is not None else {}),
         },
     )
 
 
-def _parameters(config: Codes, pool: Pool, fitted: ResidualFit, *, warm: bool) -> dict[str, Any]:
-    """What the codebook says of its fit; ``warm``: it started from the parent codebook."""
+def _fit(
+    context: Context, sample: Floats, encoder: str, refit: Refit | None
+) -> tuple[ResidualFit, LevelFit | None]:
+    """Residual k-means on the sample, and the last level where it is of another kind."""
+    import torch
+
+    config = context.config.codes
+    sizes = kmeans_sizes(config)
+    context.say(f"residual k-means {sizes} on {len(sample)} vectors")
+    fitted = fit_residual(
+        sample,
+        sizes,
+        iterations=config.rq_iterations,
+        seed=config.seed,
+        start=None if refit is None else refit.start,
+        balance=config.rq_balanced,
+        shrink=None if config.rq_shrink == "auto" else config.rq_shrink,
+        threads=torch.get_num_threads(),
+        say=context.say,
+    )
+    kind = last_kind(config)
+    if kind is None:
+        return fitted, None
+    last = kind.fit(
+        rest_after(sample, fitted.codes, fitted.levels),
+        fitted.codes,
+        config.rq_levels[-1],
+        seed=config.seed,
+        keep=None if refit is None else refit.coder(encoder, config.rq_levels),
+    )
+    context.say(
+        f"level {len(config.rq_levels)} of {len(config.rq_levels)}: {kind.name}, "
+        f"{config.rq_levels[-1]} codes, mean squared rest {last.error:.4f}"
+    )
+    return fitted, last
+
+
+def _parameters(
+    config: Codes, pool: Pool, fitted: ResidualFit, refit: Refit | None
+) -> dict[str, Any]:
+    """Column ``fit`` of the codebook."""
+    warm = refit is not None and refit.start is not None
     return {
         "rq_levels": config.rq_levels,
         "rq_last": config.rq_last,
         "rq_shrink": config.rq_shrink,
         "rq_shrunk_by": fitted.shrunk_by,
         "rq_iterations": config.rq_iterations,
-        "rq_start": "parent" if warm else config.rq_init,
-        "rq_normalise": config.rq_normalise,
+        "rq_start": "parent" if warm else "k-means++",
         "rq_balanced": config.rq_balanced,
-        "fit_on": config.fit_on,
         "vq_anchors": len(pool.items),
         "vq_k": config.vq_k,
         "vq_pool": pool.rule,
@@ -117,104 +148,55 @@ def _parameters(config: Codes, pool: Pool, fitted: ResidualFit, *, warm: bool) -
     }
 
 
-def _without(usable: DataFrame, held_out: NDArray[np.int64]) -> DataFrame:
-    """``usable`` less the items held out: at most ``drift.MOST``, so that they are broadcast."""
-    from pyspark.sql import functions as F
+def _begin_refit(
+    context: Context, items: NDArray[np.int64], sample: Floats, encoder: str
+) -> Refit | None:
+    """A refit that keeps the numbers of the published codebook; None: there is none to keep to.
 
-    if len(held_out) == 0:
-        return usable
-    schema = "item_idx bigint"
-    aside = usable.sparkSession.createDataFrame([(int(i),) for i in held_out], schema)
-    return usable.join(F.broadcast(aside), "item_idx", "left_anti")
+    A run that is repeated keeps to the same parent, not to what it has published itself.
 
-
-def _fit_last(
-    context: Context, sample: Floats, fitted: ResidualFit, same: Projection | None
-) -> FsqFit:
-    """The last level by finite scalar quantisation of what the others have left."""
-    config = context.config.codes
-    rest = rest_after(sample, fitted.codes, fitted.levels)
-    last = fit_fsq(rest, fitted.codes, config.rq_levels[-1], seed=config.seed, projection=same)
-    context.say(
-        f"level {len(config.rq_levels)} of {len(config.rq_levels)}: FSQ of {last.projection.bits} "
-        f"bits, mean squared rest {last.error:.4f}"
-    )
-    return last
-
-
-def usable_vectors(context: Context) -> tuple[DataFrame, dict[str, int], str]:
-    """What codebooks are fitted on: items of the training part that have content.
-
-    Returns:
-        (item_id, item_idx, vector); rows of each use, ``fit`` or why not; the encoder.
+    Raises:
+        InputError: the parent's file is not what was published, or see ``old_codes``.
     """
-    version = _one_encoder(context)
-    vectors, counts = _with_use(context, version)
-    return vectors.where("use = 'fit'").drop("use"), counts, version
-
-
-def _one_encoder(context: Context) -> str:
-    """The encoder whose vectors are fitted on."""
-    versions = encoder_versions(context)
-    if len(versions) > 1:
-        raise InputError(
-            f"item_embeddings has vectors of {len(versions)} encoders: {versions}; a codebook is "
-            "fitted on one. Remove the others, or bring the one you want under [external.tables] "
-            "item_embeddings"
-        )
-    return next(iter(versions))
-
-
-def _with_use(context: Context, version: str) -> tuple[DataFrame, dict[str, int]]:
-    """(item_id, item_idx, vector, use) and rows of each use: fit, or why not."""
-    from pyspark.sql import functions as F
-
-    vectors = context.table("item_embeddings").where(F.col("encoder_version") == version)
-    use = (
-        # A zero vector is the absence of content; as an anchor it would be near to everything.
-        F.when(F.forall("vector", lambda x: x == 0), "zero_vector")
-        .when(F.col("seen") == KNOWN, "fit")
-        .when(F.col("seen") == LATER, "after_train_end")
-        .otherwise("no_event")
-    )
-    marked = with_seen(context, vectors.select("item_id", "item_idx", "vector"))
-    marked = marked.withColumn("use", use).drop("seen")
-    rows = marked.groupBy("use").count().collect()
-    return marked, {row["use"]: int(row["count"]) for row in rows}
-
-
-def _sample_rows(config: Codes) -> int:
-    """Most vectors on the driver: to fit (FSQ) on, or to draw first centroids from."""
-    if config.fit_on == "sample" or config.rq_last == "fsq":
-        return config.fit_rows
-    return seeding_rows(max(config.rq_levels))
-
-
-def _fit(
-    context: Context, usable: DataFrame, sample: Floats, start: list[Floats] | None
-) -> ResidualFit:
-    """Residual k-means on the sample, or on all of ``usable`` where ``codes.fit_on`` says so."""
-    import torch
-
     config = context.config.codes
-    sizes = config.rq_levels[:-1] if config.rq_last == "fsq" else config.rq_levels
-    settings: dict[str, Any] = {
-        "iterations": config.rq_iterations,
-        "seed": config.seed,
-        "start": start,
-        "init": config.rq_init,
-        "normalise": config.rq_normalise,
-        "balance": config.rq_balanced,
-        "shrink": None if config.rq_shrink == "auto" else config.rq_shrink,
-        "say": context.say,
-    }
-    if config.fit_on == "table":
-        context.say(f"residual k-means {sizes} on all vectors")
-        with plain_errors():
-            return fit_residual_table(usable, sizes, seeds=sample, **settings)
-    context.say(f"residual k-means {sizes} on {len(sample)} vectors")
-    threads = config.fit_threads or torch.get_num_threads()
-    return fit_residual(sample, sizes, threads=threads, **settings)
+    if config.refresh == "fresh":
+        return None
+    before = manifest.find(context.lake.root, context.stage)
+    ids = manifest.pinned(context.lake.root, "semantic_ids")
+    about = None
+    if before is not None and before.run_id == context.run_id:
+        if "parent" in before.facts:
+            about = {"uri": before.facts["parent_uri"], "version": before.facts["parent"]}
+        ids = TableRef(**before.inputs["semantic_ids"]) if "semantic_ids" in before.inputs else ids
+    elif before is not None:
+        about = before.artifacts["codebook"]
+    if about is None:
+        context.say("no codebook has been published, so this fit has no parent")
+        return None
+    parent = Codebook.from_bytes(files.open_file(about["uri"]).read(), about["uri"])
+    if parent.codebook_id != about["version"]:
+        raise InputError(
+            f"{about['uri']} should be codebook {about['version']}, is {parent.codebook_id}; "
+            "restore it, or set codes.refresh = 'fresh'"
+        )
+    table = None
+    if ids is not None and parent.levels and encoder != parent.encoder_version:
+        context.inputs["semantic_ids"] = ids
+        table = context.lake.read(ids)
+    old = old_codes(parent, items, sample, encoder, table)
+    return begin(parent, sample, encoder, old, config, about["uri"])
+
+
+def _record_for_drift(
+    context: Context, codebook: Codebook, sample: Floats, held_out: Floats
+) -> dict[str, dict[str, Any]]:
+    """Write what the drift test compares with; the artifact, if anything was held out."""
+    content = describe_fit(codebook, sample, held_out)
+    if content is None:
+        return {}
+    uri = context.work_dir(codebook.codebook_id, "drift.json")
+    files.write_text(uri, json.dumps(content))
+    return {"drift": {"uri": uri, "version": codebook.codebook_id}}
 
 
 def _append(context: Context, codebook: Codebook) -> None:
@@ -237,20 +219,14 @@ def _append(context: Context, codebook: Codebook) -> None:
     )
 
 
-def _metrics(fitted: ResidualFit, last: FsqFit | None) -> list[Metric]:
+def _metrics(fitted: ResidualFit, last: LevelFit | None) -> list[Metric]:
     """Reconstruction after each level, on the rows fitted on."""
-    found = []
-    of_last = [] if last is None else [last.error]
-    for level, error in enumerate([*fitted.errors, *of_last], start=1):
-        relative = error / fitted.mean_square
-        for name, value in (("reconstruction_error", error), ("relative_error", relative)):
-            found.append(
-                Metric(
-                    metric=f"rq_{name}_l{level}",
-                    value=value,
-                    n=fitted.rows,
-                    part="fit",
-                    variant="rq",
-                )
-            )
-    return found
+    errors = [*fitted.errors, *([] if last is None else [last.error])]
+    return [
+        Metric(metric=f"rq_{name}_l{level}", value=value, n=fitted.rows, part="fit", variant="rq")
+        for level, error in enumerate(errors, start=1)
+        for name, value in (
+            ("reconstruction_error", error),
+            ("relative_error", error / fitted.mean_square),
+        )
+    ]

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from qarm.codes.codebook import Codebook
-from qarm.codes.sources import encoder_versions, load_codebook
 from qarm.config import fingerprint
 from qarm.errors import InputError, plain_errors
 from qarm.evaluation import code_use, held_out_pairs
@@ -21,6 +20,7 @@ from qarm.evaluation.slices import ITEM_SLICES, with_item_slices
 from qarm.ingest.parts import training_parts
 from qarm.lake import files
 from qarm.ledger import Ledger, Metric, StageResult
+from qarm.pipeline.code_inputs import encoder_versions, load_codebook
 from qarm.pipeline.code_version import code_version
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from qarm.codes.sources import load_codebook
 from qarm.config import fingerprint
 from qarm.errors import InputError, RowsLostError
 from qarm.lake import files
 from qarm.ledger import Ledger, Metric, StageResult
+from qarm.pipeline.code_inputs import load_codebook
 from qarm.ranking import floor
 from qarm.ranking.dense import dense_statistics
 from qarm.ranking.item_table import ItemSource

@@ -47,7 +47,10 @@ def with_nan(x):
 
 
 VECTORS = {
-    "empty": (parquet(X[:0]), "item_embeddings has no rows; expected one an item of the catalogue"),
+    "empty": (
+        parquet(X[:0]),
+        "item_embeddings has no rows; expected one per item of the catalogue",
+    ),
     "nan": (parquet(with_nan(X)), "column vector has 1 vectors with NaN or infinity"),
     "null": (parquet(X[:5], vector=pa.array([None, *X[1:5].tolist()])), "and 1 nulls among 5"),
     "lengths": (parquet([*X[:29], X[29, :7]]), "must have one length, seen 7 to 11"),

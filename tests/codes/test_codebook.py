@@ -32,9 +32,9 @@ def same(a, b):
     for x, y in zip((*a.levels, a.anchors), (*b.levels, b.anchors), strict=True):
         np.testing.assert_array_equal(x, y)
     np.testing.assert_array_equal(a.anchor_items, b.anchor_items)
-    assert (a.projection is None) == (b.projection is None)
-    if a.projection is not None:
-        np.testing.assert_array_equal(a.projection.rows(), b.projection.rows())
+    assert (a.last is None) == (b.last is None)
+    if a.last is not None:
+        np.testing.assert_array_equal(a.last.rows(), b.last.rows())
 
 
 def fsq_book(**changes):
@@ -43,7 +43,7 @@ def fsq_book(**changes):
     projection = Projection(
         rng.standard_normal((2, 3)).astype(np.float32), np.full(3, 0.1, np.float32)
     )
-    return book(**({"projection": projection} | changes))
+    return book(**({"last": projection} | changes))
 
 
 def test_rows_and_file_bring_it_back() -> None:
@@ -144,14 +144,14 @@ def test_fsq_brings_itself_back_and_codes_by_projection() -> None:
     same(Codebook.from_rows(shuffled), ours)
     same(Codebook.from_bytes(ours.to_bytes()), ours)
     same(pickle.loads(pickle.dumps(ours)), ours)  # noqa: S301  what a broadcast does
-    moved = Projection(ours.projection.weights, ours.projection.origin + np.float32(1e-6))
-    assert len({x.codebook_id for x in (book(), ours, fsq_book(projection=moved))}) == 3
+    moved = Projection(ours.last.weights, ours.last.origin + np.float32(1e-6))
+    assert len({x.codebook_id for x in (book(), ours, fsq_book(last=moved))}) == 3
 
     x = np.random.default_rng(2).standard_normal((300, 3)).astype(np.float32)
     codes, left = ours.rq(x)
     first = ((x[:, None] - ours.levels[0]) ** 2).sum(-1).argmin(1)
     rest = (x - ours.levels[0][first]).astype(np.float64)
-    bits = (rest - ours.projection.origin) @ ours.projection.weights.T.astype(np.float64) > 0
+    bits = (rest - ours.last.origin) @ ours.last.weights.T.astype(np.float64) > 0
     np.testing.assert_array_equal(codes, np.c_[first, bits @ [1, 2]])
     np.testing.assert_allclose(left, ((rest - ours.levels[1][codes[:, 1]]) ** 2).sum(1), rtol=1e-5)
     assert (codes[:, 1] != book().rq(x)[0][:, 1]).any()  # not the nearest row of the table
@@ -170,7 +170,7 @@ def test_fsq_of_the_user_and_its_missing_parts() -> None:
 
     # The published form has no origin.
     plain = Codebook.from_rows(without(fsq & (code == 2)))
-    assert plain.projection.origin.tolist() == [0, 0, 0]
+    assert plain.last.origin.tolist() == [0, 0, 0]
     with pytest.raises(InputError, match="fsq level 1: codes must be"):
         Codebook.from_rows(without(fsq & (code == 0)))
     with pytest.raises(

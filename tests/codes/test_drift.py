@@ -7,6 +7,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 
+from qarm.codes import drift
 from qarm.codes.codebook import Codebook
 from qarm.codes.drift import error_ratio, figures, judge, rows_to_hold_out, usage_shift
 from qarm.codes.residual import fit_residual
@@ -77,7 +78,7 @@ def test_fires_on_what_is_new(book) -> None:
     # The same kinds in other shares: the error says nothing, the use does.
     found = verdict(book, held_out, draw(300, 2, CENTRES[::-1]), drift_max_error_ratio=3)
     assert len(found.reasons) == 1
-    assert found.reasons[0].startswith("new items use the level-1 codes otherwise")
+    assert found.reasons[0].startswith("new items use other level-1 codes")
     assert verdict(book, held_out, draw(300, 2), dead=0.3).reasons == [
         "the share of codes without items has risen by 30.0% of a level, limit 10%"
     ]
@@ -96,17 +97,19 @@ def test_usage_of_disjoint_codes_is_one_bit() -> None:
 
 
 def test_how_many_are_held_out() -> None:
-    settings = Codes(drift_holdout=0.1, drift_min_items=100)
+    settings = Codes(drift_holdout=0.1)
     assert [rows_to_hold_out(n, settings) for n in (999, 1000, 10**7)] == [0, 100, 20_000]
     assert rows_to_hold_out(10**6, Codes(drift_holdout=0)) == 0
 
 
 @pytest.mark.spark
-def test_stage_says_when_a_refit_is_due(make_world, capsys) -> None:
+def test_stage_says_when_a_refit_is_due(make_world, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(drift, "MIN_ITEMS", 30)
+
     def items(x, first=0):
         return {f"i{first + n}": v for n, v in enumerate(x)}
 
-    settings = {"rq_levels": [8, 6], "vq_anchors": 5, "vq_k": 2, "drift_min_items": 30}
+    settings = {"rq_levels": [8, 6], "vq_anchors": 5, "vq_k": 2}
     world = make_world(codes=settings | {"drift_holdout": 0.2})
     vectors = items(unit_vectors(300)) | {"i300": np.zeros(11, np.float32)}
     world.vectors(vectors)

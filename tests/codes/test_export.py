@@ -96,7 +96,7 @@ def test_parquet(exported, tmp_path, capsys) -> None:
     # Nothing is overwritten.
     again = ["export-codes", "--config", str(exported.config), "--format", "parquet", "--to", to]
     assert cli.main(again) == InputError.exit_code
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
 
 
 def test_minionerec(exported, tmp_path, capsys) -> None:

@@ -7,12 +7,14 @@ import pytest
 
 from qarm.codes import fsq_fit
 from qarm.codes.code_counts import collisions
-from qarm.codes.fsq import Projection, encode_last, rest_after
+from qarm.codes.fsq import Projection
 from qarm.codes.fsq_fit import decode_table, fit_fsq, train_projection
+from qarm.codes.kinds import kmeans_sizes, last_kind
 from qarm.codes.kmeans import kmeans
+from qarm.codes.level_kind import encode_last, rest_after
 from qarm.codes.residual import fit_residual
 from qarm.config.codes import Codes
-from qarm.errors import InputError
+from qarm.errors import ConfigError, InputError
 from qarm.kernels.nearest import encode, nearest, prepare
 
 
@@ -101,7 +103,7 @@ def fitted():
 def test_fewer_items_share_a_code_than_with_a_third_kmeans_level(fitted) -> None:
     rest, prefix, ours, centroids = fitted
     for rows in (slice(0, 2400), slice(0, 3000)):  # fitted on; and with items not fitted on
-        by_bits = np.c_[prefix, ours.projection.encode(rest)][rows]
+        by_bits = np.c_[prefix, ours.coder.encode(rest)][rows]
         by_centroid = np.c_[prefix, nearest(rest, centroids)[0]][rows]
         shared = collisions(by_centroid).shared_items
         assert shared > 200
@@ -111,7 +113,7 @@ def test_fewer_items_share_a_code_than_with_a_third_kmeans_level(fitted) -> None
 def test_near_rests_agree_in_more_bits_and_bits_are_even(fitted) -> None:
     rest, _, ours, _ = fitted
     new = rest[2400:]
-    bits = ours.projection.encode(new)[:, None] >> np.arange(5) & 1
+    bits = ours.coder.encode(new)[:, None] >> np.arange(5) & 1
     distance = ((new[:, None] - new[None]) ** 2).sum(-1)
     np.fill_diagonal(distance, np.inf)
     near = np.argsort(distance, axis=1)[:, :5]
@@ -124,10 +126,10 @@ def test_the_table_lowers_the_error_of_items_not_fitted_on(fitted) -> None:
     rest, _, ours, _ = fitted
     assert ours.table.shape == (32, 24)
     new = rest[2400:]
-    left = ((new - ours.table[ours.projection.encode(new)]) ** 2).sum(1).mean()
+    left = ((new - ours.table[ours.coder.encode(new)]) ** 2).sum(1).mean()
     assert left < 0.95 * (new**2).sum(1).mean()
     known = rest[:2400]
-    np.testing.assert_array_equal(ours.codes, ours.projection.encode(known))
+    np.testing.assert_array_equal(ours.codes, ours.coder.encode(known))
     expected = ((known - ours.table[ours.codes]).astype(float) ** 2).sum(1).mean()
     assert ours.error == pytest.approx(expected)
 
@@ -152,7 +154,7 @@ def test_same_arguments_same_projection_whatever_the_threads(monkeypatch) -> Non
 def test_few_rows_no_partners_equal_rows_and_more_bits_than_dimensions(monkeypatch) -> None:
     monkeypatch.setattr(fsq_fit, "STEPS", 5)
     alone = fit_fsq(clustered(20, 3), np.arange(20)[:, None], 32)  # 5 bits of 3 dimensions
-    assert alone.projection.weights.shape == (5, 3)
+    assert alone.coder.weights.shape == (5, 3)
     nothing = fit_fsq(np.zeros((6, 4), np.float32), np.zeros((6, 2), np.int32), 4)
     assert nothing.error == 0
     single = fit_fsq(np.ones((1, 4), np.float32), np.zeros((1, 2), np.int32), 4)
@@ -191,8 +193,9 @@ def test_bad_projections() -> None:
 
 
 def test_setting_needs_a_power_of_two_and_a_level_before() -> None:
-    assert Codes(rq_last="fsq", rq_levels=[100, 64]).rq_last == "fsq"
-    with pytest.raises(ValueError, match="power of two"):
-        Codes(rq_last="fsq", rq_levels=[64, 100])
-    with pytest.raises(ValueError, match="needs a k-means level before it"):
-        Codes(rq_last="fsq", rq_levels=[64])
+    assert kmeans_sizes(Codes(rq_last="fsq", rq_levels=[100, 64])) == [100]
+    assert last_kind(Codes(rq_levels=[64, 100])) is None
+    with pytest.raises(ConfigError, match="power of two"):
+        last_kind(Codes(rq_last="fsq", rq_levels=[64, 100]))
+    with pytest.raises(ConfigError, match="needs a k-means level before it"):
+        last_kind(Codes(rq_last="fsq", rq_levels=[64]))

@@ -79,15 +79,6 @@ def test_sums_do_not_drift() -> None:
     assert found.centroids[1, 0] == x[1, 0]
 
 
-def test_weights_are_repetitions() -> None:
-    x = np.random.default_rng(4).standard_normal((400, 5), dtype=np.float32)
-    times = 1 + np.arange(400) % 4
-    weighted = kmeans(x, 20, iterations=15, start=x[:20], weights=times / 4)
-    repeated = kmeans(np.repeat(x, times, axis=0), 20, iterations=15, start=x[:20])
-    np.testing.assert_allclose(weighted.centroids, repeated.centroids, rtol=1e-6)
-    np.testing.assert_allclose(weighted.inertia, repeated.inertia, rtol=1e-6)
-
-
 def test_order_of_points_does_not_matter() -> None:
     """Also where bounds are at work (many centroids), and to the last bit."""
     x = np.random.default_rng(5).standard_normal((3000, 6), dtype=np.float32)
@@ -103,8 +94,6 @@ def test_bad_input() -> None:
         kmeans(x, 5, iterations=1)
     with pytest.raises(InputError, match=r"start should be \(2, 2\), is \(3, 2\)"):
         kmeans(x, 2, iterations=1, start=x[:3])
-    with pytest.raises(InputError, match=r"4 numbers in \[0, 1\]"):
-        kmeans(x, 2, iterations=1, weights=np.array([1, 1, 2, 1]))
     x[1, 1] = np.nan
     with pytest.raises(InputError, match="points: 1 of 4"):
         kmeans(x, 2, iterations=1)

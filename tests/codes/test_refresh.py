@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from qarm.codes.codebook import Codebook
-from qarm.codes.fsq import rest_after
 from qarm.codes.fsq_fit import fit_fsq
+from qarm.codes.level_kind import rest_after
 from qarm.codes.matching import (
     best_pairs,
     changed,
@@ -157,22 +157,20 @@ def test_bits_of_an_fsq_level_keep_their_meaning_under_the_same_encoder() -> Non
     x = blobs(3000)
     two = fit_residual(x, [12], iterations=30)
     last = fit_fsq(rest_after(x, two.codes, two.levels), two.codes, 8)
-    book = Codebook(
-        levels=(*two.levels, last.table), projection=last.projection, encoder_version="e1"
-    )
+    book = Codebook(levels=(*two.levels, last.table), last=last.coder, encoder_version="e1")
     less = x[300:]  # some items have left
     old = book.rq(less)[0]
     start = warm_start(less, old, [12], parent=two.levels)
     fit = fit_residual(less, [12], iterations=30, start=start)
     rest = rest_after(less, fit.codes, fit.levels)
     refit = Refit(book, less, old, start, {})
-    assert refit.projection("e2", [12, 8]) is None
-    assert refit.projection("e1", [12, 16]) is None
-    assert refit.projection("e1", [12, 12, 8]) is None
+    assert refit.coder("e2", [12, 8]) is None
+    assert refit.coder("e1", [12, 16]) is None
+    assert refit.coder("e1", [12, 12, 8]) is None
     shares = []
-    for kept in (refit.projection("e1", [12, 8]), None):
-        new = fit_fsq(rest, fit.codes, 8, seed=1, projection=kept)
-        fitted = Codebook(levels=(*fit.levels, new.table), projection=new.projection)
+    for kept in (refit.coder("e1", [12, 8]), None):
+        new = fit_fsq(rest, fit.codes, 8, seed=1, keep=kept)
+        fitted = Codebook(levels=(*fit.levels, new.table), last=new.coder)
         metrics = {m.metric: m.value for m in refit.finish(fitted)[1]}
         shares.append(metrics["rq_changed_l2"])
     assert shares[0] < 0.2 < 0.6 < shares[1]  # kept, and trained anew
@@ -247,7 +245,7 @@ def test_settings_of_the_assignment_alone_make_no_new_codebook() -> None:
     """With refresh = "matched", another run would be another codebook."""
     seen = {name.removeprefix("codes.") for name in stage("fit-codebooks").settings(Config())}
     assert set(_ASSIGN_ONLY) == set(Codes.model_fields) - seen
-    changed_settings = {"resolve_capacity": 3, "drift_max_dead": 0.5, "keep_old_codes": True}
+    changed_settings = {"resolve_capacity": 3, "drift_max_error_ratio": 2.0}
     other = Config.model_validate({"codes": changed_settings})
     assert stage("fit-codebooks").settings(other) == stage("fit-codebooks").settings(Config())
     assert stage("assign-codes").settings(other) != stage("assign-codes").settings(Config())

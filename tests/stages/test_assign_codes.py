@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import functions as F
 
+from qarm.codes.assign import assign_codes, assign_files
 from qarm.codes.codebook import Codebook
 from qarm.errors import InputError
 from qarm.lake import manifest
-from qarm.lake.scan import map_files
-from qarm.stages.assign_codes import _CODED, _FILE_COLUMNS, _code, assign_codes
 from schemas import item_embeddings
 from tests.lakes.codes import unit_vectors
 
@@ -97,20 +94,11 @@ def test_codes_of_the_catalogue_and_what_later_runs_touch(make_world) -> None:
     )
 
 
-def test_codes_of_older_codebooks_leave_unless_asked_to_stay(make_world) -> None:
+def test_codes_of_older_codebooks_leave(make_world) -> None:
     world = make_world()
     world.vectors(items(60))
-    old = world.run("fit-codebooks")["facts"]["codebook_id"]
+    world.run("fit-codebooks")
     world.run("assign-codes")
-    new = world.run("fit-codebooks", seed=3)["facts"]["codebook_id"]
-    entry = world.run("assign-codes", seed=3, keep_old_codes=True)
-    assert entry["rows_out"] == 60
-    ids = world.table("semantic_ids").groupBy("codebook_id").count().collect()
-    assert {(r["codebook_id"], r["count"]) for r in ids} == {(old, 60), (new, 60)}
-    version = world.lake.version("semantic_ids")
-    entry = world.run("assign-codes", seed=3)
-    assert entry["ledgers"][0]["dropped"]["older_codebook"] == 60
-    assert {kind for _, kind in changes(world, version)} == {"delete"}
     world.run("fit-codebooks", rq_levels=[9, 8, 7])
     entry = world.run("assign-codes", rq_levels=[9, 8, 7])  # replaces all codes at once
     assert entry["ledgers"][0]["dropped"]["older_codebook"] == 60
@@ -126,13 +114,12 @@ def test_tasks_that_read_the_files_give_the_same_codes(make_world) -> None:
     ref = world.lake.overwrite(item_embeddings.TABLE, ours.unionByName(other), {})
     codebook = Codebook.from_rows(world.table("codebooks").toArrow())
     broadcast = world.spark.sparkContext.broadcast(codebook)
-    coder = partial(_code, broadcast, 5, None, "e1")
-    read = map_files(world.lake, ref, _FILE_COLUMNS, coder, _CODED).collect()
+    read = assign_files(world.lake, ref, "e1", broadcast, 5).collect()
     handed_over = assign_codes(ours, broadcast, 5).collect()
     assert len(read) == 60
     assert sorted(read) == sorted(handed_over)
     world.publish("embed-catalog", ref)
-    entry = world.run("assign-codes", read_files=False)
+    entry = world.run("assign-codes")
     assert entry["dropped"] == {"encoder e0": 60}
     assert sorted(codes_of(world)) == sorted(row["item_id"] for row in read)
 

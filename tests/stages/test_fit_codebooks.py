@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from qarm.codes.codebook import Codebook
-from qarm.codes.compare_pools import compare_pools
 from qarm.errors import InputError, MissingStageError
 from qarm.lake import files, manifest
+from qarm.pipeline.context import open_context
+from qarm.pipeline.export_codes import measure_anchor_pools
 from tests.lakes.codes import unit_vectors
 
 pytestmark = pytest.mark.spark
@@ -89,40 +90,31 @@ def test_a_sample_by_hash(make_world) -> None:
     assert published(world).codebook_id == first.codebook_id
 
 
-def test_on_the_table_as_on_the_sample(make_world) -> None:
+def test_k_centre_pool(make_world) -> None:
+    """The item of smallest hash first, then the farthest from it."""
     world = make_world()
     x = items(300)
     world.vectors(x)
-    settings = {"rq_levels": [9, 5], "rq_iterations": 2, "rq_normalise": True, "rq_balanced": 0.1}
-    on_sample = world.run("fit-codebooks", **settings)
-    first = published(world)
-    on_table = world.run(
-        "fit-codebooks", **settings, fit_on="table", fit_rows=10, vq_pool="k_centre"
-    )
-    second = published(world)
-    for before, after in zip(first.levels, second.levels, strict=True):
-        np.testing.assert_array_equal(before, after)
-    for before, after in zip(on_sample["metrics"], on_table["metrics"], strict=True):
-        assert before == {**after, "value": pytest.approx(after["value"], rel=1e-6)}
-    assert on_table["dropped"]["beyond_fit_rows"] == 0
-    assert (second.fit["fit_on"], second.fit["rows"]) == ("table", 300)
-    assert second.fit["rq_start"] == "k-means++"
-    # Anchors of k-centre: the item of smallest hash first, then the farthest from it.
-    anchors = second.anchors.astype(np.float64)
+    world.run("fit-codebooks", vq_pool="k_centre")
+    book = published(world)
     every = np.stack(list(x.values()))
-    assert second.fit["vq_pool"] == "k_centre"
-    far = ((every - anchors[0]) ** 2).sum(1).argmax()
-    np.testing.assert_array_equal(second.anchors[1], every[far])
-    assert second.anchor_items[1] == far
+    assert (book.fit["vq_pool"], book.fit["rows"]) == ("k_centre", 300)
+    far = ((every - book.anchors[0].astype(np.float64)) ** 2).sum(1).argmax()
+    np.testing.assert_array_equal(book.anchors[1], every[far])
+    assert book.anchor_items[1] == far
 
 
 def test_compares_pools(make_world) -> None:
     world = make_world()
     vectors = items(120)
     world.vectors(vectors)
-    assert set(compare_pools(world.config, world.spark)) == {"random", "k_centre"}
+
+    def compare():
+        return measure_anchor_pools(open_context(world.config, world.spark, "anchor-pools"))
+
+    assert set(compare()) == {"random", "k_centre"}
     world.log(vectors, {i: 1 + int(i[1:]) % 50 for i in vectors})
-    found = compare_pools(world.config, world.spark)
+    found = compare()
     assert set(found) == {"popular", "random", "k_centre"}
     assert {c.anchors for c in found.values()} == {40}
     assert found["k_centre"].farthest < found["random"].farthest
