@@ -59,21 +59,21 @@ def case(kind: str, x: np.ndarray, k: int, iterations: int, runs: int) -> None:
     name = f"{kind}, {len(x)} x {D}, K {k}, {iterations} iterations"
     say(f"{name}: drawing the first centres")
     start = seed_plus_plus(x, k, 0)
-    found: dict[str, Clusters | KMeans] = {}
+    results: dict[str, Clusters | KMeans] = {}
 
     def ours(most: int = iterations) -> None:
-        found["ours"] = kmeans(x, k, iterations=most, start=start, threads=THREADS)
+        results["ours"] = kmeans(x, k, iterations=most, start=start, threads=THREADS)
 
     def peer() -> None:
         with threadpool_limits(THREADS):
             model = KMeans(k, init=start, n_init=1, max_iter=iterations, tol=0, algorithm="lloyd")
-            found["peer"] = model.fit(x)
+            results["peer"] = model.fit(x)
 
     ours(2)  # compiles
     mine, other = interleaved(name, ours, peer, runs)
-    inertia = float(found["ours"].distances.sum(dtype=np.float64))
-    say(f"{name}: inertia {inertia:.3f}, sklearn {found['peer'].inertia_:.3f}")
-    equal = abs(inertia - found["peer"].inertia_) <= 1e-3 * found["peer"].inertia_
+    inertia = float(results["ours"].distances.sum(dtype=np.float64))
+    say(f"{name}: inertia {inertia:.3f}, sklearn {results['peer'].inertia_:.3f}")
+    equal = abs(inertia - results["peer"].inertia_) <= 1e-3 * results["peer"].inertia_
     report("fit", name, "sklearn KMeans, lloyd", mine, other, equal)
 
 

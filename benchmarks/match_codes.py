@@ -37,10 +37,10 @@ def dense(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, size: int)
     """Row of each column, by scipy on the whole matrix."""
     matrix = np.zeros((size, size))
     matrix[rows, columns] = weights
-    found = np.empty(size, np.int64)
+    row_of = np.empty(size, np.int64)
     row, column = linear_sum_assignment(matrix, maximize=True)
-    found[column] = row
-    return found
+    row_of[column] = row
+    return row_of
 
 
 def main() -> None:
@@ -61,10 +61,10 @@ def main() -> None:
         ]
         for solver, function in solvers:
             tracemalloc.start()
-            found = function(rows, columns, weights, arguments.size)
+            row_of = function(rows, columns, weights, arguments.size)
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-            kept.append(sum(table.get((int(r), c), 0) for c, r in enumerate(found) if r >= 0))
+            kept.append(sum(table.get((int(r), c), 0) for c, r in enumerate(row_of) if r >= 0))
             say(f"{name}: {solver} keeps {kept[-1]:.0f} items, {peak / 1e6:.0f} MB")
         ours, peer = interleaved(
             name,

@@ -26,10 +26,10 @@ _ITERATIONS = 5
 
 @dataclass(frozen=True, eq=False)
 class AnchorIndex:
-    """Made by ``build_index``."""
+    """``build_index`` creates it."""
 
     anchors: Centroids
-    """All anchors, ready for the exact kernel."""
+    """All anchors, prepared for the exact kernel."""
     probes: int
     """Cells that a row searches."""
     cells: int
@@ -63,7 +63,7 @@ def build_index(anchors: Centroids, *, probes: int, seed: int = 0) -> AnchorInde
     """Divide ``anchors`` (N, d) among 4 sqrt(N) cells; equal in every process.
 
     Args:
-        anchors: made ready by ``prepare_anchors``.
+        anchors: prepared by ``prepare_anchors``.
         probes: cells that a row searches.
         seed: of the sample of anchors that the centres are fitted on.
     """

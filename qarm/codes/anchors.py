@@ -33,7 +33,7 @@ def nearest_k(
 
     Args:
         x: (n, d) vectors.
-        anchors: (N, d), or made ready by ``prepare_anchors``.
+        anchors: (N, d), or prepared by ``prepare_anchors``.
         k: length of the code.
         threads: number of threads; the result does not depend on it.
 
@@ -65,7 +65,7 @@ def nearest_k(
 
 
 def prepare_anchors(anchors: NDArray[np.floating]) -> Centroids:
-    """Like ``prepare``; equal anchors all stay, since a code may name each of them."""
+    """Like ``prepare``, but keeps equal anchors, since a code may name each of them."""
     return prepare(anchors, "anchors", distinct=False)
 
 

@@ -43,9 +43,9 @@ class Codebook:
     anchors: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
     """(N, d) anchor vectors; no rows: no VQ codes."""
     anchor_items: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """(N,) items.item_idx of each anchor; -1: not an item of ours."""
+    """(N,) items.item_idx of each anchor; -1: not an item of the catalogue."""
     encoder_version: str = ""
-    """Encoder of the vectors it was fitted on; empty: not known."""
+    """Encoder of the vectors it was fitted on; empty: unknown."""
     fit: dict[str, Any] = field(default_factory=dict)
     """Fit parameters, as JSON can hold them."""
     given_id: str = ""
@@ -108,7 +108,7 @@ class Codebook:
 
     @property
     def codebook_id(self) -> str:
-        """What the tables call it."""
+        """Its id in the tables."""
         return self.given_id or self.content_hash
 
     @cached_property
@@ -125,13 +125,13 @@ class Codebook:
         return {}
 
     def anchor_index(self, probes: int) -> AnchorIndex:
-        """The anchors' approximate index, built once a process."""
+        """The anchors' approximate index, built once per process."""
         if probes not in self._ready_indexes:
             self._ready_indexes[probes] = build_index(self._ready_anchors, probes=probes)
         return self._ready_indexes[probes]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Travels to the workers without what each of them can make itself."""
+        """Without what each process can compute itself."""
         return {k: v for k, v in self.__dict__.items() if not k.startswith("_ready")}
 
     def rq(self, x: NDArray[np.floating], *, threads: int = 1) -> tuple[Ints, Floats]:
@@ -147,7 +147,7 @@ class Codebook:
     ) -> Ints:
         """Ids (n, k) of the nearest anchors; (n, 0) without anchors. See ``nearest_k``.
 
-        With ``probes``, by the approximate index, which looks into so many of its cells.
+        With ``probes``, by the approximate index, which searches this many of its cells.
         """
         self._check_dimensions(x)
         if len(self.anchors) == 0:

@@ -1,4 +1,4 @@
-"""How well the pool rules of VQ anchors cover the items of a lake (`qarm anchor-pools`)."""
+"""Coverage of items by the anchors that each pool rule chooses (`qarm anchor-pools`)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def coverage(vectors: Floats, items: NDArray[np.int64], pool: Pool, k: int) -> C
     n = len(pool.items)
     ids = nearest_k(vectors, pool.vectors, min(k + 1, n))
     other = pool.items[ids] != items[:, None]
-    # The item itself leaves; of a row without it the last one does.
+    # Leave out the item itself; in a row without it, the last anchor.
     other[other.all(axis=1) & (ids.shape[1] > k), -1] = False
     distances = np.empty(ids.shape)
     for rank in range(ids.shape[1]):  # rank by rank, so that memory is that of the vectors

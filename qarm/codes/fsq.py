@@ -1,8 +1,8 @@
 """Finite scalar quantisation of the rest that the residual levels leave: Res-KmeansFSQ.
 
 Published (QARM V2, arXiv 2602.08559): z = round(sigmoid(r W)), W in R^(d x b), 2^b codes. We write
-z = round(sigmoid((r - o) W)) with an origin o, which is zero in the published form. How W comes
-about is not published; ``fsq_fit`` holds our way.
+z = round(sigmoid((r - o) W)) with an origin o, which is zero in the published form. How W is
+trained is not published; ``fsq_fit`` is our method.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Projection:
         return cls(matrix[:bits], origin)
 
     def check(self, levels: Sequence[Floats]) -> None:
-        """That the last of ``levels`` has a row for each code.
+        """Check that the last of ``levels`` has a row for each code.
 
         Raises:
             InputError: it has not, or its dimensions differ, or there is none.

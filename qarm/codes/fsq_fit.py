@@ -1,7 +1,7 @@
-"""Training the projection of an FSQ level. Ours: QARM V2 does not say how W comes about.
+"""Training the projection of an FSQ level. The method is ours: QARM V2 does not publish one.
 
-Start: the principal axes of the differences of items that share a prefix (what must be told apart
-there), turned by ITQ (Gong and Lazebnik, CVPR 2011) so that signs lose little, and an origin at
+Start: the principal axes of the differences of items that share a prefix (which the level has to
+separate), rotated by ITQ (Gong and Lazebnik, CVPR 2011) so that signs lose little, and an origin at
 their medians, so that every bit halves the items. Then Adam, with s = sigmoid(beta (r - o) W) in
 place of bits and a beta that rises, lowers the sum of
 
@@ -30,9 +30,9 @@ from qarm.kernels.threads import one_torch_thread
 SAMPLE_ROWS = 32_768
 """The projection is trained on no more rows than this, of whole prefixes drawn at random."""
 NEIGHBOUR_ROWS = 8_192
-"""Neighbours are looked for among the first so many of them."""
+"""Neighbours are searched among this many of the first of them."""
 PARTNERS = 16
-"""Partners of the same prefix that an item is told apart from: on either side in a random order."""
+"""Partners of the same prefix per item, on either side in a random order."""
 NEIGHBOURS = 5
 STEPS = 300
 LEARNING_RATE = 0.02
@@ -72,10 +72,10 @@ def fit_fsq(
     if projection is None:
         cells = np.unique(prefix, axis=0, return_inverse=True)[1].reshape(-1)
         projection = train_projection(rest, cells, bits, seed)
-    found = projection.encode(rest)
-    table = decode_table(rest, found, bits)
-    left = ((rest - table[found]).astype(np.float64) ** 2).sum(axis=1)
-    return LevelFit(projection, table, found, float(left.mean()))
+    coded = projection.encode(rest)
+    table = decode_table(rest, coded, bits)
+    left = ((rest - table[coded]).astype(np.float64) ** 2).sum(axis=1)
+    return LevelFit(projection, table, coded, float(left.mean()))
 
 
 def decode_table(rest: Floats, codes: Ints, bits: int) -> Floats:
@@ -176,11 +176,11 @@ def _by_cell(cells: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np
 
 def _partners(cells: NDArray[np.integer]) -> NDArray[np.int64]:
     """(2, p) rows of the same cell, at most ``PARTNERS`` / 2 apart; cells lie side by side."""
-    found = [np.empty((2, 0), np.int64)]
+    pairs = [np.empty((2, 0), np.int64)]
     for apart in range(1, PARTNERS // 2 + 1):
         first = np.flatnonzero(cells[apart:] == cells[:-apart])
-        found.append(np.stack([first, first + apart]))
-    return np.concatenate(found, axis=1)
+        pairs.append(np.stack([first, first + apart]))
+    return np.concatenate(pairs, axis=1)
 
 
 def _near(x: Floats, cells: NDArray[np.integer]) -> NDArray[np.int64]:

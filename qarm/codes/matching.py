@@ -91,14 +91,14 @@ def match(old: Ints, new: Ints, sizes: Sequence[int]) -> list[Numbers]:
         stable = np.bincount(inverse, weights=stays[fits], minlength=len(pairs))
         # Lexicographic, as integers that float64 holds: stable items first, then all.
         weights = stable * (len(old) + 1.0) + every
-        found = best_pairs(pairs // size, pairs % size, weights, size)
-        free = np.setdiff1d(np.arange(size), found)
-        without = np.flatnonzero(found < 0)
+        row_of = best_pairs(pairs // size, pairs % size, weights, size)
+        free = np.setdiff1d(np.arange(size), row_of)
+        without = np.flatnonzero(row_of < 0)
         own = np.intersect1d(free, without)
-        found[own] = own
-        found[np.setdiff1d(without, own)] = np.setdiff1d(free, own)
-        numbers.append(found)
-        stays &= found[b] == a
+        row_of[own] = own
+        row_of[np.setdiff1d(without, own)] = np.setdiff1d(free, own)
+        numbers.append(row_of)
+        stays &= row_of[b] == a
     return numbers
 
 
@@ -119,7 +119,7 @@ def best_pairs(rows: Numbers, columns: Numbers, weights: NDArray[np.float64], si
     Returns:
         (size,) row of each column; -1: none shares a weight with it and is free.
     """
-    found = np.full(size, -1, np.int64)
+    row_of = np.full(size, -1, np.int64)
     while len(rows):
         _, row_second, row_best = _top_two(rows, weights, size)
         _, column_second, column_best = _top_two(columns, weights, size)
@@ -128,7 +128,7 @@ def best_pairs(rows: Numbers, columns: Numbers, weights: NDArray[np.float64], si
         clear &= weights >= row_second[rows] + column_second[columns]
         if not clear.any():
             break
-        found[columns[clear]] = rows[clear]
+        row_of[columns[clear]] = rows[clear]
         gone_rows, gone_columns = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
         gone_rows[rows[clear]] = True
         gone_columns[columns[clear]] = True
@@ -136,8 +136,8 @@ def best_pairs(rows: Numbers, columns: Numbers, weights: NDArray[np.float64], si
         rows, columns, weights = rows[left], columns[left], weights[left]
     for part_rows, part_columns, part_weights in _components(rows, columns, weights, size):
         for row, column in _solve(part_rows, part_columns, part_weights):
-            found[column] = row
-    return found
+            row_of[column] = row
+    return row_of
 
 
 def _top_two(
@@ -212,7 +212,7 @@ def keep_anchor_numbers(old: Numbers, new: Numbers) -> Numbers:
     """Order of the new pool in which anchors that stay keep their number.
 
     Args:
-        old: (N',) items of the parent's anchors; -1: not an item of ours.
+        old: (N',) items of the parent's anchors; -1: not an item of the catalogue.
         new: (N,) items of the new pool, in the order of its rule.
 
     Returns:

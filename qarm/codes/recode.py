@@ -29,19 +29,19 @@ class Plan:
     """Differences between ``semantic_ids`` and the vectors, counted."""
 
     table: TableRef | None
-    """The table as it is; None: there is none yet."""
+    """The current version of the table; None: there is none yet."""
     todo: DataFrame
     """Vectors to code: (item_id, item_idx, content_hash, vector)."""
     leave: DataFrame | None
-    """Keys of rows that leave; None: nothing to compare with."""
+    """Keys of rows to delete; None: none are known."""
     before: int = 0
     """Rows in the table, of any codebook."""
     new: int = 0
     changed: int = 0
-    """Items whose content, encoder or length of code is another."""
+    """Items whose content, encoder or length of code has changed."""
     same: int = 0
     removed: int = 0
-    """Items without a vector any more."""
+    """Items that no longer have a vector."""
     older: int = 0
     """Rows of other codebooks; all leave."""
     found_by: str = "first run"
@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def replaces_all(self) -> bool:
-        """Whether no row of the table stays as it is: written at once, without a MERGE."""
+        """Whether no row of the table stays: it is overwritten, without a MERGE."""
         return self.before == self.changed + self.removed + self.older
 
 
@@ -207,7 +207,7 @@ def _feed(lake: Lake, encoder: str, embeddings: TableRef, first: int) -> DataFra
             .load(path)
             .where((F.col("encoder_version") == encoder) & (F.col(_CHANGE) != "update_preimage"))
         )
-        # In one commit, an item that leaves and comes is there afterwards.
+        # An item that one commit deletes and inserts exists afterwards.
         order = F.struct("_commit_version", F.col(_CHANGE) != "delete")
         state = F.struct(*_COLUMNS, "encoder_version", (F.col(_CHANGE) == "delete").alias("gone"))
         latest = changes.groupBy("item_id").agg(F.max_by(state, order).alias("state"))

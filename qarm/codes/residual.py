@@ -6,12 +6,13 @@ levels were fitted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qarm import progress
 from qarm.codes.kmeans import kmeans
 from qarm.errors import InputError
 from qarm.kernels.nearest import Floats, Ints, as_matrix, nearest
@@ -54,9 +55,8 @@ def fit_residual(
     balance: float = 0.0,
     shrink: float | None = 0.0,
     threads: int = 1,
-    say: Callable[[str], None] | None = None,
 ) -> ResidualFit:
-    """Fit one k-means per level on what the levels before have left.
+    """Fit one k-means per level on what the levels before have left; reports each level.
 
     Args:
         x: (n, d) vectors.
@@ -69,7 +69,6 @@ def fit_residual(
         shrink: ``pseudo`` of ``shrunk``, from the second level on, whose rests have a mean near
             zero; None: ``pseudo_points`` of each level.
         threads: for assignments; the result does not depend on it.
-        say: called with a line after each level.
 
     Raises:
         InputError: a level is larger than n, NaN or infinity, or ``start`` of other sizes.
@@ -100,8 +99,7 @@ def fit_residual(
         fit.levels.append(centroids)
         fit.errors.append(float(distances.mean(dtype=np.float64)))
         fit.iterations.append(len(clusters.inertia))
-        if say is not None:
-            say(fit.describe(len(sizes)))
+        progress.say(f"residual k-means, {fit.describe(len(sizes))}")
     return fit
 
 

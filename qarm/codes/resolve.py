@@ -168,8 +168,8 @@ def _taken(
 ) -> DataFrame:
     """(prefix, code, held, places, over) of each code in the newcomers' prefixes.
 
-    held: by published items; places: taken once newcomers have the room that is left; over:
-    newcomers that find none.
+    held: places of published items; places: those of newcomers as well; over: newcomers for whom
+    there is no place.
     """
     from pyspark.sql import functions as F
 
@@ -279,10 +279,10 @@ def _before_last(x: Floats, prefix: NDArray[np.int32], levels: list[Floats]) -> 
 
 
 def unresolved(ids: DataFrame, capacity: int) -> DataFrame:
-    """Items that stand in a code beyond its capacity: (item_id, item_idx, code, items, distance).
+    """Items beyond the capacity of their code: (item_id, item_idx, code, items, distance).
 
     Of a code with more items than ``capacity``, those that came last (``assigned_at``); among items
-    of one run, those that stand there by their plain code, the farthest first.
+    of one run, those whose plain code it is, the farthest first.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F

@@ -1,7 +1,7 @@
 """Nearest centroids of the same points, again and again, while the centroids move: Lloyd's loop.
 
-Same codes as ``nearest``, with most of the work left out. Centroids are put into groups of near
-ones, once. Each point keeps a lower bound of its distance to each group; a centroid that moves by
+Same codes as ``nearest``, with most of the work skipped. Centroids are grouped once, near ones
+together. Each point keeps a lower bound of its distance to each group; a centroid that moves by
 ``drift`` lowers the bound by no more than that, so a group whose bound is still above the distance
 to the point's own centroid cannot hold a nearer one (Ding et al., Yinyang k-means, ICML 2015; its
 global and local filters are left out). What is not ruled out is computed by the kernel of
@@ -25,12 +25,12 @@ from qarm.kernels.nearest import Floats, Ints, nearest
 from qarm.kernels.threads import over_rows
 
 BLOCK = 2048
-"""Points looked at together; a range of threads is a multiple of it."""
+"""Points per block; a range of a thread is a multiple of it."""
 GROUP = 32
 """Centroids of a group, on average; more where there would be more than ``GROUPS`` groups."""
 GROUPS = 64
-"""Most groups, or d if that is more: bounds, a number a point and group, then need no more memory
-than the points do, or 256 bytes a point."""
+"""Maximum number of groups, or d if that is more: the bounds, one number per point and group, then
+need at most the memory of the points, or 256 bytes per point."""
 _SAFE = 1e-6  # relative; float32 rounds at 6e-8
 _GROUPING_ITERATIONS = 5
 _MANY = 0.7  # of a block's points: then all of them, which lie in panels already
@@ -157,7 +157,7 @@ class MovingCentroids:
 
 
 def _has_equal(centroids: Floats) -> bool:
-    """Whether two rows are equal to the bit (but for one chance in 2^40 or so of a false yes)."""
+    """Whether two rows are equal to the bit (false positives have a chance of about 2^-40)."""
     k, d = centroids.shape
     factors = np.random.default_rng(0).integers(2**63, size=d, dtype=np.uint64) * 2 + 1
     keys = (centroids.view(np.uint32) * factors).sum(axis=1)  # modulo 2^64

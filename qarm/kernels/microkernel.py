@@ -1,7 +1,7 @@
 """Products of rows with centroids, folded or filtered while they are still in registers.
 
-A torch product computes all scores ||c||^2 / 2 - x.c and stores them, so that something else can
-read them again. Here ``MR`` centroids meet a panel of ``WIDTH`` rows in one block of vector
+A torch product computes all scores ||c||^2 / 2 - x.c and stores them, so that another pass has to
+read them. Here ``MR`` centroids meet a panel of ``WIDTH`` rows in one block of vector
 registers; a block is consumed before the next is computed: the smallest, second smallest and its
 code go into running values (``fold_level``, residual codes), or the few scores below a row's
 threshold into its list of candidates (``filter_level``, VQ codes). The block's shape follows the
@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 from qarm.kernels.compiled import FINITE, compiled
 
 MOST = float(np.finfo(np.float32).max)
-"""Where a search for the smallest starts; infinity is promised away."""
+"""Start of a search for the smallest; infinity is excluded by ``FINITE``."""
 
 
 def _block() -> tuple[int, int]:
@@ -51,7 +51,7 @@ WIDTH = 2 * LANES
 
 
 TILE_BYTES = 1 << 17
-"""Centroids of a tile: half of the smallest second-level cache in use, the rows being there too."""
+"""Bytes of a tile of centroids: half of a small second-level cache, which the rows need as well."""
 
 
 def tile_of(numbers: int) -> int:
@@ -187,7 +187,7 @@ def _filter_block(  # type: ignore[no-untyped-def]
     thresholds, row_at, scores, hits,
 ):  # fmt: skip
     """True if a score of the block is below its row's threshold; then ``scores`` (MR, WIDTH) holds
-    the block and ``hits`` (MR, 2) which they are, a bit a row."""
+    the block and ``hits`` (MR, 2) a bit per row that is below."""
     signature = types.boolean(
         panels, types.int64, centroids, types.int64, half_norms, types.int64, types.int64,
         thresholds, types.int64, scores, hits,
@@ -211,15 +211,15 @@ def _filter_block(  # type: ignore[no-untyped-def]
                 least = builder.select(less, block[j][half], least)
             below = builder.fcmp_ordered("<", least, limit[half], flags=_FAST)
             some = builder.or_(some, builder.bitcast(below, mask))
-        found = builder.icmp_unsigned("!=", some, ir.Constant(mask, 0))
-        with builder.if_then(found, likely=False):
+        any_below = builder.icmp_unsigned("!=", some, ir.Constant(mask, 0))
+        with builder.if_then(any_below, likely=False):
             for j in range(MR):
                 for half in range(2):
                     _store(builder, block[j][half], out, j * WIDTH + half * LANES)
                     below = builder.fcmp_ordered("<", block[j][half], limit[half], flags=_FAST)
                     number = builder.zext(builder.bitcast(below, mask), _I32)
                     _store(builder, number, bits, 2 * j + half)
-        return found
+        return any_below
 
     return signature, generate
 
@@ -275,13 +275,13 @@ def fold_level(panels, r, centroids, half_norms, tile, best, second, arg):  # ty
 
 
 @compiled(fastmath=FINITE)
-def filter_level(panels, r, centroids, half_norms, tile, scores, found):  # type: ignore[no-untyped-def]
+def filter_level(panels, r, centroids, half_norms, tile, scores, candidates):  # type: ignore[no-untyped-def]
     """The ``width`` smallest scores of each row over all centroids, ascending, and their numbers.
 
     Args:
         panels, r, centroids, half_norms, tile: as in ``fold_level``.
         scores: (r, width) out.
-        found: (r, width) int32, out.
+        candidates: (r, width) int32, out.
     """
     k, steps = centroids.shape
     width = scores.shape[1]
@@ -289,7 +289,7 @@ def filter_level(panels, r, centroids, half_norms, tile, scores, found):  # type
     thresholds = np.full(panel_count * WIDTH, -np.float32(MOST))  # rows behind r: nothing is below
     thresholds[:r] = np.float32(MOST)
     scores[:r] = np.float32(MOST)
-    found[:r] = -1
+    candidates[:r] = -1
     block = np.empty((MR, WIDTH), np.float32)
     hits = np.empty((MR, 2), np.uint32)
     for begin in range(0, k, tile):
@@ -313,8 +313,8 @@ def filter_level(panels, r, centroids, half_norms, tile, scores, found):  # type
                             place = width - 1
                             while place > 0 and scores[row, place - 1] > score:
                                 scores[row, place] = scores[row, place - 1]
-                                found[row, place] = found[row, place - 1]
+                                candidates[row, place] = candidates[row, place - 1]
                                 place -= 1
                             scores[row, place] = score
-                            found[row, place] = j + c
+                            candidates[row, place] = j + c
                             thresholds[row] = scores[row, width - 1]

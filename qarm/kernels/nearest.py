@@ -29,7 +29,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 
 ROWS = 512
-"""Rows that a tile of centroids meets before the next one."""
+"""Rows per batch; each tile of centroids is multiplied with all of them before the next tile."""
 
 
 def as_matrix(x: NDArray[np.floating], what: str) -> Floats:
@@ -46,21 +46,21 @@ def as_matrix(x: NDArray[np.floating], what: str) -> Floats:
         bad = ~np.isfinite(matrix).all(axis=1)
         raise InputError(
             f"{what}: {int(bad.sum())} of {len(matrix)} vectors have NaN or infinity, the first in "
-            f"row {int(bad.argmax())}; leave such rows out or mend them"
+            f"row {int(bad.argmax())}; leave such rows out or repair them"
         )
     return matrix
 
 
 @dataclass(frozen=True, eq=False)
 class Centroids:
-    """Centroids made ready for the kernel; make with ``prepare``.
+    """Centroids prepared for the kernel; ``prepare`` creates it.
 
     Equal centroids would send each of their rows to the float64 pass, so only the first of them
-    takes part in ``encode``: the lower code wins a tie anyway.
+    is used by ``encode``: the lower code wins a tie anyway.
     """
 
     vectors: Floats
-    """(K', d) centroids that take part, in order of their codes."""
+    """(K', d) distinct centroids, in order of their codes."""
     codes: Ints
     """(K',) code of each."""
     half_norms: Floats
@@ -68,7 +68,7 @@ class Centroids:
     longest: float
     """Largest ||c||."""
     padded: Floats = field(repr=False)
-    """(K'', d) ``vectors``, filled up by zeros to a multiple of the kernel's block."""
+    """(K'', d) ``vectors``, padded with zeros to a multiple of the kernel's block."""
     padded_norms: Floats = field(repr=False)
     """(K'',) half norms; those of the filling are so large that it is never chosen."""
 
@@ -86,7 +86,7 @@ class Centroids:
 def prepare(
     centroids: NDArray[np.floating], what: str = "centroids", *, distinct: bool = True
 ) -> Centroids:
-    """Make ``centroids`` (K, d) ready; ``distinct`` leaves out all but the first of equal ones.
+    """Prepare ``centroids`` (K, d); ``distinct`` leaves out all but the first of equal ones.
 
     Raises:
         InputError: no matrix, empty, or NaN in it.
@@ -114,8 +114,8 @@ def nearest(
 
     Args:
         x: (n, d) vectors.
-        centroids: (K, d), or made ready by ``prepare``.
-        threads: rows are split over so many threads; the result does not depend on it.
+        centroids: (K, d), or prepared by ``prepare``.
+        threads: number of threads; the result does not depend on it.
 
     Returns:
         (n,) codes, ties to the lower; (n,) squared distances.
@@ -135,7 +135,7 @@ def encode(
 
     Args:
         x: (n, d) vectors.
-        levels: centroids of each level, made ready; empty gives codes of length 0.
+        levels: prepared centroids of each level; empty gives codes of length 0.
         threads: as in ``nearest``.
 
     Returns:

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """torch computes each product on the calling thread; we split rows over threads ourselves."""
+    """torch computes on the calling thread alone; rows are divided among threads elsewhere."""
     import torch
 
     before = torch.get_num_threads()
@@ -34,7 +34,7 @@ def over_rows(work: Callable[[int, int], None], rows: int, threads: int, multipl
     tiles = -(-rows // multiple)
     cuts: Sequence[int] = [min(tiles * t // threads * multiple, rows) for t in range(threads + 1)]
     ranges = [(a, b) for a, b in pairwise(cuts) if b > a]
-    # Where nobody has imported torch, no product of its can want more threads.
+    # Without torch imported there is no thread pool of torch to limit.
     with one_torch_thread() if "torch" in sys.modules else nullcontext():
         if len(ranges) <= 1:
             for start, stop in ranges:

@@ -119,7 +119,7 @@ def _published(context: Context, plan: Plan, codebook: Codebook) -> DataFrame | 
 def _code(
     context: Context, target: Target, plan: Plan, probes: int | None, keep: Keeper
 ) -> tuple[DataFrame, list[Ledger]]:
-    """Codes of what the plan asks for, with rq_resolved if it is wanted; the resolver's ledger."""
+    """Codes of what the plan asks for, with rq_resolved if it is set; the resolver's ledger."""
     broadcast = context.spark.sparkContext.broadcast(target.codebook)
     if plan.new + plan.changed == target.rows and not context.is_external("item_embeddings"):
         coded = assign_files(

@@ -108,7 +108,6 @@ def _fit(
         balance=config.rq_balanced,
         shrink=None if config.rq_shrink == "auto" else config.rq_shrink,
         threads=torch.get_num_threads(),
-        say=context.say,
     )
     kind = last_kind(config)
     if kind is None:

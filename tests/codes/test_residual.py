@@ -108,10 +108,10 @@ def test_starts_where_it_is_told_to() -> None:
         fit_residual(x, [8, 12], iterations=1, start=fitted.levels)
 
 
-def test_says_what_it_does_and_what_it_lacks() -> None:
-    lines: list[str] = []
-    fit_residual(points(n=50), [4, 3], iterations=2, say=lines.append)
+def test_reports_each_level_and_what_is_missing(capsys) -> None:
+    fit_residual(points(n=50), [4, 3], iterations=2)
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("level 1 of 2: 4 centroids")
+    assert "residual k-means, level 1 of 2: 4 centroids" in lines[0]
     with pytest.raises(InputError, match="need >= 64 points, got 50; lower codes"):
         fit_residual(points(n=50), [4, 64], iterations=2)
