@@ -131,8 +131,10 @@ def test_the_context_stops_at_the_stage() -> None:
         if room(module_name(path)) in allowed:
             continue
         for node in functions(path):
-            names = [arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)]
-            assert "context" not in names, f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+            for arg in (*node.args.args, *node.args.kwonlyargs):
+                kind = ast.unparse(arg.annotation) if arg.annotation else ""
+                where = f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+                assert kind.strip("'\"") != "Context", where
 
 
 def test_no_two_modules_share_a_name() -> None:
