@@ -80,9 +80,12 @@ def info_nce(
         "pairs",
     )
     everywhere = PairBatch(*columns)
+    # One gather for both: each one, and each of their backward passes, waits for all ranks.
+    both = collectives.gather_with_grad(torch.stack([trigger_vectors, target_vectors], dim=1))
+    all_triggers, all_targets = (vectors.contiguous() for vectors in both.unbind(1))
     forward = _one_way(
         trigger_vectors,
-        collectives.gather_with_grad(target_vectors),
+        all_targets,
         batch.triggers,
         everywhere.targets,
         everywhere.target_logq if logq else None,
@@ -92,7 +95,7 @@ def info_nce(
     )
     backward = _one_way(
         target_vectors,
-        collectives.gather_with_grad(trigger_vectors),
+        all_triggers,
         batch.targets,
         everywhere.triggers,
         everywhere.trigger_logq if logq else None,

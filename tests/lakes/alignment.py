@@ -1,4 +1,4 @@
-"""A small world in which content tells who is bought together."""
+"""A small catalogue whose content determines which items are bought together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def group(index: int) -> int:
 
 
 def catalogue() -> list[dict[str, Any]]:
-    """60 items whose text and attribute tell the group beside noise; some lack one or both."""
+    """60 items whose text and attributes hold the group and noise; some lack one or both."""
     rows = []
     for i in range(ITEMS):
         text = f"{WORDS[group(i)]} {WORDS[i // 7 % 6]} {i}" if i % 9 else None

@@ -31,7 +31,7 @@ LAYOUT = [[17, 3, 28], [9], [1, 40, 12, 5], [22, 0, 7]]
 """Rows of the row groups of four files: 144, unevenly."""
 LENGTH = 3
 DROPOUT_RUN = {"shards": None, "epochs": 3, "dropout": 0.3}
-"""Of the run that is killed and goes on, beside the one that is not."""
+"""Settings of the run that is killed and resumed, and of the one that is not."""
 COLUMNS = ("id", "x", "y", "word", "list")
 
 
@@ -199,7 +199,7 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_collectives(spec: dict[str, Any]) -> dict[str, Any]:
-    """Every collective at once; what came out on rank 0."""
+    """Every collective; the results of rank 0."""
     collectives.init(cycle_ms=3)
     rank, size = collectives.rank(), collectives.size()
     out: dict[str, Any] = {"size": size, "local_rank": collectives.local_rank()}
@@ -261,13 +261,13 @@ def check_collectives(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def infinite_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """A loss that is infinite on rank 1 alone."""
+    """A loss that is infinite on rank 1 only."""
     loss, weight = point_loss(model, batch)
     return loss * (math.inf if collectives.rank() == 1 else 1.0), weight
 
 
 def stop_early(spec: dict[str, Any]) -> dict[str, Any]:
-    """Rank 0 sees its metric rise, the others see theirs fall faster."""
+    """The metric rises on rank 0 and falls faster on the others."""
     model, optimizer, loader = make_training(spec)
     scores = [0.5, 0.6, 0.7, 0.8, 0.9] if collectives.rank() == 0 else [0.5, 0.3, 0.1, 0.0, 0.0]
     config = FitConfig(epochs=5, monitor="auc", patience=2)
@@ -279,7 +279,7 @@ def stop_early(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def everything(spec: dict[str, Any]) -> dict[str, Any]:
-    """Several checks in one start of the ranks."""
+    """All checks in one start of the ranks."""
     out: dict[str, Any] = {"collectives": check_collectives(spec)}
     for name in ("point", "contrastive"):
         out[name] = train({**spec, "loss": name})
@@ -311,7 +311,7 @@ def fail(spec: dict[str, Any]) -> dict[str, Any]:
     """One rank raises while the other waits for it."""
     if collectives.rank() == collectives.size() - 1:
         print("a line before the end")
-        logging.getLogger("qarm.training").info("a word to the person who waits")
+        logging.getLogger("qarm.training").info("a line of progress")
         if spec.get("kind") == "input":
             raise InputError("column 'x' is missing")
         unlucky = spec["numerator"] / 0
@@ -321,7 +321,7 @@ def fail(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def wait(spec: dict[str, Any]) -> dict[str, Any]:
-    """Tell the process id, and stay."""
+    """Leave the process id in a folder, and wait."""
     Path(spec["pids"]).mkdir(exist_ok=True)
     Path(spec["pids"], str(os.getpid())).touch()
     time.sleep(120)
@@ -329,7 +329,7 @@ def wait(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def stall(spec: dict[str, Any]) -> dict[str, Any]:
-    """One rank takes no part in the second collective."""
+    """One rank does not join the second collective."""
     collectives.barrier()
     if collectives.rank() == spec["rank"]:
         time.sleep(300)

@@ -57,7 +57,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_training_goes_on_as_if_it_had_not_stopped(tmp_path, scheme):
+def test_a_loaded_checkpoint_continues_like_the_original(tmp_path, scheme):
     folder = f"{scheme}{tmp_path}/run"
     model, optimizer = make()
     step(model, optimizer)
@@ -122,12 +122,12 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_used(tmp_path, caplo
     model, optimizer = make()
     checkpoint.load(found, model, optimizer)
     assert torch.equal(model.inside.weight, weights[0])
-    # The run that goes on from there writes over the damaged one.
+    # The run that resumes from there replaces the damaged one.
     checkpoint.save(str(tmp_path), 2, model, optimizer, {})
     assert checkpoint.latest(str(tmp_path)).step == 2  # type: ignore[union-attr]
 
 
-def test_nothing_to_continue_from(tmp_path):
+def test_no_checkpoint_to_resume_from(tmp_path):
     assert checkpoint.latest(str(tmp_path / "none")) is None
     (tmp_path / "events").mkdir()
     assert checkpoint.latest(str(tmp_path)) is None

@@ -1,4 +1,4 @@
-"""Ranks for real: one plain process, two by horovodrun, two in Spark executors."""
+"""Real ranks: one plain process, two by horovodrun, two in Spark executors."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ ROWS = 144
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> list[str]:
-    """The files of ``files``, once for this module."""
+    """Like the fixture of the package, once for this module."""
     return ranks.write_files(tmp_path_factory.mktemp("ranks") / "data", ranks.LAYOUT)
 
 
 def everything(files: list[str]) -> dict:
-    """Two canonical shards, a global batch of 16: step t has the same rows on 1 and 2 ranks."""
+    """Two canonical shards, global batch 16: step t has the same rows on 1 and 2 ranks."""
     return {"files": files, "batch": 16, "shards": 2, "checkpoints": None}
 
 
 @pytest.fixture(scope="module")
 def both(files, tmp_path_factory) -> tuple[dict, dict]:
-    """Everything that needs two ranks, in one start of them; and the same on one rank."""
+    """All checks on two ranks, in one start of them, and on one rank."""
     folder = tmp_path_factory.mktemp("both")
     spec = everything(files)
     with pytest.MonkeyPatch.context() as patch:
@@ -133,7 +133,7 @@ def test_the_error_of_a_rank_comes_with_its_traceback(tmp_path, capsys):
     assert message.index("ZeroDivisionError") < message.index("End of the log")
     assert "a line before the end" in (tmp_path / LOG_FILE).read_text()
     shown = capsys.readouterr().err
-    assert "a word to the person who waits" in shown
+    assert "a line of progress" in shown
     assert "a line before the end" not in shown
 
 
@@ -151,7 +151,7 @@ def test_a_function_that_is_not_there_is_named(name):
 @pytest.mark.horovod
 def test_all_ranks_stop_early_by_the_mean_of_their_metrics(both):
     assert both[0]["early"]["seen"] == [[3, 0, 0.5]] * 2
-    assert both[1]["early"]["seen"] == [[5, 4, 0.9]], "rank 0 alone would have gone on"
+    assert both[1]["early"]["seen"] == [[5, 4, 0.9]], "rank 0 alone would have continued"
 
 
 def killed_run(files: list[str], folder: Path, **more: object) -> dict:
@@ -177,7 +177,7 @@ def damage_latest(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.horovod
 @pytest.mark.parametrize("seed", [0, 1])
-def test_killed_ranks_go_on_in_mid_epoch_to_the_same_weights(both, files, tmp_path, capsys, seed):
+def test_killed_ranks_resume_in_mid_epoch(both, files, tmp_path, capsys, seed):
     """One rank is killed at a random step, the rerun's ranks all at another; one checkpoint is
     damaged; the third run of the same command ends as the run that was never killed."""
     whole = both[0]["dropout"]
@@ -208,7 +208,7 @@ def test_killed_ranks_go_on_in_mid_epoch_to_the_same_weights(both, files, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.horovod
-def test_one_command_outlives_a_lost_rank(both, files, tmp_path, capsys):
+def test_one_command_restarts_after_a_lost_rank(both, files, tmp_path, capsys):
     whole = both[0]["dropout"]
     spec = killed_run(files, tmp_path, kill={"1": 14}, kill_once=str(tmp_path / "killed"))
     result = ranks.run("train", spec, 2, tmp_path / "ranks", restarts=1)
@@ -220,7 +220,7 @@ def test_one_command_outlives_a_lost_rank(both, files, tmp_path, capsys):
 
 
 @pytest.mark.horovod
-def test_fewer_ranks_go_on_where_more_stopped(both, files, tmp_path):
+def test_fewer_ranks_resume_what_more_began(both, files, tmp_path):
     """Two canonical shards: the rows of each step stay, though one rank reads both."""
     spec = {"files": files, "batch": 16, "shards": 2, "checkpoint_steps": 4}
     spec |= {"checkpoints": str(tmp_path / "checkpoints"), "loss": "contrastive"}

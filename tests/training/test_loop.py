@@ -87,7 +87,7 @@ def test_padding_does_not_count(files):
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
-def test_a_stopped_run_goes_on_to_the_same_weights(files, tmp_path, scheme):
+def test_a_stopped_run_resumes_to_the_same_weights(files, tmp_path, scheme):
     whole, expected = run(files, epochs=4, schedule="cosine", warmup_steps=5)
     folder = f"{scheme}{tmp_path}/run"
 
@@ -213,7 +213,7 @@ def test_stopped_anywhere_it_ends_the_same(files, tmp_path_factory, every, stops
     assert result.rows_per_rank == expected.rows_per_rank
 
 
-def test_the_manifest_tells_where_training_was(files, tmp_path):
+def test_the_manifest_holds_the_position_of_training(files, tmp_path):
     facts = {"config_hash": "c", "tables": {"samples": TableRef("samples", "file:///s", 3)}}
     run(files, epochs=1, checkpoint_folder=str(tmp_path), checkpoint_steps=8, **facts)
     first, last = (
@@ -241,7 +241,7 @@ def test_in_mid_epoch_another_order_of_rows_is_refused(files, tmp_path):
 
 
 class Tracking(ModuleType):
-    """MLflow is an optional peer and is not in the box: what the loop calls of it."""
+    """MLflow is optional and not installed here; these are the functions that the loop calls."""
 
     def __init__(self) -> None:
         super().__init__("mlflow")
@@ -265,7 +265,7 @@ class Tracking(ModuleType):
         self.calls.append(("end", status))
 
 
-def test_mlflow_follows_where_it_is_pointed_to(files, tmp_path, monkeypatch, caplog):
+def test_mlflow_is_used_if_a_server_is_configured(files, tmp_path, monkeypatch, caplog):
     mlflow = Tracking()
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
     options = {"checkpoint_folder": str(tmp_path), "config_hash": "c"}
@@ -280,9 +280,9 @@ def test_mlflow_follows_where_it_is_pointed_to(files, tmp_path, monkeypatch, cap
     run(files, epochs=1, **options)
     with pytest.raises(KeyboardInterrupt):
         run(files, epochs=2, evaluate=interrupt, **options)
-    told = ("metrics", 9, "train_loss")
+    epoch = ("metrics", 9, "train_loss")
     assert mlflow.calls == [
-        *(("start", None), ("parameters", ["config_hash", "tables"]), told, ("end", "FINISHED")),
+        *(("start", None), ("parameters", ["config_hash", "tables"]), epoch, ("end", "FINISHED")),
         *(("start", "r1"), ("end", "KILLED")),
     ]
     mlflow.away = True
@@ -291,7 +291,7 @@ def test_mlflow_follows_where_it_is_pointed_to(files, tmp_path, monkeypatch, cap
     assert "MLflow at http://tracking: no route to the tracking server" in caplog.text
 
 
-def told_steps(folder: str) -> list[int]:
+def reported_steps(folder: str) -> list[int]:
     """Steps of the losses that TensorBoard would show."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -300,16 +300,16 @@ def told_steps(folder: str) -> list[int]:
     return [event.step for event in events.Scalars("train_loss")]
 
 
-def test_a_resumed_run_overwrites_what_it_told(files, tmp_path):
+def test_a_resumed_run_replaces_its_events(files, tmp_path):
     run(files, epochs=2, checkpoint_folder=str(tmp_path))
     shutil.rmtree(tmp_path / "step-0000000018")  # so that the second epoch comes twice
     run(files, epochs=3, checkpoint_folder=str(tmp_path))
-    assert told_steps(str(tmp_path / "events")) == [9, 18, 27]
+    assert reported_steps(str(tmp_path / "events")) == [9, 18, 27]
 
 
 def test_events_go_to_any_store(files):
     run(files, epochs=2, events_folder="memory://training/events")
-    assert told_steps("memory://training/events") == [9, 18]
+    assert reported_steps("memory://training/events") == [9, 18]
 
 
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")

@@ -28,7 +28,7 @@ def priorities():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux knows priorities of threads")
-def test_threads_that_read_ahead_give_way_to_the_one_that_computes() -> None:
+def test_threads_that_read_ahead_have_a_lower_priority() -> None:
     own = next(priorities())
     if own[0] >= prefetch._NICE:
         pytest.skip("these tests have a low priority themselves")
