@@ -37,12 +37,12 @@ def principal_axes(blocks: Sequence[Tensor], dimensions: int, seed: int) -> list
         axes = torch.cat([b.t() @ basis for b in blocks])
     left, values, _ = torch.linalg.svd(axes, full_matrices=False)
     kept = min(dimensions, left.shape[1])
-    found = torch.zeros(sum(widths), dimensions)
+    padded = torch.zeros(sum(widths), dimensions)
     strong = values[:kept] > 1e-5 * values[0].clamp(min=1e-30)
     # The sign of an axis is arbitrary; it is fixed, so that platforms agree.
     peaks = left[:, :kept].gather(0, left[:, :kept].abs().argmax(0, keepdim=True))
-    found[:, :kept] = left[:, :kept] * strong * torch.where(peaks < 0, -1.0, 1.0)
-    return list(found.split(widths))
+    padded[:, :kept] = left[:, :kept] * strong * torch.where(peaks < 0, -1.0, 1.0)
+    return list(padded.split(widths))
 
 
 def sum_of(tensors: object) -> Tensor:

@@ -57,13 +57,13 @@ def find_caps(events: DataFrame, config: Samples, has_times: bool = True) -> Cap
             more, _ = _fitting(seconds, left)
             more = max(more, 1 if kept == 0 else 0)
             train_from = seconds[more - 1][0] * MICROSECONDS if more else (day + 1) * _DAY
-    most = dict.fromkeys(("valid", "test"), config.eval_positives)
+    limits = dict.fromkeys(("valid", "test"), config.eval_positives)
     if not has_times:
-        most["train"] = config.train_positives
+        limits["train"] = config.train_positives
     user_buckets = {}
-    for part in (part for part, wanted in most.items() if wanted):
+    for part in (part for part, limit in limits.items() if limit):
         buckets = _sizes(positives.where(F.col("part") == part), user_bucket(config.seed))
-        kept, _ = _fitting(buckets, most[part])
+        kept, _ = _fitting(buckets, limits[part])
         if kept < len(buckets):
             user_buckets[part] = buckets[max(kept, 1) - 1][0] + 1
     return Caps(train_from, user_buckets)
@@ -82,10 +82,10 @@ def _sizes(rows: DataFrame, value: Column) -> list[tuple[int, int]]:
     return [(row["value"], row["count"]) for row in counts.collect()]
 
 
-def _fitting(sizes: Sequence[tuple[int, int]], most: int) -> tuple[int, int]:
-    """Number of leading sizes whose sum is at most ``most``, and the rest of ``most``."""
+def _fitting(sizes: Sequence[tuple[int, int]], limit: int) -> tuple[int, int]:
+    """Number of leading sizes whose sum is at most ``limit``, and the rest of ``limit``."""
     for place, (_, size) in enumerate(sizes):
-        if size > most:
-            return place, most
-        most -= size
-    return len(sizes), most
+        if size > limit:
+            return place, limit
+        limit -= size
+    return len(sizes), limit

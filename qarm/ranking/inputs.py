@@ -129,8 +129,8 @@ class Lookup:
 def distinct(item_idx: NDArray[np.int64], rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Distinct indices below ``rows``, ascending, and the place of each index among them."""
     if rows > 8 * len(item_idx):  # a catalogue much larger than the batch: sort the batch
-        found, places = np.unique(item_idx, return_inverse=True)
-        return found, places
+        items, places = np.unique(item_idx, return_inverse=True)
+        return items, places
     seen = np.zeros(rows, np.int64)
     seen[item_idx] = 1
     return np.flatnonzero(seen), (np.cumsum(seen) - 1)[item_idx]
