@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -54,12 +54,13 @@ class Codes:
     title: str
     tables: list[Table]
     remarks: list[str]
-    plots: list[tuple[str, str]]
-    """(caption, SVG)."""
+    """One sentence each, without a full stop."""
+    plots: list[tuple[str, str]] = field(default_factory=list)
+    """(caption, SVG); in HTML only."""
 
 
-def code_tables(figures: Figures, facts: Mapping[str, Any]) -> tuple[str, list[Table], list[str]]:
-    """Title, tables and remarks.
+def code_tables(figures: Figures, facts: Mapping[str, Any]) -> Codes:
+    """Title, tables and remarks, without plots.
 
     Args:
         figures: the metrics of stage quality.
@@ -96,12 +97,12 @@ def code_tables(figures: Figures, facts: Mapping[str, Any]) -> tuple[str, list[T
     if (zero := figures.get(STAGE, "zero_vectors")) and zero.value:
         remarks.append(f"Zero vectors, which have no direction: {thousands(zero.value)}")
     remarks += [f"Left out: {part} ({why})" for part, why in facts.get("left_out", {}).items()]
-    return title, tables, remarks
+    return Codes(title, tables, remarks)
 
 
-def codes(figures: Figures, facts: Mapping[str, Any]) -> Codes:
-    """The section of the report; see ``code_tables``."""
-    return Codes(*code_tables(figures, facts), _plots(figures))
+def code_section(figures: Figures, facts: Mapping[str, Any]) -> Codes:
+    """The section of the report: ``code_tables`` and plots."""
+    return replace(code_tables(figures, facts), plots=_plots(figures))
 
 
 def code_lines(metrics: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> list[str]:
@@ -111,11 +112,11 @@ def code_lines(metrics: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -
         metrics: the entries of stage quality in ``metrics`` of summary.json.
         facts: its facts.
     """
-    title, tables, remarks = code_tables(Figures(metrics), facts)
-    lines = [title]
-    for table in tables:
+    codes = code_tables(Figures(metrics), facts)
+    lines = [codes.title]
+    for table in codes.tables:
         lines += ["", *table_lines(table)]
-    return [*lines, "", *remarks] if remarks else lines
+    return [*lines, "", *codes.remarks] if codes.remarks else lines
 
 
 def _by_level(figures: Figures, metric: str, variant: str, **where: str) -> list[Figure]:

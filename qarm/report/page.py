@@ -68,7 +68,7 @@ def build(published: Published) -> dict[str, Any]:
             metrics, published.pairs, published.facts("mine-pairs").get("skew", {})
         ),
         "alignment": sections.alignment(manifests, metrics, published.cutoff),
-        "codes": code_tables.codes(metrics, published.facts(quality))
+        "codes": code_tables.code_section(metrics, published.facts(quality))
         if quality in manifests
         else None,
         "prefixes": published.prefixes,
