@@ -135,11 +135,6 @@ def submit(
         "--conf", "spark.databricks.delta.snapshotPartitions=1",
         # Two executors of one slot: by default a task waits 3 s for the one that has its rows.
         "--conf", "spark.locality.wait=0",
-        # Few rows: planning once more after each shuffle costs an eighth of the time, and compiling
-        # a class for each plan would take half of it.
-        "--conf", "spark.sql.adaptive.enabled=false",
-        "--conf", "spark.sql.codegen.wholeStage=false",
-        "--conf", "spark.sql.codegen.factoryMode=NO_CODEGEN",
         str(job), *arguments,
     ]  # fmt: skip
     done = subprocess.run(
