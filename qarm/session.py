@@ -59,8 +59,8 @@ def local_settings(master: str) -> dict[str, str]:
     of 1 GB is meant for a driver that only plans; here the driver computes as well. Workers run
     this Python, so that ``qarm.worker_daemon`` can fork them.
     """
-    found = re.fullmatch(r"local(?:\[(\*|\d+)(?:,\s*\d+)?\])?", master)
-    slots = (found[1] or "1") if found else "*"  # "local" alone is one
+    parsed = re.fullmatch(r"local(?:\[(\*|\d+)(?:,\s*\d+)?\])?", master)
+    slots = (parsed[1] or "1") if parsed else "*"  # "local" alone is one
     cores = os.cpu_count() or 1 if slots == "*" else int(slots)
     settings = {
         "spark.sql.shuffle.partitions": str(4 * cores),

@@ -31,11 +31,11 @@ def part_statistics(events: DataFrame) -> dict[str, dict[str, int]]:
         )
         .collect()
     )
-    found = {row["part"]: row.asDict() for row in rows}
+    by_part = {row["part"]: row.asDict() for row in rows}
     return {
-        part: {k: int(v) for k, v in found[part].items() if k != "part"}
+        part: {k: int(v) for k, v in by_part[part].items() if k != "part"}
         for part in PARTS
-        if part in found
+        if part in by_part
     }
 
 

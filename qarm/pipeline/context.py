@@ -92,18 +92,18 @@ class Context:
         Raises:
             MissingStageError: the stage has not run.
         """
-        found = manifest.find(self.lake.root, stage)
-        if found is None or name not in found.artifacts:
+        published = manifest.find(self.lake.root, stage)
+        if published is None or name not in published.artifacts:
             raise MissingStageError(
                 f"stage {self.stage} needs {name} of stage {stage}, which has not run in "
                 f"{self.lake.root}"
             )
-        return found.artifacts[name]
+        return published.artifacts[name]
 
     def facts(self, stage: str) -> dict[str, Any]:
         """Facts published by another stage; empty if it has not run."""
-        found = manifest.find(self.lake.root, stage)
-        return found.facts if found is not None else {}
+        published = manifest.find(self.lake.root, stage)
+        return published.facts if published is not None else {}
 
     @property
     def now(self) -> datetime:

@@ -71,9 +71,9 @@ def _writers(root: str) -> dict[tuple[str, int], list[Manifest]]:
     for name in files.list_dir(files.join(root, "manifests", "history")):
         run = name.removesuffix(".json")
         if name.endswith(".json") and run not in runs:
-            found = manifest.find(root, f"history/{run}")
-            if found is not None:
-                runs[run] = found
+            published = manifest.find(root, f"history/{run}")
+            if published is not None:
+                runs[run] = published
     writers: dict[tuple[str, int], list[Manifest]] = {}
     for _, each in sorted(runs.items()):
         for ref in each.outputs.values():
@@ -109,8 +109,8 @@ def _commit(ref: Mapping[str, Any]) -> dict[str, Any]:
     for line in files.read_text(log).splitlines():
         metadata = json.loads(line).get("commitInfo", {}).get("userMetadata")
         if metadata:
-            found = json.loads(metadata)
-            return found if isinstance(found, dict) else {}
+            lineage = json.loads(metadata)
+            return lineage if isinstance(lineage, dict) else {}
     return {}
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from qarm.config import Config
-from qarm.pipeline.stages import stage
+from qarm.errors import ConfigError
+from qarm.pipeline.stages import BY_NAME, STAGES, Stage, stage
+from schemas import TABLES
 
 
 @pytest.mark.parametrize("name", ["train-alignment", "train-ranker"])
@@ -26,3 +28,27 @@ def test_where_a_training_runs_does_not_make_it_run_again(name, section, setting
     changed = getattr(config, section).model_copy(update={setting: value})
     other = config.model_copy(update={section: changed})
     assert (stage(name).settings(config) != stage(name).settings(other)) is again
+
+
+@pytest.mark.parametrize("each", STAGES, ids=lambda each: each.name)
+def test_declarations_name_tables_settings_and_stages_that_exist(each: Stage) -> None:
+    tables = {*each.inputs, *each.optional_inputs, *each.outputs}
+    assert tables | {name for group in each.replaced_by for name in group} <= set(TABLES)
+    assert each.settings(Config()).keys() == set(each.sections)
+    assert {artifact.partition("/")[0] for artifact in each.artifacts} <= set(BY_NAME)
+    assert callable(each.load())
+
+
+def test_a_table_is_read_after_the_stage_that_writes_it() -> None:
+    written: set[str] = set()
+    for each in STAGES:
+        assert set(each.inputs) <= written
+        written |= set(each.outputs)
+    assert [each.name for each in STAGES if each.reads_sources] == ["ingest"]
+    assert [each.name for each in STAGES if each.completes_metrics] == ["evaluate"]
+
+
+def test_names_of_stages_and_of_jobs() -> None:
+    assert stage("mine_pairs") is stage("mine-pairs") is BY_NAME["mine-pairs"]
+    with pytest.raises(ConfigError, match="no stage 'mine'; stages: ingest, mine-pairs"):
+        stage("mine")
