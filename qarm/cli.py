@@ -76,7 +76,11 @@ def _config(arguments: argparse.Namespace) -> Config:
     overrides = list(arguments.set)
     if arguments.lake:
         overrides.append(f"lake={json.dumps(arguments.lake)}")
-    return load(arguments.config, overrides)
+    from qarm.pairs.pair_sources import check_sources
+
+    config = load(arguments.config, overrides)
+    check_sources(config.pairs, config.alignment.sources)
+    return config
 
 
 def _json_option(parser: argparse.ArgumentParser, stage_name: str) -> None:

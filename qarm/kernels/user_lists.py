@@ -224,17 +224,15 @@ def distinct(indptr, item, ts, weight, events, least, most, drop):  # type: igno
 
 
 @compiled
-def sum_by_item(words, near, factor):  # type: ignore[no-untyped-def]
+def sum_by_item(words, near):  # type: ignore[no-untyped-def]
     """Sums over the entries of each item, added in the order of the entries.
 
     Args:
         words: int64[n, 3], records of at least one entry.
         near: int64[n], of each entry.
-        factor: float64[n], of each entry's weight.
 
     Returns:
-        items int64[m], ascending; entries, marks and near int64[m], weight float64[m] and weight
-        times factor float64[m].
+        items int64[m], ascending; entries, marks and near int64[m], weight float64[m].
     """
     n = len(words)
     weight = words[:, 2].copy().view(np.float64)
@@ -259,12 +257,10 @@ def sum_by_item(words, near, factor):  # type: ignore[no-untyped-def]
     marks = np.zeros(len(items), np.int64)
     nears = np.zeros(len(items), np.int64)
     sums = np.zeros(len(items), np.float64)
-    scaled = np.zeros(len(items), np.float64)
     for e in range(n):
         c = code[item[e]]
         entries[c] += 1
         marks[c] += words[e, 0] >> 32
         nears[c] += near[e]
         sums[c] += weight[e]
-        scaled[c] += weight[e] * factor[e]
-    return items, entries, marks, nears, sums, scaled
+    return items, entries, marks, nears, sums

@@ -78,13 +78,12 @@ STAGES: tuple[Stage, ...] = (
         name="mine-pairs",
         summary="training-period events -> id_vectors, item_pairs (User2Item, Swing, ItemCF)",
         module="qarm.stages.mine_pairs",
-        sections=("pairs", "gates.min_pairs"),
+        sections=("pairs", "gates.min_pairs", "encoder.text_backbone", "encoder.max_tokens"),
         inputs=("items", "interactions", "event_splits"),
         outputs=(
             *("id_vectors", "item_pairs", "item_features"),
-            *("itemcf_days", "itemcf_item_days", "itemcf_counted"),
-            *("itemcf_user_counts", "itemcf_user_lists"),
-            *("u2i_days", "u2i_counted", "swing_scored", "swing_items"),
+            *("scratch_u2i", "scratch_swing", "scratch_itemcf_pairs", "scratch_itemcf_items"),
+            "scratch_ledger",
         ),
     ),
     Stage(
