@@ -212,7 +212,7 @@ def score_itemcf(lists, rules, first, capacity, tally):  # type: ignore[no-untyp
         rules: see ``Rules``.
         first: trigger to start with.
         capacity: output rows that fit in this call; at least the number of codes.
-        tally: int64[3], co-occurring pairs and where they went; added to.
+        tally: int64[3], co-occurring pairs and dropped pairs by reason; added to.
 
     Returns:
         next trigger (the number of triggers: done) and the rows: trigger and target codes, score,

@@ -6,9 +6,9 @@ import numpy as np
 
 from qarm.kernels.compiled import compiled
 
-#: Bits of a pass of the radix sort.
+#: Bits per pass of the radix sort.
 _BITS = 11
-#: Runs that are sorted by insertion before they are merged.
+#: Length of the runs that are sorted by insertion before they are merged.
 _RUN = 16
 
 
@@ -121,10 +121,10 @@ def latest(indptr, seq, ts, item, weight, most):  # type: ignore[no-untyped-def]
     Args:
         indptr: int64[users + 1], bounds of each user's events, in any order.
         seq, ts, item: int64[events]; weight: float64[events].
-        most: events kept.
+        most: maximum number of events kept.
 
     Returns:
-        int64[users + 1], bounds of the events kept, and int64[...], their rows, in order.
+        int64[users + 1], bounds of the kept events, and int64[...], their rows, in order.
     """
     users = len(indptr) - 1
     longest = 0
@@ -150,18 +150,18 @@ def latest(indptr, seq, ts, item, weight, most):  # type: ignore[no-untyped-def]
 
 @compiled
 def distinct(indptr, item, ts, weight, events, least, most, drop):  # type: ignore[no-untyped-def]
-    """Each user's distinct items, ascending, of those with enough and not too many.
+    """Each user's distinct items, ascending, cut to the floor and the cap.
 
     Args:
         indptr: int64[users + 1], bounds of each user's events, in any order.
-        item, ts, events: int64[n]; weight: float64[n]. ``events``: how many a row stands for.
-        least: users with fewer items get none.
-        most: items kept, those with the latest ts (ties: the smaller item).
-        drop: users with more than ``most`` items get none instead.
+        item, ts, events: int64[n]; weight: float64[n]. ``events``: number of events behind a row.
+        least: users with fewer items get an empty list.
+        most: maximum number of items kept, those with the latest ts (ties: the smaller item).
+        drop: users with more than ``most`` items get an empty list instead.
 
     Returns:
         int64[users + 1] bounds; for each entry its item, latest ts, sum of weights (added from the
-        latest on) and events; int64[users], each user's items before the cut.
+        latest on) and events; int64[users], the number of each user's items before the cut.
     """
     users = len(indptr) - 1
     longest = 0
