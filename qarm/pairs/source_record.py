@@ -43,7 +43,8 @@ class SourcePairs:
     ledgers: list[Ledger]
     """The last one is about the pairs."""
     skew: dict[str, Any] = field(default_factory=dict)
-    """Facts about caps; ``users_capped`` and ``items_capped`` where ``mass_lost`` applies."""
+    """Facts about caps, among them ``users_capped`` and ``items_capped`` if the source's record
+    has ``mass_lost``."""
     scratch: dict[str, TableRef] = field(default_factory=dict)
     """Versions of the scratch tables of an incremental source."""
 
@@ -79,8 +80,11 @@ def from_kernel(title: str, mined: Mined, keep: Keep) -> SourcePairs:
 
 
 def add_mass_lost(source: PairSource, inputs: Inputs, mined: SourcePairs) -> float | None:
-    """Put the share of score mass that caps cost into the facts; 0 where no cap cut anything."""
-    if source.mass_lost is None or "users_capped" not in mined.skew:
+    """Put the share of score mass that caps cost into the facts; 0 if no cap cut anything.
+
+    Not estimated for an incremental source: the estimate reads all lists, the source does not.
+    """
+    if source.mass_lost is None or inputs.scratch is not None:
         return None
     capped = mined.skew["users_capped"] or mined.skew["items_capped"]
     lost = source.mass_lost(inputs) if capped else 0.0

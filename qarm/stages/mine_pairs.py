@@ -110,9 +110,6 @@ class _Source:
 def _mine(context: Context, source: PairSource, events: DataFrame, keep: Keeper) -> _Source:
     """Mine one source, estimate what its caps cost, filter its pairs."""
     context.say(f"{source.title} pairs")
-    inputs = Inputs(
-        events=events, vectors=context.table("id_vectors"), config=context.config.pairs, keep=keep
-    )
     scratch = None
     if source.name in context.config.pairs.incremental:
         scratch = Scratch(
@@ -121,22 +118,27 @@ def _mine(context: Context, source: PairSource, events: DataFrame, keep: Keeper)
             code_version=context.code_version,
             vectors=context.ref("id_vectors").as_dict(),
         )
-    mined = source.mine(replace(inputs, scratch=scratch))
+    inputs = Inputs(
+        events=events,
+        vectors=context.table("id_vectors"),
+        config=context.config.pairs,
+        keep=keep,
+        scratch=scratch,
+    )
+    mined = source.mine(inputs)
     context.outputs.update(mined.scratch)
     if mined.scratch:
         recounted, left = (mined.skew[f"keys_{what}"] for what in ("recounted", "left"))
         context.say(f"{source.title}: {recounted:,} keys recounted, {left:,} left")
     if lost := add_mass_lost(source, inputs, mined):
         context.say(f"{source.title}: caps lose {lost:.2%} of the score mass (1 % of triggers)")
-    mined = _filter(context, source, mined, events, keep)
+    mined = _filter(context, source, mined, keep)
     own = context.config.external.tables.get("id_vectors")
     version = version_of(source, context.config.pairs, context.code_version, own)
     return _Source(name=source.name, version=version, mined=mined)
 
 
-def _filter(
-    context: Context, source: PairSource, mined: SourcePairs, events: DataFrame, keep: Keeper
-) -> SourcePairs:
+def _filter(context: Context, source: PairSource, mined: SourcePairs, keep: Keeper) -> SourcePairs:
     """The pairs that the filters keep; the last ledger counts those that they removed."""
     config = context.config.pairs.filters
     if not is_active(config):

@@ -215,6 +215,7 @@ def test_versions_and_lost_mass_follow_the_record():
     assert version_of(swing, pairs, "1", None) != version_of(swing, other, "1", None)
     assert version_of(swing, pairs, "1", "own") == version_of(swing, pairs, "1", None)
     uncapped = SourcePairs(pairs=None, ledgers=[], skew={"users_capped": 0, "items_capped": 0})
-    assert add_mass_lost(swing, None, uncapped) == 0.0
+    inputs = Inputs(events=None, vectors=None, config=pairs, keep=None)
+    assert add_mass_lost(swing, inputs, uncapped) == 0.0
     assert uncapped.skew["share_of_score_mass_lost"] == 0.0
-    assert add_mass_lost(u2i, None, SourcePairs(pairs=None, ledgers=[])) is None
+    assert add_mass_lost(u2i, inputs, uncapped) is None
