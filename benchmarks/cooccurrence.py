@@ -1,18 +1,21 @@
-"""ItemCF over users' whole histories, cosine, top 50: ours against implicit and a self-join.
+"""ItemCF: plain counts over whole histories against implicit and a self-join; shipped defaults.
 
     .venv/bin/python benchmarks/cooccurrence.py [--runs 5] [--folder DIR] [--skip-join]
         [--activity zipf lognormal]
 
-Ours is timed from Parquet on disk to Delta committed, in a warm session on local[2]; implicit, with
-two threads, from the same Parquet to Parquet: read, build the matrix, fit, write. The naive
-DataFrame self-join with a window runs once, on a smaller log, and so does ours beside it, each in a
-process of its own, from its start. ``equal``: the same scores for each of 2,000 items, and the same
-partners but for ties at the 50th place.
+Plain counts: cosine, no window, top 50. Ours is timed from Parquet on disk to Delta committed, in a
+warm session on local[2]; implicit, with two threads, from the same Parquet to Parquet: read, build
+the matrix, fit, write. ``equal``: the same scores for each of 2,000 items, and the same partners
+except for ties at the 50th place. The shipped defaults (a window of 5 events with recency, top 100)
+have no peer; they are timed in turn with plain counts. The naive DataFrame self-join runs once, on
+a smaller log, and so does ours beside it, each in its own process, start included.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,9 +39,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 TOP_K = 50
-CONFIG = ItemCF(
-    window_events=0, recency=1.0, normalization="cosine", top_k=TOP_K, max_events_per_user=500
-)
+PLAIN = ItemCF(window_events=0, recency=1.0, top_k=TOP_K, max_events_per_user=500)
 #: users, items, rows, activity of users
 LARGE = ((300_000, 200_000, 5_700_000, "zipf"), (300_000, 200_000, 5_700_000, "lognormal"))
 #: Runs until the JVM has compiled what it runs most.
@@ -46,10 +47,10 @@ _WARM_UP = 6
 SMALL = (100_000, 20_000, 1_800_000, "zipf")
 
 
-def ours(spark: SparkSession, log: Path, out: Path) -> None:
+def ours(spark: SparkSession, log: Path, out: Path, config: ItemCF = PLAIN) -> None:
     """Parquet -> Delta."""
     with Keeper() as kept:
-        mined = mine_itemcf(spark.read.parquet(str(log)), CONFIG, kept)
+        mined = mine_itemcf(spark.read.parquet(str(log)), config, kept)
         # No statistics, as item_pairs has none of these columns but last_ts.
         writer = mined.pairs.write.option("delta.dataSkippingNumIndexedCols", "0")
         writer.format("delta").mode("overwrite").save(str(out))
@@ -100,7 +101,7 @@ def top_scores(table: pa.Table, sample: set[int]) -> dict[int, dict[int, float]]
 
 
 def equal(one: pa.Table, other: pa.Table) -> bool:
-    """Whether 2,000 triggers have the same partners, ties at the last place apart."""
+    """Whether 2,000 triggers have the same partners, except for ties at the last place."""
     items = np.unique(one["trigger"].to_numpy())
     sample = set(np.random.default_rng(0).choice(items, min(2000, len(items)), False).tolist())
     left, right = top_scores(one, sample), top_scores(other, sample)
@@ -124,7 +125,7 @@ def delta_rows(spark: SparkSession, path: Path) -> pa.Table:
 
 
 def against_implicit(folder: Path, runs: int, wanted: list[str]) -> None:
-    """The large logs of the activities ``wanted``, interleaved."""
+    """The large logs with the activities ``wanted``; runs alternate."""
     spark = session()
     for users, items, rows, activity in (log for log in LARGE if log[3] in wanted):
         log = stored_log(folder, users, items, rows, activity)
@@ -142,11 +143,26 @@ def against_implicit(folder: Path, runs: int, wanted: list[str]) -> None:
             runs,
         )
         report("cooccurrence", name, "implicit CosineRecommender, 2 threads", *seconds, same)
+        name = f"{name}, shipped defaults"
+        defaults, plain = interleaved(
+            name,
+            lambda: ours(spark, log, mine, ItemCF()),  # noqa: B023
+            lambda: ours(spark, log, mine),  # noqa: B023
+            runs,
+        )
+        line = {
+            "benchmark": "cooccurrence",
+            "case": name,
+            "ours_s": round(statistics.median(defaults), 4),
+            "plain_counts_s": round(statistics.median(plain), 4),
+            "runs": runs,
+        }
+        print(json.dumps(line), flush=True)
     spark.stop()
 
 
 def against_self_join(folder: Path) -> None:
-    """Once, both cold: each a process of its own."""
+    """Once, both cold: each in its own process."""
     log = stored_log(folder, *SMALL)
     seconds = []
     for side in ("ours", "self_join"):

@@ -1,4 +1,4 @@
-"""Made-up interaction logs of the mining benchmarks, and the session they run in."""
+"""Synthetic interaction logs for the mining benchmarks, and their Spark session."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def zipf_log(
 ) -> pa.Table:
     """About ``rows`` distinct (user, item) events: user_idx, item_idx, ts, seq, weight.
 
-    Items are drawn from a Zipf law with exponent 1, so that the first one is met by a large share
-    of all users. Times are uniform over a year; ``seq`` is the order within the user.
+    Items follow a Zipf law with exponent 1, so that a large share of all users has the first one.
+    Times are uniform over a year; ``seq`` is the order within the user.
 
     Args:
         users: distinct users.
         items: size of the catalogue.
-        rows: rows asked for; users who draw few distinct items have some fewer.
-        activity: how many events users have: zipf (exponent 1) or lognormal (sigma 1).
-        most: most events of a user.
-        seed: of the generator.
+        rows: requested rows; users who draw few distinct items get slightly fewer.
+        activity: distribution of events per user: zipf (exponent 1) or lognormal (sigma 1).
+        most: maximum number of events of a user.
+        seed: seed of the generator.
     """
     rng = np.random.default_rng(seed)
     if activity == "zipf":
@@ -90,7 +90,7 @@ def zipf_log(
 def stored_log(
     folder: Path, users: int, items: int, rows: int, activity: str = "zipf", seed: int = 0
 ) -> Path:
-    """``zipf_log`` as Parquet under ``folder``, in four files; made once."""
+    """``zipf_log`` as Parquet under ``folder``, in four files; made only once."""
     path = folder / f"{activity}-{users}-{items}-{rows}-{seed}"
     if not (path / "_SUCCESS").exists():
         print(f"making {path.name}", file=sys.stderr, flush=True)

@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/pairs_growth.py [--rows 2050000] [--runs 3] [--plot docs/growth.png]
 
-One JSON line a size, and one for what lies between the two largest sizes: the exponent log(time
-ratio) / log(rows ratio), and the core nanoseconds that each further co-occurrence costs, all told.
-Sizes are interleaved; times are medians, from Parquet to Delta in a warm session.
-The catalogue stays as it is, users are added. ``driver_mb``: resident memory of the driver's Python
+Prints one JSON line per size, and one that compares the two largest sizes: the exponent log(time
+ratio) / log(rows ratio), and the core nanoseconds per additional co-occurrence, everything
+included. Runs of the sizes alternate; times are medians, from Parquet to Delta in a warm session.
+The catalogue stays the same, users are added. ``driver_mb``: resident memory of the driver's Python
 and heap used by the driver's JVM after a collection (in local mode the JVM is executor as well).
 """
 
@@ -100,7 +100,7 @@ def main() -> None:
             "case": f"{size} rows",
             "ours_s": round(medians[k], 2),
             "cooccurrences": met[k],
-            "list_of_an_event": round(met[k] / size + 1, 1),
+            "list_length_per_event": round(met[k] / size + 1, 1),
             "driver_mb": memory[k],
             "runs": arguments.runs,
         }
@@ -111,7 +111,7 @@ def main() -> None:
         "benchmark": "pairs_growth",
         "case": "between the two largest",
         "exponent": round(exponent, 3),
-        "core_ns_a_cooccurrence": round(nanoseconds, 1),
+        "core_ns_per_cooccurrence": round(nanoseconds, 1),
     }
     print(json.dumps(line), flush=True)
     if arguments.plot:

@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/swing.py [--folder DIR] [--rows 500000]
 
-The peer finds the pairs of users by a self-join on items, intersects their lists once a pair, and
+The peer finds the pairs of users by a self-join on items, intersects their lists once per pair, and
 explodes the pairs of common items. Both read the same log, in which no item has more than 200
-users and no user more than 200 items, so that the caps are set but neither side has to sample and
-the results must be the same: the 100 best of each item. Both run in one warm session from Parquet
-to Delta: ours as often as --runs says, the slow peer once. ``equal``: the same scores.
+users and no user more than 200 items, so that neither side has to sample and the results must be
+equal: the 100 best pairs of each item. Both run in one warm session from Parquet to Delta: ours
+--runs times, the slow peer once. ``equal``: the same scores.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def main() -> None:
     say(f"ours: {', '.join(f'{s:.2f}' for s in seconds)} s")
     slow = timed(lambda: in_sql(spark, log, theirs))
     say(f"Spark SQL: {slow:.1f} s")
-    name = f"{rows} rows, at most {CAP} users an item and items a user, top {CONFIG.top_k}"
+    name = f"{rows} rows, at most {CAP} users per item and items per user, top {CONFIG.top_k}"
     same = equal(spark, mine, theirs)
     report("swing", name, "Spark SQL, user pairs once", seconds, [slow] * len(seconds), same)
 

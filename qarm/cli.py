@@ -75,7 +75,10 @@ def _config(arguments: argparse.Namespace) -> Config:
     overrides = list(arguments.set)
     if arguments.lake:
         overrides.append(f"lake={json.dumps(arguments.lake)}")
+    from qarm.pairs.pair_sources import check_sources
+
     config = load(arguments.config, overrides)
+    check_sources(config.pairs, config.alignment.sources)
     if config.codes.rq_last != "kmeans":
         from qarm.codes.kinds import last_kind
 

@@ -1,4 +1,4 @@
-"""The tables of the lake, one module each."""
+"""The public tables of the lake, one module each."""
 
 from schemas import (
     alignment_pairs,
@@ -9,21 +9,12 @@ from schemas import (
     item_embeddings,
     item_features,
     item_pairs,
-    itemcf_counted,
-    itemcf_days,
-    itemcf_item_days,
-    itemcf_user_counts,
-    itemcf_user_lists,
     items,
     metrics,
     predictions,
     quarantine,
     ranking_samples,
     semantic_ids,
-    swing_items,
-    swing_scored,
-    u2i_counted,
-    u2i_days,
     users,
 )
 from schemas.table import Column, Table
@@ -35,15 +26,6 @@ _MODULES = (
     quarantine,
     event_splits,
     id_vectors,
-    u2i_days,
-    u2i_counted,
-    swing_scored,
-    swing_items,
-    itemcf_days,
-    itemcf_item_days,
-    itemcf_counted,
-    itemcf_user_counts,
-    itemcf_user_lists,
     item_pairs,
     alignment_pairs,
     item_features,
@@ -55,7 +37,7 @@ _MODULES = (
     metrics,
 )
 
-#: Every table by name, in the order in which the pipeline fills them.
+#: Every public table by name, in the order in which the pipeline fills them.
 TABLES: dict[str, Table] = {module.TABLE.name: module.TABLE for module in _MODULES}
 
 __all__ = ["TABLES", "Column", "Table"]

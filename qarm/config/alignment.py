@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from qarm.config.section import Section
 from qarm.config.training import Optimizer
@@ -49,11 +49,3 @@ class Alignment(Section):
     optimizer: Optimizer = Optimizer(learning_rate=1e-2, weight_decay=1e-4)
     seed: int = 0
     """Seed of initialisation, held-out pairs and order."""
-
-    @field_validator("sources")
-    @classmethod
-    def _known_sources(cls, sources: dict[str, float]) -> dict[str, float]:
-        known = ["u2i", "swing", "itemcf", "user"]
-        if unknown := sorted(set(sources) - set(known)):
-            raise ValueError(f"no such source: {', '.join(unknown)}; known: {', '.join(known)}")
-        return sources

@@ -160,8 +160,6 @@ def _resolve(config: Config, path: str) -> Config:
         # A name without a slash is a model that ships in a package.
         return absolute(name) if "/" in name else name
 
-    filters = config.pairs.filters
-    filters = filters.model_copy(update={"text_backbone": backbone(filters.text_backbone)})
     return config.model_copy(
         update={
             "log": config.log.model_copy(update={"path": [absolute(p) for p in config.log.path]}),
@@ -176,7 +174,6 @@ def _resolve(config: Config, path: str) -> Config:
             "external": config.external.model_copy(
                 update={"tables": {k: absolute(p) for k, p in config.external.tables.items()}}
             ),
-            "pairs": config.pairs.model_copy(update={"filters": filters}),
             "encoder": config.encoder.model_copy(
                 update={"text_backbone": backbone(config.encoder.text_backbone)}
             ),

@@ -1,7 +1,7 @@
 """Which part of each user's list each block of items needs, and a block's index of its triggers.
 
 Arrays in, arrays out. A record is three int64 words: item and mark, ts, weight (``lists.RECORD``).
-What travels to a block has, in place of the miner's mark, ``position | SAMPLED | OWN``.
+Records that are shipped to a block have the mark ``position | SAMPLED | OWN``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 
 from qarm.kernels.compiled import compiled
 
-#: Bits of a travelling mark; the lower ones are the place in the user's list.
+#: Bits of a shipped mark; the lower bits are the position in the user's list.
 OWN = 1 << 30
 SAMPLED = 1 << 29
 _LOW = (1 << 32) - 1
@@ -26,11 +26,11 @@ def choose_blocks(  # type: ignore[no-untyped-def]
         indptr: int64[users + 1], bounds of each user's entries.
         words: int64[entries, 3]
         user_hash: int64[users], compared with the thresholds.
-        hot_item, hot_threshold: int64[h], ascending items and the largest hash that each keeps.
-        wanted: int64[w], ascending: the items that are scored; empty: all.
-        left_out: int64[l], ascending: items that are not.
-        user_block: int64[users], the block of all of a user's items; empty: see ``blocks``.
-        blocks: item modulo this is the block.
+        hot_item, hot_threshold: int64[h], ascending items, and the largest hash that each keeps.
+        wanted: int64[w], ascending: the items to score; empty: all.
+        left_out: int64[l], ascending: the items not to score.
+        user_block: int64[users], the block of all items of a user; empty: by item.
+        blocks: number of blocks; by item, the block is item modulo this.
 
     Returns:
         block int64[entries], -1 where the user does not count or the item is not wanted;
@@ -63,15 +63,15 @@ def choose_blocks(  # type: ignore[no-untyped-def]
 def cut_to_blocks(indptr, words, block, sampled, reach, blocks):  # type: ignore[no-untyped-def]
     """Cut users' lists into what each block needs: its own entries and all within ``reach``.
 
-    A user's list goes once to every block that it has an entry in: the union of
-    [p - reach, p + reach] over the places p of the block's entries.
+    A user's list is shipped once to every block that has an entry in it: the union of
+    [p - reach, p + reach] over the positions p of the block's entries.
 
     Args:
         indptr: int64[users + 1], bounds of each user's entries, in the user's order.
         words: int64[entries, 3]
-        block: int64[entries], the block that scores the entry's item; -1: nobody does.
+        block: int64[entries], the block that scores the entry's item; -1: none.
         sampled: bool[entries]
-        reach: neighbours on either side; at least the list's length: whole lists.
+        reach: neighbours on either side; at least the length of a list: the whole list.
         blocks: number of blocks.
 
     Returns:
@@ -85,7 +85,7 @@ def cut_to_blocks(indptr, words, block, sampled, reach, blocks):  # type: ignore
     slice_length = np.empty(0, np.int64)
     out = np.empty((0, 3), np.int64)
     for fill in (False, True):
-        if fill:  # counts become places
+        if fill:  # counts become offsets
             for b in range(blocks):
                 slice_at[b + 1] += slice_at[b]
                 entry_at[b + 1] += entry_at[b]
@@ -174,9 +174,9 @@ def index_triggers(indptr, words, code, codes, user_order):  # type: ignore[no-u
 
     Args:
         indptr: int64[users + 1], bounds of each user's entries.
-        words: int64[n, 3], with marks that travelled.
-        code: int32[n]; codes: how many.
-        user_order: int64[users], the rows of the users in the order they are to come in.
+        words: int64[n, 3], with shipped marks.
+        code: int32[n]; codes: number of codes.
+        user_order: int64[users], the rows of the users in the wanted order.
 
     Returns:
         trigger int64[t], codes ascending; bounds int64[t + 1]; entry int64[m] and user int64[m],
@@ -213,7 +213,7 @@ def index_triggers(indptr, words, code, codes, user_order):  # type: ignore[no-u
 
 @compiled
 def _mix(value):  # type: ignore[no-untyped-def]
-    """A bijection of 64 bits that spreads each of them over all (SplitMix64's finish)."""
+    """A bijection of 64-bit integers that mixes all bits (finaliser of SplitMix64)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
@@ -225,7 +225,7 @@ def hash_lists(indptr, words, sampled, user):  # type: ignore[no-untyped-def]
 
     Args:
         indptr: int64[users + 1], bounds of each user's entries.
-        words: int64[n, 3]; sampled: bool[n], hashed as well; user: int64[users].
+        words: int64[n, 3]; sampled: bool[n], part of the hash; user: int64[users].
 
     Returns:
         int64[n]

@@ -6,19 +6,19 @@ import numpy as np
 
 from qarm.kernels.compiled import compiled
 
-#: Units of a count, so that sums are of integers and do not depend on their order.
+#: Integer units per unit of a count: integer sums do not depend on their order.
 UNITS = 2.0**32
 
 
 @compiled
 def list_cooccurrences(indptr, item, ts, weight, day, counted, recency, window_micros):  # type: ignore[no-untyped-def]
-    """Every co-occurrence whose later event is ``counted``, once.
+    """Each co-occurrence whose later event is ``counted``.
 
     Args:
         indptr: int64[users + 1], bounds of each user's events, in order.
         item, ts, day: int64[events]; weight: float64[events]; counted: bool[events].
         recency: float64[w], factor of events 1, 2, ... apart; its length is the window.
-        window_micros: int64, farthest two events may be apart in time.
+        window_micros: int64, largest time between the two events, in microseconds.
 
     Returns:
         day, smaller item, larger item, units, ts of the later event: int64[n] each.

@@ -8,7 +8,7 @@ import numpy as np
 
 from qarm.kernels.compiled import compiled
 
-#: What became of a row.
+#: Outcomes of a row.
 PAIR, NO_VECTOR, NO_EARLIER_EVENT, NO_CANDIDATE, BELOW_MIN_SIMILARITY, NOT_A_TARGET = range(6)
 
 #: Slots of ``State.scalars``.
@@ -16,14 +16,14 @@ _USER, _STARTED, _TS, _SEEN, _PENDING = range(5)
 
 
 class State(NamedTuple):
-    """What is carried from one batch to the next: O(window x d), whatever the user's length.
+    """State between two batches: O(window x d) for users of any length.
 
     ``window_*`` is a ring of the latest events strictly before the current instant, ``pending_*``
     one of the latest events at the current instant; row k of either lies at k modulo the window.
     """
 
     scalars: np.ndarray
-    """int64[5]: user, started, ts, events ever put into the window, events at this instant."""
+    """int64[5]: user, started, ts, events put into the window so far, events at this instant."""
     window_item: np.ndarray
     """int64[window]; -1: an item without a vector."""
     window_vector: np.ndarray
@@ -46,7 +46,7 @@ def new_state(window: int, dimensions: int) -> State:
 
 
 def unit_rows(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``vectors`` (n x d) at unit length as float32, and which rows have a length at all."""
+    """``vectors`` (n x d) scaled to unit length as float32, and which rows are not zero."""
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     there = norms > 0
     return (vectors / np.where(there, norms, 1.0)[:, None]).astype(np.float32), there
@@ -58,16 +58,16 @@ def find_triggers(  # type: ignore[no-untyped-def]
 ):
     """For each target, the trigger: the most similar item among the user's latest events.
 
-    Rows must be sorted by (user, ts, item descending): the later row wins among equal similarities
-    and at the window's edge, that is the latest event, then the smallest item.
+    Rows must be sorted by (user, ts, item descending). Among equal similarities and at the window's
+    edge the later row wins: the latest event, then the smallest item.
 
     Args:
         user, item, ts: int64[n].
-        is_target: bool[n]; other rows only fill windows.
+        is_target: bool[n]; other rows only enter windows.
         vector_row: int64[n], row of ``vectors``; -1: the item has no vector.
         vectors: float32[m, d], unit length.
         min_similarity: smallest cosine of a pair.
-        state: what the previous batch left; changed in place.
+        state: state after the previous batch; changed in place.
 
     Returns:
         trigger int64[n] (-1: none), similarity float64[n], outcome int8[n] (see the constants).
@@ -86,7 +86,7 @@ def find_triggers(  # type: ignore[no-untyped-def]
             scalars[_TS] = ts[row]
             scalars[_SEEN] = 0
             scalars[_PENDING] = 0
-        elif ts[row] != scalars[_TS]:  # time moves on: what was simultaneous is now earlier
+        elif ts[row] != scalars[_TS]:  # a later instant: what was simultaneous is now earlier
             scalars[_TS] = ts[row]
             pending = scalars[_PENDING]
             for k in range(max(0, pending - window), pending):

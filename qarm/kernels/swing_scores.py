@@ -1,4 +1,4 @@
-"""Swing of one block of triggers, through an inverted index of each trigger's users."""
+"""Swing of one block of triggers, with an inverted index of each trigger's users."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def score_swing(  # type: ignore[no-untyped-def]
     """s(i,j) = sum over {u,v} in S_i n S_j of w_u w_v / (alpha2 + |I_u n I_v|) (arXiv 2010.05525).
 
     S_i are the sampled users of item i, I_u the items of user u. For a trigger i, the lists of S_i
-    are turned into an inverted index item -> users; one walk over it counts the overlap of every
-    two users at once, a second adds up the scores. Users are in one order everywhere, so that
-    s(i,j) and s(j,i) are the same sum of the same terms, to the last bit.
+    are turned into an inverted index item -> users; one pass over it counts the overlaps of all
+    pairs of users, a second one adds up the scores. The order of users is fixed, so s(i,j) and
+    s(j,i) are equal to the last bit.
 
     Args:
         trigger: int64[t], codes of the block's triggers, ascending.
@@ -49,7 +49,7 @@ def score_swing(  # type: ignore[no-untyped-def]
         alpha2, min_support, top_k: as in the configuration.
         first: trigger to start with.
         capacity: output rows that fit in this call; at least max(code) + 1.
-        tally: int64[3], scored pairs and where they went; added to.
+        tally: int64[3], scored pairs and dropped pairs by reason; added to.
 
     Returns:
         next trigger (t: done) and the rows: trigger and target codes, score, support, weight, ts.

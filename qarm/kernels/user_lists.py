@@ -6,9 +6,9 @@ import numpy as np
 
 from qarm.kernels.compiled import compiled
 
-#: Bits of a pass of the radix sort.
+#: Bits per pass of the radix sort.
 _BITS = 11
-#: Runs that are sorted by insertion before they are merged.
+#: Length of the runs that are sorted by insertion before they are merged.
 _RUN = 16
 
 
@@ -121,10 +121,10 @@ def latest(indptr, seq, ts, item, weight, most):  # type: ignore[no-untyped-def]
     Args:
         indptr: int64[users + 1], bounds of each user's events, in any order.
         seq, ts, item: int64[events]; weight: float64[events].
-        most: events kept.
+        most: maximum number of events kept.
 
     Returns:
-        int64[users + 1], bounds of the events kept, and int64[...], their rows, in order.
+        int64[users + 1], bounds of the kept events, and int64[...], their rows, in order.
     """
     users = len(indptr) - 1
     longest = 0
@@ -150,18 +150,18 @@ def latest(indptr, seq, ts, item, weight, most):  # type: ignore[no-untyped-def]
 
 @compiled
 def distinct(indptr, item, ts, weight, events, least, most, drop):  # type: ignore[no-untyped-def]
-    """Each user's distinct items, ascending, of those with enough and not too many.
+    """Each user's distinct items, ascending, cut to the floor and the cap.
 
     Args:
         indptr: int64[users + 1], bounds of each user's events, in any order.
-        item, ts, events: int64[n]; weight: float64[n]. ``events``: how many a row stands for.
-        least: users with fewer items get none.
-        most: items kept, those with the latest ts (ties: the smaller item).
-        drop: users with more than ``most`` items get none instead.
+        item, ts, events: int64[n]; weight: float64[n]. ``events``: number of events behind a row.
+        least: users with fewer items get an empty list.
+        most: maximum number of items kept, those with the latest ts (ties: the smaller item).
+        drop: users with more than ``most`` items get an empty list instead.
 
     Returns:
         int64[users + 1] bounds; for each entry its item, latest ts, sum of weights (added from the
-        latest on) and events; int64[users], each user's items before the cut.
+        latest on) and events; int64[users], the number of each user's items before the cut.
     """
     users = len(indptr) - 1
     longest = 0
@@ -224,17 +224,15 @@ def distinct(indptr, item, ts, weight, events, least, most, drop):  # type: igno
 
 
 @compiled
-def sum_by_item(words, near, factor):  # type: ignore[no-untyped-def]
+def sum_by_item(words, near):  # type: ignore[no-untyped-def]
     """Sums over the entries of each item, added in the order of the entries.
 
     Args:
         words: int64[n, 3], records of at least one entry.
         near: int64[n], of each entry.
-        factor: float64[n], of each entry's weight.
 
     Returns:
-        items int64[m], ascending; entries, marks and near int64[m], weight float64[m] and weight
-        times factor float64[m].
+        items int64[m], ascending; entries, marks and near int64[m], weight float64[m].
     """
     n = len(words)
     weight = words[:, 2].copy().view(np.float64)
@@ -259,12 +257,10 @@ def sum_by_item(words, near, factor):  # type: ignore[no-untyped-def]
     marks = np.zeros(len(items), np.int64)
     nears = np.zeros(len(items), np.int64)
     sums = np.zeros(len(items), np.float64)
-    scaled = np.zeros(len(items), np.float64)
     for e in range(n):
         c = code[item[e]]
         entries[c] += 1
         marks[c] += words[e, 0] >> 32
         nears[c] += near[e]
         sums[c] += weight[e]
-        scaled[c] += weight[e] * factor[e]
-    return items, entries, marks, nears, sums, scaled
+    return items, entries, marks, nears, sums

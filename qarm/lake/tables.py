@@ -233,6 +233,7 @@ class Lake:
         update_when: str | None = None,
         delete_missing_where: str | None = None,
         leave: DataFrame | None = None,
+        within: str | None = None,
     ) -> TableRef:
         """MERGE on the table's key (source is ``s``, target is ``t``).
 
@@ -244,6 +245,8 @@ class Lake:
             delete_missing_where: SQL on t; rows absent from ``df`` for which it holds are deleted.
             leave: keys of rows to delete in the same commit, none of them in ``df``. Unlike
                 ``delete_missing_where``, it does not read the rows that stay.
+            within: SQL on t that holds for all rows that can match, so that Delta reads only the
+                partitions and files that satisfy it.
         """
         from delta.tables import DeltaTable
         from pyspark.sql import functions as F
@@ -256,7 +259,9 @@ class Lake:
             rows = rows.withColumn("__leave", F.lit(False))
             rows = rows.unionByName(keys, allowMissingColumns=True)
         source = rows.alias("s")
-        on = " AND ".join(f"t.`{k}` = s.`{k}`" for k in table.key)
+        on = " AND ".join(
+            [*(f"t.`{k}` = s.`{k}`" for k in table.key), *([within] if within else [])]
+        )
         builder = DeltaTable.forPath(self.spark, path).alias("t").merge(source, on)
         if leave is not None:
             builder = builder.whenMatchedDelete("s.__leave")

@@ -1,9 +1,9 @@
-"""Users' lists, shipped once to each block of items that needs them.
+"""Users' lists, shipped to each block of items that needs them, and scored there.
 
-A block is the set of items with ``item_idx mod blocks = block``, and one task. It holds, in memory,
-the (capped) lists of all users with an item in it, so it can score its triggers completely, take
-their top k, and forget. What is shuffled are lists, never counts of pairs - but for the few items
-whose users' lists fill a block by themselves (``qarm.pairs.hot_items``).
+A block is the set of items with ``item_idx mod blocks = block``, processed by one task. It holds
+the capped lists of all users with an item in it in memory, so it can score its triggers completely
+and keep only their top k. Lists are shuffled, never counts of pairs, except for the few items whose
+users' lists fill a block by themselves (``qarm.pairs.hot_items``).
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-#: Entries that a block should hold at most: 1.1 GB at the peak of making it,
-#: 66 bytes an entry.
+#: Most entries that a block should hold: 1.1 GB at the peak of building it, 66 bytes per entry.
 BLOCK_ENTRIES = 1 << 24
-#: Blocks a core where memory allows: every further one ships the lists once more.
-_BLOCKS_A_CORE = 1
-#: Entries written at once; keeps each Arrow batch far below 2 GB.
+#: Blocks per core if memory allows: every additional one ships the lists once more.
+_BLOCKS_PER_CORE = 1
+#: Entries per Arrow batch; keeps batches far below 2 GB.
 _WRITE_ENTRIES = 1 << 20
 #: Fewest output rows of one call of a kernel.
 _CALL_ROWS = 1 << 17
-#: Codes are found by a table over all items up to this many times the entries, else by sorting.
+#: Items are numbered by a table up to this many times the entries, else by sorting.
 _SPARSE = 16
 
 _EMPTY = np.empty(0, np.int64)
@@ -39,11 +38,11 @@ _SLICES_SCHEMA = "key bigint, users binary, lengths binary, entries binary"
 
 
 class Routing(NamedTuple):
-    """Which block scores what."""
+    """Which block scores which items."""
 
     blocks: int
     reach: int
-    """Neighbours on either side that a block needs beside its own entries."""
+    """Neighbours on either side of its own entries that a block needs."""
     hot_item: np.ndarray = _EMPTY
     """int64[h], ascending: items that keep a sample of their users only."""
     hot_threshold: np.ndarray = _EMPTY
@@ -53,7 +52,7 @@ class Routing(NamedTuple):
     left_out: np.ndarray = _EMPTY
     """int64[l], ascending: items not to score."""
     by_user: bool = False
-    """Users, not items, are spread over the blocks, so that each has a part of an item's users."""
+    """Spread users, not items, over the blocks, so that each block has some of an item's users."""
 
 
 class Block(NamedTuple):
@@ -93,25 +92,25 @@ Prepare = Callable[[Block], Call]
 def count_blocks(
     lists: DataFrame, entries: int, reach: int, block_entries: int = BLOCK_ENTRIES
 ) -> int:
-    """Blocks to cut the items into: a core each, or more where a block would hold too much.
+    """Number of blocks: one per core, or more if a block would hold too many entries.
 
-    A list of n entries goes to a block with probability 1 - (1 - 1/blocks)^n, items being spread
-    at random. Results do not depend on the number. However many there are, a block holds the lists
-    of all users of each of its items.
+    A list of n entries goes to a block with probability 1 - (1 - 1/blocks)^n, because items are
+    spread at random. Results do not depend on the number of blocks. A block always holds the lists
+    of all users of each of its items, so more blocks do not help against a single large item.
 
     Args:
         lists: rows of ``lists.LISTS_SCHEMA``.
         entries: entries of all lists.
-        reach: neighbours on either side that a block needs beside its own entries.
+        reach: see ``Routing``.
         block_entries: most entries that a block should hold.
     """
     from pyspark.sql import functions as F
 
-    blocks = _BLOCKS_A_CORE * lists.sparkSession.sparkContext.defaultParallelism
+    blocks = _BLOCKS_PER_CORE * lists.sparkSession.sparkContext.defaultParallelism
     if entries <= block_entries:
         return blocks
     size = (F.length("entries") / F.lit(RECORD.itemsize)).cast("bigint").alias("n")
-    rows = lists.groupBy(size).count().collect()  # a row a length, of which the cap is the largest
+    rows = lists.groupBy(size).count().collect()  # one row per length; the cap limits them
     lengths = np.array([row["n"] for row in rows], np.float64)
     users = np.array([row["count"] for row in rows], np.float64)
 
@@ -137,11 +136,11 @@ def score_in_blocks(lists: DataFrame, routing: Routing, prepare: Prepare) -> Dat
 
 
 def ship_to_blocks(lists: DataFrame, routing: Routing) -> DataFrame:
-    """What each block needs, one partition a block: rows that ``read_block`` takes.
+    """What each block needs, one partition per block: rows that ``read_block`` takes.
 
     Args:
-        lists: rows of ``lists.LISTS_SCHEMA``, and user_hash (bigint) where items are hot. No user
-            has more entries than its cap.
+        lists: rows of ``lists.LISTS_SCHEMA``, and user_hash (bigint) if items are hot; cut to
+            the cap of users.
         routing: which block scores what.
     """
     from pyspark.sql import functions as F
@@ -158,7 +157,7 @@ def ship_to_blocks(lists: DataFrame, routing: Routing) -> DataFrame:
 def cut_lists(
     batches: Iterable[pa.RecordBatch], routing: Routing, keys: np.ndarray
 ) -> Iterator[pa.RecordBatch]:
-    """(user_idx, user_hash, list) -> rows of ``_SLICES_SCHEMA``, several users in a row."""
+    """(user_idx, user_hash, list) -> rows of ``_SLICES_SCHEMA``, each with several users."""
     import pyarrow as pa
 
     from qarm.kernels.block_lists import choose_blocks, cut_to_blocks
@@ -183,7 +182,7 @@ def cut_lists(
             indptr, words, block, sampled, routing.reach, routing.blocks
         )
         users = user_idx[user]
-        # A row a block, or more where the entries would be many.
+        # One row per block, or more if it has many entries.
         ends = np.cumsum(length)
         cuts = np.flatnonzero(np.diff((ends - 1) // _WRITE_ENTRIES)) + 1
         bounds = np.unique(np.concatenate([slice_at, cuts]))
@@ -208,7 +207,7 @@ def cut_lists(
 
 
 def read_block(batches: Iterable[pa.RecordBatch]) -> Block | None:
-    """All slices of one block -> the block; users in the order of their index. None: no slices."""
+    """All slices of one block -> the block, its triggers' entries by user; None: no slices."""
     from qarm.kernels.block_lists import SAMPLED, code_items, index_triggers
 
     held: list[tuple[np.ndarray, ...]] = []
@@ -243,7 +242,7 @@ def read_block(batches: Iterable[pa.RecordBatch]) -> Block | None:
 
 
 def score_slices(batches: Iterable[pa.RecordBatch], prepare: Prepare) -> Iterator[pa.RecordBatch]:
-    """Slices of one block -> scored pairs, and a row of counts at the end."""
+    """Slices of one block -> scored pairs, and one row of counts at the end."""
     tally = np.zeros(3, np.int64)
     for columns in score_block(batches, prepare, tally):
         yield mined_batch(columns)
@@ -253,7 +252,7 @@ def score_slices(batches: Iterable[pa.RecordBatch], prepare: Prepare) -> Iterato
 def score_block(
     batches: Iterable[pa.RecordBatch], prepare: Prepare, tally: np.ndarray
 ) -> Iterator[tuple[np.ndarray, ...]]:
-    """Slices of one block -> items of trigger and target, and the kernel's values, piece by piece.
+    """Slices of one block -> items of trigger and target, and the kernel's values, call by call.
 
     ``tally``: int64[3], counts that the kernel adds to.
     """

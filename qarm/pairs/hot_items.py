@@ -1,8 +1,8 @@
-"""Items whose users' lists would fill a block by themselves: a part of the users in each block.
+"""Items whose users' lists would fill a block by themselves: each block gets some of their users.
 
-Each shard adds up what its users contribute to a pair, in integers, and the parts are added up
-after one shuffle of them: the same sums, to the last bit, as one block with all users would have.
-Counts of pairs are shuffled here, but of the few crowded items only.
+Each block adds up what its users contribute to a pair, in integers, and the partial sums are added
+up after a shuffle: the same sums, to the last bit, as in one block with all users. Counts of pairs
+are shuffled here, but only those of the few crowded items.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-#: Entries that the users of one item may bring to a block.
+#: Most entries that the users of one item may bring to a block.
 CROWDED_ENTRIES = BLOCK_ENTRIES
-#: Rows that a task holds before it drops those beyond the top k.
+#: Rows that a task buffers before it drops those beyond the top k.
 _HELD_ROWS = 1 << 20
 
 _SUMS_SCHEMA = "trigger bigint, target bigint, units bigint, support bigint, last_ts bigint"
@@ -58,8 +58,8 @@ def crowded_items(items: DataFrame, nearest: int) -> np.ndarray:
 
 
 def shard_users(lists: DataFrame, crowded: np.ndarray, entries: int, reach: int) -> Routing:
-    """The routing of ``crowded`` items (int64[h]): users over a core each, or more blocks where
-    the ``entries`` of all lists are many."""
+    """The routing of ``crowded`` items (int64[h]): users spread over one block per core, or over
+    more if the lists have many ``entries`` in total."""
     cores = lists.sparkSession.sparkContext.defaultParallelism
     shards = max(cores, -(-entries // CROWDED_ENTRIES))
     return Routing(shards, reach, wanted=crowded, by_user=True)
@@ -78,11 +78,11 @@ def score_in_shards(
     Args:
         lists: see ``blocks.ship_to_blocks``.
         routing: as of ``shard_users``.
-        prepare: makes the kernel call of a block, which gives (score, units, support, ...) of all
-            pairs; see ``stream_sums``.
+        prepare: makes the kernel call of a block, which returns the sums of all pairs; see
+            ``stream_sums``.
         normalise: makes scores of sums; runs on executors.
-        min_support: users that a pair needs.
-        top_k: pairs kept of a trigger.
+        min_support: fewest users of a pair.
+        top_k: pairs kept per trigger.
     """
     from pyspark.sql import functions as F
 
@@ -98,7 +98,7 @@ def score_in_shards(
         partial(stream_scores, normalise=normalise, min_support=min_support, top_k=top_k),
         ROW_SCHEMA,
     )
-    # Each task kept its own top k; what is left of a trigger now meets in one task. Counts go
+    # Each task kept its own top k; the rest of a trigger now meets in one task. Counts travel
     # along, so that no task runs twice.
     return scored.repartition("trigger").mapInArrow(partial(stream_best, top_k=top_k), ROW_SCHEMA)
 
@@ -117,7 +117,7 @@ def stream_sums(batches: Iterable[pa.RecordBatch], prepare: Prepare) -> Iterator
 def stream_scores(
     batches: Iterable[pa.RecordBatch], normalise: Normalise, min_support: int, top_k: int
 ) -> Iterator[pa.RecordBatch]:
-    """Whole sums -> pairs with enough support, at most ``top_k`` of a trigger, and counts."""
+    """Whole sums -> pairs with enough support, at most ``top_k`` per trigger, and counts."""
     tally = np.zeros(3, np.int64)
 
     def supported() -> Iterator[Columns]:
@@ -132,7 +132,7 @@ def stream_scores(
 
 
 def stream_best(batches: Iterable[pa.RecordBatch], top_k: int) -> Iterator[pa.RecordBatch]:
-    """Rows of ``ROW_SCHEMA``, all of a trigger -> its ``top_k`` best, and counts."""
+    """Rows of ``ROW_SCHEMA``, all rows of a trigger -> its ``top_k`` best, and counts."""
     import pyarrow.compute as pc
 
     tally = np.zeros(3, np.int64)

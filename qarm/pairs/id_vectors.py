@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 #: MLlib's ALS takes 32-bit ids.
 _LARGEST_ID = 2**31 - 1
-#: Ratings a block of users or items; a function of the data, not of the cluster, because the start
-#: of the factors depends on the blocks.
-_RATINGS_A_BLOCK = 1_000_000
+#: Ratings per block of users or items. A function of the data, not of the cluster, because the
+#: initial factors depend on the blocks.
+_RATINGS_PER_BLOCK = 1_000_000
 _FEWEST_BLOCKS = 4
 
 
@@ -26,9 +26,9 @@ def train_id_vectors(events: DataFrame, config: IdVectors, seed: int) -> DataFra
     1 + alpha * sum of a user's event weights on an item. Vectors are not normalised.
 
     Args:
-        events: user_idx, item_idx, weight; one row an event.
+        events: user_idx, item_idx, weight; one row per event.
         config: rank, iterations, regularisation, alpha.
-        seed: start of the factors.
+        seed: seed of the initial factors.
 
     Raises:
         InputError: there are no events, or an index does not fit into MLlib's 32-bit ids.
@@ -53,10 +53,10 @@ def train_id_vectors(events: DataFrame, config: IdVectors, seed: int) -> DataFra
         if row[kind] > _LARGEST_ID:
             raise InputError(
                 f"ID vectors: {kind}_idx goes up to {row[kind]}, MLlib's ALS takes 32-bit ids up "
-                f"to {_LARGEST_ID}; bring vectors of your own (external.tables.id_vectors)"
+                f"to {_LARGEST_ID}; provide your own vectors (external.tables.id_vectors)"
             )
-    blocks = max(_FEWEST_BLOCKS, -(-row["rows"] // _RATINGS_A_BLOCK))
-    # One order of the rows, so that the normal equations are added up in one order.
+    blocks = max(_FEWEST_BLOCKS, -(-row["rows"] // _RATINGS_PER_BLOCK))
+    # A fixed order of the rows, so that sums in the normal equations are repeatable.
     ordered = ratings.select(
         F.col("user_idx").cast("int"), F.col("item_idx").cast("int"), "weight"
     ).repartition(blocks, "user_idx")

@@ -1,25 +1,25 @@
-"""ItemCF day by day: partial counts that add up, so that a nightly run counts one day.
+"""Incremental ItemCF by day: counts of days add up, so that a nightly run counts one day.
 
-A co-occurrence belongs to the day of its later event, caps hold for each user and day, and decay is
-applied when days are added up. So a day's counts depend on its own events and on those of the
-``window_days`` before it, and on nothing else. A run compares a fingerprint of each day's events
-with that of the run before and counts anew the days that changed and those that reach into them:
-a new day, a late event, an erased user and a backfill are all the same case, and the result is
-exactly that of counting everything.
+A co-occurrence belongs to the day of its later event, and caps hold per user and day. So the counts
+of a day depend on its own events and on those of the ``window_days`` before it, and the fingerprint
+of a day covers these days. The result equals that of counting all days.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qarm.pairs.lists import bounds_of
+from qarm.pairs import scratch
+from qarm.pairs.lists import bounds_of, names_of
 from qarm.pairs.mined import Keep
+from qarm.pairs.nightly import Miner, Night, Recounted, Scratch, update
 from qarm.pairs.topk import exact_sum, top_k
 
 if TYPE_CHECKING:
@@ -28,24 +28,15 @@ if TYPE_CHECKING:
 
     from qarm.config.pairs import ItemCF
 
+MINER = Miner(name="itemcf", key=("day",), tables=(scratch.ITEMCF_PAIRS, scratch.ITEMCF_ITEMS))
+
 _COUNTS_SCHEMA = "day int, trigger bigint, target bigint, units bigint, last_ts bigint"
 _DAY_MICROS = 86_400_000_000
 _EPOCH = date(1970, 1, 1)
 
 
-class Days(NamedTuple):
-    """What a run has to do."""
-
-    now: dict[date, tuple[int, str]]
-    """Days with events that a counted day can reach into: (events, fingerprint)."""
-    todo: list[date]
-    """Days to count anew."""
-    leave: list[date]
-    """Days whose counts leave: nothing is left of them, or they are too old."""
-
-
-def describe_days(events: DataFrame) -> dict[date, tuple[int, str]]:
-    """(events, fingerprint) of each day with events: user_idx, item_idx, ts, weight."""
+def describe_days(events: DataFrame) -> dict[date, str]:
+    """Hash of the events (user_idx, item_idx, ts, weight) of each day that has any."""
     from pyspark.sql import functions as F
 
     mark = F.xxhash64("user_idx", "item_idx", F.unix_micros("ts"), F.col("weight").cast("double"))
@@ -53,72 +44,40 @@ def describe_days(events: DataFrame) -> dict[date, tuple[int, str]]:
         events.groupBy(F.to_date("ts").alias("day"))
         .agg(
             F.count("*").alias("events"),
-            F.sum(mark.cast("decimal(20,0)")).cast("string").alias("fingerprint"),
+            F.sum(mark.cast("decimal(20,0)")).cast("string").alias("hashes"),
         )
-        .collect()  # one row a day
+        .collect()  # one row per day
     )
-    return {row["day"]: (int(row["events"]), str(row["fingerprint"])) for row in rows}
+    return {row["day"]: f"{row['events']} {row['hashes']}" for row in rows}
 
 
-def of_latest_days(events: DataFrame, days: int) -> DataFrame:
-    """The events of the latest ``days`` days, up to that of the latest event; 0: all."""
-    from pyspark.sql import functions as F
-
-    if not days:
-        return events
-    day = F.to_date("ts")
-    row = events.agg(F.max(day)).first()
-    assert row is not None
-    return events.where(day > F.lit((row[0] or _EPOCH) - timedelta(days=days)))
-
-
-def plan_days(
-    now: dict[date, tuple[int, str]],
-    before: dict[date, tuple[int, str, str]],
-    counted_with: str,
-    window_days: float,
-    history_days: int = 0,
-) -> Days:
-    """Which days to count anew, and which leave.
-
-    A day that grows too old leaves without touching the others; its events are still there for the
-    days that reach into it, so its fingerprint is kept until none does.
+def fingerprint_days(days: dict[date, str], window_days: float, mark: str) -> dict[date, int]:
+    """A 64-bit hash of each day and of the days before it that its co-occurrences reach into.
 
     Args:
-        now: (events, fingerprint) of all days with events.
-        before: (events, fingerprint, counted_with) of the days that were counted.
-        counted_with: hash of today's settings and code.
-        window_days: how far a day reaches into earlier ones.
-        history_days: days counted, up to the latest with events; 0: all.
+        days: as of ``describe_days``.
+        window_days: largest time between two events that co-occur.
+        mark: hash of the settings and the code.
     """
-    reach = math.ceil(window_days)
-    first = edge = min([*now, *before], default=_EPOCH)
-    if history_days and now:
-        first = max(now) - timedelta(days=history_days - 1)
-        edge = first - timedelta(days=reach)
-    now = {day: facts for day, facts in now.items() if day >= edge}
-    kept = {day for day in now if day >= first}
-    changed = {day for day, facts in now.items() if before.get(day) != (*facts, counted_with)}
-    gone = {day for day in before if day >= edge and day not in now}
-    # Back in time: a day that was only reached into counts again.
-    before_first = max(before, default=_EPOCH) - timedelta(days=history_days - 1)
-    uncounted = {day for day in before if history_days and day < before_first}
-    touched = (changed | uncounted) & kept
-    for day in changed | gone:
-        touched |= {day + timedelta(days=later) for later in range(1, reach + 1)} & kept
-    return Days(now, sorted(touched), sorted(set(before) - kept))
+    found = {}
+    for day in days:
+        reached = [day - timedelta(days=back) for back in range(math.ceil(window_days) + 1)]
+        text = "\n".join([mark, *(f"{each} {days[each]}" for each in reached if each in days)])
+        digest = hashlib.sha256(text.encode()).digest()
+        found[day] = int.from_bytes(digest[:8], "big", signed=True)
+    return found
 
 
 def count_days(
     events: DataFrame, config: ItemCF, days: Sequence[date]
 ) -> tuple[DataFrame, DataFrame]:
-    """Rows of itemcf_days and of itemcf_item_days for ``days``.
+    """Rows of ``scratch.ITEMCF_PAIRS`` and of ``scratch.ITEMCF_ITEMS`` for ``days``.
 
     Args:
         events: user_idx, item_idx, ts, seq, weight; all of them, or those of ``days`` and of the
-            window before.
-        config: see qarm.config.ItemCF.
-        days: those counted.
+            window before them.
+        config: see qarm.config.pairs.ItemCF.
+        days: the days to count.
     """
     from pyspark.sql import functions as F
 
@@ -136,17 +95,11 @@ def count_days(
     ).where(F.col("day").isin(needed))
     order = [F.desc("ts"), F.desc("seq"), F.asc("item_idx"), F.asc("weight")]
     capped = top_k(plain, ["user_idx", "day"], order, config.max_events_per_user)
+    counted = F.col("day").isin(sorted(wanted))
     listed = (
         capped.repartition("user_idx")
         .sortWithinPartitions("user_idx", "ts", "seq", F.desc("item_idx"), F.desc("weight"))
-        .select(
-            "user_idx",
-            "item_idx",
-            "ts",
-            "weight",
-            "day",
-            F.col("day").isin(sorted(wanted)).alias("counted"),
-        )
+        .select("user_idx", "item_idx", "ts", "weight", "day", counted.alias("counted"))
         .mapInArrow(
             partial(
                 stream_cooccurrences,
@@ -163,7 +116,7 @@ def count_days(
         F.count("*").alias("events"),
         F.timestamp_micros(F.max("last_ts")).alias("last_ts"),
     )
-    weights = capped.where(F.col("day").isin(sorted(wanted))).groupBy("day", "item_idx")
+    weights = capped.where(counted).groupBy("day", "item_idx")
     return (
         pairs.withColumn("day", day),
         weights.agg(exact_sum("weight").alias("weight")).withColumn("day", day),
@@ -178,7 +131,7 @@ def stream_cooccurrences(
 
     from qarm.kernels.cooccurrence_days import list_cooccurrences
 
-    names = [column.split()[0] for column in _COUNTS_SCHEMA.split(", ")]
+    names = names_of(_COUNTS_SCHEMA)
     factors = recency ** np.arange(window_events)
     for indptr, columns in whole_groups(batches, "user_idx"):
         day, trigger, target, units, ts = list_cooccurrences(
@@ -198,7 +151,7 @@ def stream_cooccurrences(
 def whole_groups(
     batches: Iterable[pa.RecordBatch], key: str
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Columns of batches sorted by ``key``, cut so that no group is torn apart.
+    """Columns of batches sorted by ``key``, cut so that no group is split.
 
     Yields bounds int64[groups + 1] and the columns. Only the last group of a batch is carried over,
     so groups must be capped where they could be large.
@@ -223,30 +176,23 @@ def whole_groups(
 
 
 def score_days(
-    pair_days: DataFrame, item_days: DataFrame, config: ItemCF, last: date, keep: Keep
+    pair_days: DataFrame, item_days: DataFrame, config: ItemCF, keep: Keep
 ) -> tuple[DataFrame, dict[str, int]]:
-    """Days added up, decayed, normalised and cut: pairs as of ``itemcf``, and their tally.
+    """Days added up, normalised and cut: pairs as of ``itemcf``, and their tally.
 
     Args:
-        pair_days: rows of itemcf_days, of the days that count.
-        item_days: rows of itemcf_item_days, likewise.
-        config: see qarm.config.ItemCF.
-        last: the latest day; decay counts from it.
+        pair_days: rows of ``scratch.ITEMCF_PAIRS``.
+        item_days: rows of ``scratch.ITEMCF_ITEMS``.
+        config: see qarm.config.pairs.ItemCF.
         keep: keeps frames that are read more than once.
     """
     from pyspark.sql import functions as F
 
     from qarm.kernels.cooccurrence_days import UNITS
 
-    decay = F.lit(1.0)
-    if config.half_life_days:
-        age = F.datediff(F.col("day"), F.lit(last)) / F.lit(config.half_life_days)
-        decay = F.pow(F.lit(2.0), age)
-    weights = keep(item_days.groupBy("item_idx").agg(exact_sum(F.col("weight") * decay).alias("w")))
-    total = weights.agg(exact_sum("w").alias("total"), F.count("*").alias("items")).first()
-    assert total is not None
+    weights = keep(item_days.groupBy("item_idx").agg(exact_sum("weight").alias("w")))
     counts = pair_days.groupBy("trigger", "target").agg(
-        exact_sum(F.col("units") * decay / F.lit(UNITS)).alias("weight"),
+        exact_sum(F.col("units") / F.lit(UNITS)).alias("weight"),
         F.sum("events").alias("support"),
         F.max("last_ts").alias("last_ts"),
     )
@@ -259,16 +205,9 @@ def score_days(
         both = both.join(
             weights.select(F.col("item_idx").alias(side), F.col("w").alias(f"{side}_w")), side
         )
-    mean = (total["total"] or 0.0) / max(total["items"], 1)
-    numbers = np.array([total["total"] or 0.0, mean, config.bm25_k1, config.bm25_b])
-    columns = ["trigger", "target", "support", "weight", "last_ts", "trigger_w", "target_w"]
-    scored = keep(
-        both.select(*columns).mapInArrow(
-            partial(_normalise, normalization=config.normalization, numbers=numbers),
-            "trigger bigint, target bigint, score double, support bigint, weight double, "
-            "last_ts timestamp",
-        )
-    )
+    root = F.sqrt(F.col("trigger_w") * F.col("target_w"))
+    score = F.when(root > 0, F.col("weight") / root).otherwise(0.0).alias("score")
+    scored = keep(both.select("trigger", "target", score, "support", "weight", "last_ts"))
     supported = scored.where(F.col("support") >= config.min_support)
     order = [F.desc("score"), F.asc("target")]
     kept = keep(top_k(supported, ["trigger"], order, config.top_k))
@@ -280,17 +219,24 @@ def score_days(
     }
 
 
-def _normalise(
-    batches: Iterable[pa.RecordBatch], normalization: str, numbers: np.ndarray
-) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
+def count_changed(where: Scratch, events: DataFrame, config: ItemCF, keep: Keep) -> Night:
+    """Bring the tables of ItemCF counts up to date.
 
-    from qarm.kernels.cooccurrence import NORMALIZATIONS, normalise_all
+    Args:
+        where: the scratch tables.
+        events: all mined events, at least one.
+        config: see qarm.config.pairs.ItemCF.
+        keep: keeps frames that are read more than once.
+    """
+    # Counts do not depend on what scores them.
+    settings = config.model_dump(mode="json", exclude={"top_k", "min_support"})
+    found = fingerprint_days(
+        describe_days(events), config.window_days, where.mark(settings=settings)
+    )
+    now = events.sparkSession.createDataFrame(list(found.items()), "day date, fingerprint bigint")
 
-    kind = NORMALIZATIONS.index(normalization)
-    names = ["trigger", "target", "score", "support", "weight", "last_ts"]
-    for batch in batches:
-        c, wi, wj = (batch.column(n).to_numpy() for n in ("weight", "trigger_w", "target_w"))
-        scores = pa.array(normalise_all(kind, c, wi, wj, numbers))
-        columns = [scores if n == "score" else batch.column(n) for n in names]
-        yield pa.RecordBatch.from_arrays(columns, names=names)
+    def recount(changed: DataFrame) -> Recounted:
+        days = [row["day"] for row in changed.collect()]  # one row per day
+        return Recounted(count_days(events, config, days), {})
+
+    return update(where, MINER, now, recount, keep)

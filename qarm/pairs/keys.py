@@ -1,4 +1,4 @@
-"""One task for each key of a shuffle."""
+"""Keys that send each block of a shuffle to a task of its own."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
-#: Keys found before: Spark's hash is the same in every session.
+#: Keys computed before: Spark's hash is the same in every session.
 _known: dict[int, np.ndarray] = {}
 
 
 def partition_keys(spark: SparkSession, partitions: int) -> np.ndarray:
-    """int64[partitions], a number for each partition that Spark's hash sends there.
+    """int64[partitions], for each partition a number that Spark's hash sends there.
 
-    Hashing the block numbers themselves would leave some tasks with two blocks and some with none.
+    Hashing the block numbers themselves would give some tasks two blocks and others none.
     """
     from pyspark.sql import functions as F
 

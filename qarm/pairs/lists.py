@@ -1,10 +1,9 @@
-"""Users' lists: all that a miner needs of a user, packed into one row.
+"""Users' lists: everything that a miner needs of a user, packed into one row.
 
-One shuffle by user makes them, and what is shuffled are bytes: each map task cuts and packs the
-events of its users, each reduce task puts the parts together. Spark moves a few large binary rows
-in place of one row an event, and kernels do the sorting, several times faster than rows are
-compared in the JVM. Cutting before the shuffle also means that no user, however large, meets a
-reducer with more than the cap from each map task.
+One shuffle by user makes them: each map task cuts and packs the events of its users, each reduce
+task combines the parts. Spark moves a few large binary rows instead of one row per event, and
+kernels sort several times faster than the JVM compares rows. Because lists are cut before the
+shuffle, a map task never sends more than the cap of one user.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-#: An entry of a list. ``mark`` is the miner's: a position, or a number of events.
+#: An entry of a list. ``mark`` is a position or a number of events, depending on the miner.
 RECORD = np.dtype([("item", "<i4"), ("mark", "<i4"), ("ts", "<i8"), ("weight", "<f8")])
 #: A record as int64 words, which is how kernels copy it.
 WORDS = RECORD.itemsize // 8
@@ -32,7 +31,7 @@ _PART = np.dtype(
     [("item", "<i4"), ("events", "<i4"), ("ts", "<i8"), ("seq", "<i8"), ("weight", "<f8")]
 )
 _PARTS_SCHEMA = "key bigint, users binary, lengths binary, rows binary"
-#: Events that a map task holds before it packs them; rows packed at once by a reduce task.
+#: Events that a map task buffers before it packs them; rows packed at once by a reduce task.
 _HELD_EVENTS = 1 << 20
 #: Events of one reduce task: 130 MB beside the worker itself.
 _REDUCED_EVENTS = 1 << 21
@@ -48,20 +47,20 @@ class Lists(NamedTuple):
     entries: np.ndarray
     """``RECORD``[...]"""
     found: np.ndarray
-    """int64[users], entries there would be without a cap."""
+    """int64[users], entries that there would be without a cap."""
     kept_events: np.ndarray
     """int64[users], events behind the entries."""
 
 
 Columns = dict[str, np.ndarray]
-"""item_idx, ts, seq, weight and events (how many a row stands for), one user after the other."""
+"""item_idx, ts, seq, weight and events (number of events behind a row), user by user."""
 
 
 class Packer(Protocol):
-    """Makes lists of events."""
+    """Makes lists from events."""
 
     def shrink(self, indptr: np.ndarray, columns: Columns) -> tuple[np.ndarray, Columns]:
-        """Some events of each user -> fewer rows that give the same list, and their bounds."""
+        """Some events of each user -> fewer rows that lead to the same list, and their bounds."""
 
     def pack(self, indptr: np.ndarray, columns: Columns) -> Lists:
         """All events of some users -> their lists; ``indptr``: bounds of each user's events."""
@@ -71,14 +70,14 @@ class Packer(Protocol):
 class LatestEvents:
     """The latest ``most`` events, in their order; ``mark``: the place in the list.
 
-    Order: seq, then ts, then the larger item first, then the larger weight first, so that of
-    several events at the cut the smallest item stays.
+    Order: seq, then ts, then the larger item first, then the larger weight first, so that
+    among equal events at the cut the smallest item is kept.
     """
 
     most: int
 
     def shrink(self, indptr: np.ndarray, columns: Columns) -> tuple[np.ndarray, Columns]:
-        """See ``Packer``. Events that go are counted on the first that stays."""
+        """See ``Packer``. Dropped events are counted on the first one that is kept."""
         if np.diff(indptr).max() <= self.most:
             return indptr, columns
         bounds, kept = self._latest(indptr, columns)
@@ -110,8 +109,8 @@ class LatestEvents:
 class DistinctItems:
     """A user's distinct items, ascending; ``mark``: events of the user with the item.
 
-    Above ``most`` items the ones met latest stay (ties: the smaller item), or none where ``drop``;
-    a user with fewer than ``least`` items has an empty list. ts is the latest of the item's events,
+    Above ``most`` items the latest ones are kept (ties: the smaller item), or none if ``drop``; a
+    user with fewer than ``least`` items has an empty list. ts is the latest of the item's events,
     weight their sum.
     """
 
@@ -120,8 +119,8 @@ class DistinctItems:
     drop: bool
 
     def shrink(self, indptr: np.ndarray, columns: Columns) -> tuple[np.ndarray, Columns]:
-        """See ``Packer``. At most one row an item stays, but only where a user has very many: sums
-        of weights depend on the order in their last bits, and here the order is one of chance."""
+        """See ``Packer``. Merges rows of one item only for users with very many: the last bits of
+        a sum of weights depend on the order, and the order is arbitrary here."""
         if np.diff(indptr).max() <= _MERGED_EVENTS:
             return indptr, columns
         bounds, *values, _ = self._distinct(indptr, columns, 0, LARGEST_ITEM, False)
@@ -152,12 +151,12 @@ class DistinctItems:
 
 
 def pack_lists(events: DataFrame, packer: Packer) -> DataFrame:
-    """One row a user, as in ``LISTS_SCHEMA``: all events, entries before the cap, events behind the
-    list, the list.
+    """One row per user, as in ``LISTS_SCHEMA``.
 
     Args:
-        events: user_idx, item_idx, ts, seq, weight; counted first, so keep what is dear to make.
-        packer: what a list is.
+        events: user_idx, item_idx, ts, seq, weight; read twice, so persist them before if they are
+            expensive to compute.
+        packer: what goes into a list.
     """
     from pyspark.sql import functions as F
 
@@ -165,7 +164,7 @@ def pack_lists(events: DataFrame, packer: Packer) -> DataFrame:
 
     spark = events.sparkSession
     cores = spark.sparkContext.defaultParallelism
-    # As many for each core: a last one would wait for nobody.
+    # The same number per core, so that no core waits for a last task.
     partitions = cores * max(1, -(-events.count() // (cores * _REDUCED_EVENTS)))
     keys = partition_keys(spark, partitions)
     return (
@@ -185,7 +184,7 @@ def pack_lists(events: DataFrame, packer: Packer) -> DataFrame:
 def stream_parts(
     batches: Iterable[pa.RecordBatch], packer: Packer, keys: np.ndarray
 ) -> Iterator[pa.RecordBatch]:
-    """Events in any order -> rows of ``_PARTS_SCHEMA``: users' events, cut, a row a reduce task.
+    """Events in any order -> rows of ``_PARTS_SCHEMA``: users' cut events, one row per reduce task.
 
     Raises:
         ValueError: an item_idx does not fit into 31 bits.
@@ -212,7 +211,7 @@ def _pack_parts(batches: list[pa.RecordBatch], packer: Packer, keys: np.ndarray)
     columns = {name: table.column(name).to_numpy() for name in table.column_names}
     if columns["item_idx"].max() > LARGEST_ITEM or columns["item_idx"].min() < 0:
         raise ValueError(
-            f"item_idx must be a dense number from 0 to {LARGEST_ITEM}, as ingest gives them; seen "
+            f"item_idx must be a dense number from 0 to {LARGEST_ITEM}, as ingest assigns it; seen "
             f"{columns['item_idx'].min()} to {columns['item_idx'].max()}"
         )
     users, indptr, order = group(columns.pop("user_idx"))

@@ -12,13 +12,13 @@ from qarm.pairs.mined import Mined
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-#: One trigger of so many is looked at.
+#: One of this many triggers is sampled.
 SAMPLE = 100
-#: Stands for "no cap" of a user's events: a list of so many is 24 MB.
+#: Replaces the cap on a user's events: a list of this length has 24 MB.
 MOST_EVENTS = 1_000_000
-#: Stands for "no cap" of an item's users in Swing, whose work grows with the square.
+#: Replaces Swing's cap on an item's users; cost grows with its square.
 MOST_USERS = 4000
-#: Stands for "all pairs of a trigger".
+#: Replaces top_k: all pairs of a trigger.
 ALL_PAIRS = 2**31 - 1
 
 
@@ -36,14 +36,14 @@ def share_of_mass_lost(
 ) -> float | None:
     """1 - mass with caps / mass without, mass being the sum of all scores of ``triggers``.
 
-    Negative where caps make scores larger: a normalised score has the cut weights below it.
+    Negative if caps make scores larger: a normalised score is divided by the cut weights.
 
     Args:
         triggers: int64[n], as of ``sample_triggers``.
-        mine: (with caps?, triggers) -> all their pairs, whatever their rank.
+        mine: (whether with caps, triggers) -> all their pairs.
 
     Returns:
-        the share; None: no trigger of the sample has a pair.
+        the share; None if no sampled trigger has a pair.
     """
     if not len(triggers):
         return None

@@ -1,4 +1,4 @@
-"""What a miner hands over: pairs, and a tally of where the others went."""
+"""What a miner returns: pairs, and a count of the others by reason."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from qarm.ledger import Ledger
-
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 #: Columns of mined pairs, without what the stage adds (source, split, version).
 PAIR_COLUMNS = ("trigger", "target", "score", "support", "weight", "last_ts")
+
+#: What the kernels of Swing and ItemCF count: pairs with a score, and reasons to drop one.
+PAIR_COUNTS = ("scored", "below_min_support", "beyond_top_k")
 
 #: What a kernel's rows look like in Spark: pairs, and rows that carry counts only.
 ROW_SCHEMA = (
@@ -31,10 +32,10 @@ def recompute(df: DataFrame) -> DataFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class Mined:
-    """Rows of a miner, of which each partition's last ones carry counts in place of a pair.
+    """Rows of a miner; some carry counts instead of a pair.
 
-    Counts travel with the rows because Spark's accumulators count a retried task twice, and
-    counting pairs afterwards would need those that were dropped.
+    Counts travel with the rows because Spark's accumulators count a retried task twice, and dropped
+    pairs cannot be counted afterwards.
     """
 
     rows: DataFrame
@@ -46,11 +47,11 @@ class Mined:
 
     @property
     def pairs(self) -> DataFrame:
-        """The rows that are no counts."""
+        """The rows that are pairs."""
         return self.rows.where("counts IS NULL").drop("counts")
 
     def tally(self) -> dict[str, int]:
-        """Name -> count, added up over all partitions. An action: keep ``rows`` before."""
+        """Name -> count, added up over all partitions. An action: persist ``rows`` before."""
         from pyspark.sql import functions as F
 
         sums = [F.sum(F.col("counts")[k]).alias(name) for k, name in enumerate(self.names)]
@@ -59,16 +60,11 @@ class Mined:
         return {name: int(row[name] or 0) for name in self.names}
 
 
-def keep_pairs(
-    title: str, mined: Mined, kept: Keep
-) -> tuple[DataFrame, list[Ledger], dict[str, Any]]:
-    """A miner's pairs, the ledger named after ``title``, and facts about skew. An action."""
-    rows = Mined(rows=kept(mined.rows), names=mined.names)
-    tally = rows.tally()
-    ledger = Ledger(
-        name=f"{title} pairs",
-        rows_in=tally.pop("scored"),
-        rows_out=rows.pairs.count(),
-        dropped=tally,
-    )
-    return rows.pairs, [ledger], mined.skew
+def coverage(pairs: DataFrame) -> dict[str, tuple[int, int]]:
+    """Source -> its pairs and the distinct items in them, of rows of item_pairs."""
+    from pyspark.sql import functions as F
+
+    item = F.explode(F.array("trigger", "target")).alias("item_idx")
+    items = pairs.select("source", item).groupBy("source").agg(F.count_distinct("item_idx"))
+    rows = dict(map(tuple, pairs.groupBy("source").count().collect()))
+    return {source: (rows[source], n) for source, n in items.collect()}

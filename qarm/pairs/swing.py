@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +17,7 @@ from qarm.pairs.mass import (
     sample_triggers,
     share_of_mass_lost,
 )
-from qarm.pairs.mined import PAIR_COLUMNS, Keep, Mined, recompute
+from qarm.pairs.mined import PAIR_COLUMNS, PAIR_COUNTS, Keep, Mined, recompute
 from qarm.pairs.tally import tally_items
 from qarm.pairs.topk import top_k
 
@@ -28,25 +27,22 @@ if TYPE_CHECKING:
 
     from qarm.config.pairs import Swing
 
-#: Pairs with a score (two common users), and reasons to drop one.
-PAIR_COUNTS = ("scored", "below_min_support", "beyond_top_k")
-
 
 def swing(events: DataFrame, config: Swing, seed: int) -> DataFrame:
     """Swing pairs, both directions: s(i,j) = sum over unordered pairs {u,v} of common users of
     w_u w_v / (alpha2 + |I_u n I_v|), w_u = 1/(|I_u| + alpha1)^beta (arXiv 2010.05525).
 
-    I_u are a user's distinct items, the latest ``max_items_per_user`` (or none of them, where
-    over_cap = "drop"), of users with at least ``min_items_per_user``. An item keeps the
+    I_u are the latest ``max_items_per_user`` distinct items (none if there are more and over_cap =
+    "drop") of a user with at least ``min_items_per_user``. An item keeps the
     ``max_users_per_item`` users with the smallest hash(user, seed), the same hash for all items:
     the sum runs over users that both items keep, so s(i,j) = s(j,i), reruns agree, and common users
-    survive at the rate of the hotter item. Scores of hot items are therefore too small by about the
-    square of that rate; nothing is scaled up.
+    are kept at the rate of the hotter item. Scores of hot items are therefore too small by about
+    the square of that rate; they are not scaled up.
 
     Args:
         events: user_idx, item_idx, ts, weight.
-        config: see qarm.config.Swing.
-        seed: of the user sample.
+        config: see qarm.config.pairs.Swing.
+        seed: seed of the user sample.
 
     Returns:
         trigger, target, score, support (common users), weight (of their events with either item),
@@ -61,7 +57,7 @@ def mine_swing(events: DataFrame, config: Swing, seed: int, keep: Keep = recompu
 
 
 class UserLists(NamedTuple):
-    """What Swing knows before any pair is scored."""
+    """Users' lists and the sample of users, before any pair is scored."""
 
     lists: DataFrame
     """``lists.LISTS_SCHEMA`` and user_hash."""
@@ -81,10 +77,10 @@ def list_users(events: DataFrame, config: Swing, seed: int, keep: Keep) -> UserL
         config.min_items_per_user, config.max_items_per_user, config.over_cap == "drop"
     )
     hashed = F.xxhash64(F.lit(seed), F.col("user_idx"))
-    # The order within a user is that of ts alone.
+    # The order within a user is given by ts alone.
     plain = events.select("user_idx", "item_idx", "ts", F.lit(0).alias("seq"), "weight")
     lists = keep(pack_lists(plain, packer).withColumn("user_hash", hashed))
-    items = keep(tally_items(lists, math.inf, 0))
+    items = keep(tally_items(lists))
     hot = _thresholds(lists, items, config.max_users_per_item)
     skew, entries = _skew(lists, items, config, hot)
     blocks = count_blocks(lists, entries, config.max_items_per_user)
@@ -125,8 +121,7 @@ def _thresholds(lists: DataFrame, items: DataFrame, most: int) -> tuple[np.ndarr
     """Items with more users than ``most``, ascending, and the largest hash that each keeps.
 
     xxhash64 of one number is a bijection, so two users never have the same hash, and the largest
-    hash that a hot item keeps says it all. Only hot items have such a threshold, and there are
-    fewer of them than entries / ``most``.
+    hash that a hot item keeps defines its users. There are fewer hot items than entries / ``most``.
     """
     from pyspark.sql import functions as F
 
@@ -167,7 +162,7 @@ def stream_hashes(
 def stream_unsampled(
     batches: Iterable[pa.RecordBatch], hot_item: np.ndarray, hot_threshold: np.ndarray
 ) -> Iterator[pa.RecordBatch]:
-    """(user_hash, list) -> events of entries whose user the item does not keep, a row a batch."""
+    """(user_hash, list) -> events of entries whose user the item does not keep."""
     import pyarrow as pa
 
     for batch in batches:
@@ -228,14 +223,14 @@ def _share(part: int, whole: int) -> float:
 
 
 def _parameters(config: Swing) -> dict[str, Any]:
-    """What the kernel needs to know; plain numbers, so that executors need no configuration."""
+    """Parameters of the kernel as plain numbers, so that executors need no configuration."""
     return config.model_dump(include={"alpha1", "alpha2", "beta", "min_support", "top_k"})
 
 
 def _prepare(
     block: Block, alpha1: float, alpha2: float, beta: float, min_support: int, top_k: int
 ) -> Call:
-    """The kernel call of a block. A user's list comes whole, so its length is |I_u|."""
+    """The kernel call of a block. A block has whole lists, so a list's length is |I_u|."""
     from qarm.kernels.swing_scores import score_swing
 
     user_weight = (np.diff(block.indptr) + alpha1) ** -beta

@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-#: Parts that a group is cut into before its first k rows are taken, where Spark does not do so.
+#: Parts into which a group is cut before its first k rows are taken, if Spark does not do so.
 _SALTS = 64
 
 
 def top_k(
     df: DataFrame, by: Sequence[str], order: Sequence[Column], k: int, *, rank: str | None = None
 ) -> DataFrame:
-    """The first ``k`` rows of each group, whatever the size of the largest group.
+    """The first ``k`` rows of each group, for groups of any size.
 
-    Spark trims each map partition to k rows a group before the shuffle (WindowGroupLimit), but only
-    for k up to ``spark.sql.optimizer.windowGroupLimitThreshold``; above it a salted first step does
-    the same, so that no task has to sort a whole large group.
+    Spark trims each map partition to k rows per group before the shuffle (WindowGroupLimit), but
+    only for k up to ``spark.sql.optimizer.windowGroupLimitThreshold``; above it a salted first step
+    does the same, so that no task has to sort a large group alone.
 
     Args:
         df: rows.
         by: columns of the group.
-        order: a total order, or else which of several equal rows stay is left to chance.
+        order: a total order; otherwise it is arbitrary which of several equal rows are kept.
         k: rows kept.
-        rank: name of a column for the 1-based place of the row; none: not kept.
+        rank: name of a column for the 1-based rank of the row; None: no such column.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
@@ -45,10 +45,10 @@ def top_k(
 
 
 def exact_sum(column: str | Column) -> Column:
-    """Sum of a double column as a double, the same in whatever order the rows come.
+    """Sum of a double column as a double that does not depend on the order of the rows.
 
-    Added up as decimals with 12 places: floating sums over a shuffle differ in their last bits from
-    run to run, and equal inputs shall give equal tables.
+    Values are added as decimals with 12 places: floating-point sums over a shuffle differ in their
+    last bits from run to run, and equal inputs must give equal tables.
     """
     from pyspark.sql import functions as F
 

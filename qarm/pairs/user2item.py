@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
 
-#: Reasons for which a target event has no pair, behind the number of target events.
-#: no_earlier_event: the window is empty; no_candidate: it holds nothing but the target itself and
-#: items without a vector.
+#: The number of target events, and reasons why one has no pair. no_earlier_event: the window is
+#: empty; no_candidate: it holds only the target itself and items without a vector.
 TARGET_COUNTS = (
     "targets",
     "no_vector",
@@ -38,18 +37,18 @@ _SCHEMA = (
 def user2item(
     events: DataFrame, vectors: DataFrame, window: int, min_similarity: float
 ) -> DataFrame:
-    """One row a (user, target event) that has a trigger.
+    """One row per (user, target event) that has a trigger.
 
     The trigger is the item of the user's latest ``window`` events strictly before the target's
-    ``ts`` whose vector has the largest cosine with the target's. Events of equal ``ts`` are not
-    before. The target's own item is no trigger; an item without a vector (or with a zero one) is
-    neither trigger nor target, but its events count towards the window. Ties go to the latest
-    event, then to the smallest item.
+    ``ts`` whose vector has the largest cosine with the target's. Events with equal ``ts`` are
+    not earlier. The target's own item is never its trigger; an item without a vector, or with a
+    zero vector, is neither trigger nor target, but its events count towards the window. Ties go to
+    the latest event, then to the smallest item.
 
     Args:
         events: user_idx, item_idx, ts, weight, is_target (boolean: whether to find its trigger).
         vectors: item_idx, vector (array<float> of one length); unique by item.
-        window: latest events looked at.
+        window: number of latest events among which the trigger is chosen.
         min_similarity: smallest cosine.
 
     Returns:
@@ -93,7 +92,7 @@ def mine_user2item(
 
 
 def _vectors(column: pa.Array, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors float32[m, d] of the rows that have one, and each row's place (-1: none)."""
+    """Unit vectors float32[m, d] of the rows that have one, and each row's index (-1: none)."""
     from qarm.kernels.similar_trigger import unit_rows
 
     there = column.is_valid().to_numpy(zero_copy_only=False)
@@ -141,8 +140,8 @@ def stream_triggers(
 
 
 def user_pairs(rows: DataFrame, *by: str) -> DataFrame:
-    """Rows of ``user2item`` -> one row a (user, trigger, target, *by): similarity (sum, in units of
-    2^-32), events, weight, last_ts. What it makes adds up exactly, in any order."""
+    """Rows of ``user2item`` -> one row per (user, trigger, target, *by): similarity (sum, in units
+    of 2^-32), events, weight, last_ts. They add up exactly, in any order."""
     from pyspark.sql import functions as F
 
     units = F.rint(F.col("similarity") / F.lit(_SIMILARITY_STEP)).cast("bigint")
@@ -155,8 +154,8 @@ def user_pairs(rows: DataFrame, *by: str) -> DataFrame:
 
 
 def pair_user2item(pairs: DataFrame) -> DataFrame:
-    """Rows of ``user_pairs`` -> one row a pair: score = mean similarity, support = distinct users,
-    weight = sum of the target events' weights, last_ts."""
+    """Rows of ``user_pairs`` -> one row per pair: score (mean similarity), support (distinct
+    users), weight (sum of the target events' weights), last_ts."""
     from pyspark.sql import functions as F
 
     per_user = pairs.groupBy("trigger", "target", "user_idx").agg(

@@ -103,7 +103,6 @@ items.path = ["items.jsonl"]
 split.files = { train = ["t.csv"] }
 external.tables = { item_pairs = "pairs" }
 encoder.text_backbone = "models/bert"
-pairs.filters.text_backbone = "../models/small"
 """
 
 
@@ -120,7 +119,6 @@ def test_paths_are_beside_a_configuration_that_is_a_uri() -> None:
     assert config.split.files == {"train": ["memory://bucket/conf/t.csv"]}
     assert config.external.tables == {"item_pairs": "memory://bucket/conf/pairs"}
     assert config.encoder.text_backbone == "memory://bucket/conf/models/bert"
-    assert config.pairs.filters.text_backbone == "memory://bucket/models/small"
     files.write_text("memory://bucket/x.toml", 'log.path = ["../other/x"]')
     with pytest.raises(ConfigError, match=r"'\.\./other/x' leads out of memory://bucket"):
         load("memory://bucket/x.toml")
@@ -133,8 +131,6 @@ def test_folders_of_backbones_are_beside_the_file(tmp_path, prefix, monkeypatch)
     monkeypatch.chdir("/")
     config = load(prefix + _write(folder, _PATHS))
     assert config.encoder.text_backbone == str(folder / "models" / "bert")
-    assert config.pairs.filters.text_backbone == str(tmp_path / "models" / "small")
     assert config.log.path[:2] == [str(folder / "logs" / "*.csv"), str(tmp_path / "else.csv")]
     config = load(prefix + _write(folder, 'encoder.text_backbone = "/models/bert"'))
     assert config.encoder.text_backbone == "/models/bert"
-    assert config.pairs.filters.text_backbone == "minilm"

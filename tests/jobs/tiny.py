@@ -29,8 +29,6 @@ text = ["Description"]
 [encoder]
 modalities = ["text"]
 hidden = 16
-[pairs]
-estimate_mass_lost = false
 [pairs.id_vectors]
 rank = 8
 iterations = 3

@@ -132,32 +132,19 @@ def swing(log, config, keeps):
     return pairs
 
 
-def itemcf(log, config):
-    """{(i, j): Pair}"""
-    if config.history_days and not config.by_day:
-        first = max(e.seconds // 86400 for e in log) - config.history_days + 1
-        log = [e for e in log if e.seconds // 86400 >= first]
+def itemcf(log, config, by_day=False):
+    """{(i, j): Pair}; ``by_day``: support counts co-occurrences."""
     sequences = defaultdict(list)
     for event in sorted(log, key=lambda e: e.seq):
         sequences[event.user].append(event)
-    last_day = max((e.seconds // 86400 for e in log), default=0)
-
-    def decay(event):
-        age = last_day - event.seconds // 86400
-        return 2.0 ** -(age / config.half_life_days) if config.half_life_days else 1.0
-
-    def whole(terms):  # a user's terms of a pair, or weights of an item
-        return max(terms) if config.counts == "users" else sum(terms)
-
     total: dict[tuple[int, int], float] = defaultdict(float)
     behind = defaultdict(list)
     latest: dict[tuple[int, int], float] = {}
     degree: dict[int, float] = defaultdict(float)
     for user, events in sequences.items():
         events = events[-config.max_events_per_user :]
-        weights, terms = defaultdict(list), defaultdict(list)
         for event in events:
-            weights[event.item].append(event.weight * decay(event))
+            degree[event.item] += event.weight
         for x, y in combinations(range(len(events)), 2):
             a, b = events[x], events[y]
             far = y - x > config.window_events > 0
@@ -165,31 +152,12 @@ def itemcf(log, config):
             if far or long or a.item == b.item:
                 continue
             for pair in ((a.item, b.item), (b.item, a.item)):
-                term = config.recency ** (y - x - 1) * a.weight * b.weight * decay(b)
-                terms[pair].append(term)
+                total[pair] += config.recency ** (y - x - 1) * a.weight * b.weight
                 behind[pair].append(user)
                 latest[pair] = max(latest.get(pair, 0), a.seconds, b.seconds)
-        for item, values in weights.items():
-            degree[item] += whole(values)
-        for pair, values in terms.items():
-            total[pair] += whole(values)
-    support = {pair: len(u if config.by_day else set(u)) for pair, u in behind.items()}
+    support = {pair: len(u if by_day else set(u)) for pair, u in behind.items()}
     return {
-        (i, j): Pair(_score(c, degree, i, j, config), support[i, j], c, latest[i, j])
+        (i, j): Pair(c / math.sqrt(degree[i] * degree[j]), support[i, j], c, latest[i, j])
         for (i, j), c in total.items()
         if support[i, j] >= config.min_support
     }
-
-
-def _score(c, degree, i, j, config):
-    wi, wj, n = degree[i], degree[j], sum(degree.values())
-    idf = math.log(1 + n / wj)
-    length = 1 - config.bm25_b + config.bm25_b * wi * len(degree) / n
-    return {
-        "none": c,
-        "cosine": c / math.sqrt(wi * wj),
-        "jaccard": c / max(wi + wj - c, wi, wj),
-        "lift": c * n / (wi * wj),
-        "tfidf": c / wi * idf,
-        "bm25": idf * c * (config.bm25_k1 + 1) / (c + config.bm25_k1 * length),
-    }[config.normalization]

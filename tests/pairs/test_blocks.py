@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import numpy as np
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 
 from qarm.config.pairs import ItemCF, Swing
 from qarm.kernels.block_lists import OWN, SAMPLED, cut_to_blocks
-from qarm.kernels.cooccurrence import NORMALIZATIONS
 from qarm.pairs import itemcf, lists, swing
 from qarm.pairs.blocks import Routing, cut_lists, read_block, score_slices
 
@@ -103,34 +101,20 @@ class Held:
 
 
 def mine_itemcf(log: list[Event], config: ItemCF, blocks: int):
-    day = 86_400
-    last = max(e.seconds // day for e in log)
-    weights: dict[tuple[int, int], list[float]] = {}
-    for e in log:
-        decay = 2.0 ** ((e.seconds // day - last) / (config.half_life_days or math.inf))
-        weights.setdefault((e.user, e.item), []).append(e.weight * decay)
-    whole = max if config.counts == "users" else sum
     degree: dict[int, float] = {}
-    for (_, item), of_user in weights.items():
-        degree[item] = degree.get(item, 0) + whole(of_user)
+    for e in log:
+        degree[e.item] = degree.get(e.item, 0) + e.weight
     items = sorted(degree)
     reach = config.window_events or len(log)
     recency = config.recency ** np.arange(reach)
-    total = sum(degree.values())
     everything = config.recency == 1.0 and reach >= len(log)
-    rules = itemcf._rules(
+    rules = itemcf.make_rules(
         config,
         np.empty(0) if everything else recency,
-        itemcf._scale(sum(e.weight for e in log) * 4.5 * recency.sum()),
-        {"total_weight": total, "mean_weight": total / len(degree)},
+        sum(e.weight for e in log) * 4.5 * recency.sum(),
     )
-    prepare = partial(
-        itemcf._prepare,
-        degrees=Held((np.array(items), np.array([degree[i] for i in items]))),
-        rules=rules,
-        half_life=config.half_life_days * day * 1e6 or math.inf,
-        last=int(max(e.seconds for e in log) * 1e6),
-    )
+    weights = Held((np.array(items), np.array([degree[i] for i in items])))
+    prepare = partial(itemcf.prepare_block, weights=weights, rules=rules)
     return mine(listed(log, lists.LatestEvents(len(log))), Routing(blocks, reach), prepare)
 
 
@@ -183,30 +167,24 @@ def test_swing_equals_its_definition_for_any_blocks(
     assert all(found[j, i].score == p.score for (i, j), p in found.items() if (j, i) in found)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     log=logs,
     blocks=st.integers(1, 20),
-    counts=st.sampled_from(["events", "users"]),
     window=st.integers(0, 160),
     window_days=st.sampled_from([0.0, 0.01, 0.5, 40.0]),
     recency=st.one_of(st.just(1.0), st.floats(0.3, 1)),
-    half_life=st.sampled_from([0.0, 0.5, 3.0]),
-    normalization=st.sampled_from(NORMALIZATIONS),
     min_support=st.integers(1, 3),
     top_k=st.integers(1, 12),
 )
 def test_itemcf_equals_its_definition_for_any_blocks(
-    log, blocks, counts, window, window_days, recency, half_life, normalization, min_support, top_k
+    log, blocks, window, window_days, recency, min_support, top_k
 ):
     log = [e._replace(minute=e.minute * 60) for e in log]  # over several days
     config = ItemCF(
-        counts=counts,
         window_events=window,
         window_days=window_days,
         recency=recency,
-        half_life_days=half_life,
-        normalization=normalization,
         min_support=min_support,
         top_k=top_k,
     )
@@ -219,52 +197,8 @@ def test_itemcf_equals_its_definition_for_any_blocks(
         len(everything) - len(supported),
         len(supported) - len(found),
     ]
-    if normalization not in ("tfidf", "bm25"):
-        both = [(p, found[j, i]) for (i, j), p in found.items() if (j, i) in found]
-        assert all(there.score == back.score for there, back in both)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 10**6),
-    users=st.integers(1, 20),
-    items=st.sampled_from([3, 12, 300]),
-    blocks=st.integers(1, 3),
-    weight=st.sampled_from([1.0, 0.3, 2.25]),
-    distinct=st.booleans(),
-    normalization=st.sampled_from(NORMALIZATIONS),
-    min_support=st.integers(1, 3),
-    top_k=st.sampled_from([1, 5, 2**16]),
-)
-def test_counting_gives_the_same_to_the_last_bit(
-    seed, users, items, blocks, weight, distinct, normalization, min_support, top_k
-):
-    log = [e._replace(weight=weight) for e in random_log(seed, users=users, items=items, events=90)]
-    if distinct:
-        log = list({(e.user, e.item): e for e in log}.values())
-    config = ItemCF(
-        window_events=0,
-        recency=1.0,
-        normalization=normalization,
-        min_support=min_support,
-        top_k=top_k,
-    )
-    seen: list[int] = []
-
-    def alike(lists, rules, chosen=itemcf._alike):
-        seen.append(chosen(lists, rules))
-        return seen[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(itemcf, "_alike", alike)
-        counted = mine_itemcf(log, config, blocks)
-        patch.setattr(itemcf, "_alike", lambda *_: 0)
-        assert mine_itemcf(log, config, blocks) == (counted[0], pytest.approx(counted[1]))
-    if distinct:
-        assert all(seen)
-    everything = reference.itemcf(log, config.model_copy(update={"min_support": 1}))
-    supported = {k: p for k, p in everything.items() if p.support >= min_support}
-    same_top(counted[0], supported, top_k)
+    both = [(p, found[j, i]) for (i, j), p in found.items() if (j, i) in found]
+    assert all(there.score == back.score for there, back in both)
 
 
 def test_of_equal_scores_the_smaller_item_stays():

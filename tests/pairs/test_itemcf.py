@@ -31,36 +31,24 @@ def test_caps_equal_the_definition_and_are_symmetric_and_repeatable(frame, tiny_
 
 def test_a_cap_below_the_window_and_a_window_beyond_the_log(frame, tiny_batches):
     log = random_log(5, users=15, items=14, events=160)
-    config = ItemCF(window_events=500, max_events_per_user=4, recency=1.0, normalization="none")
+    config = ItemCF(window_events=500, max_events_per_user=4, recency=1.0)
     same(collect(mine_itemcf(frame(log), config))[0], reference.itemcf(log, config))
 
 
-@pytest.mark.parametrize("normalization", ["bm25", "jaccard"])
-def test_days_and_decay_equal_the_definition(frame, normalization):
+def test_days_apart_equal_the_definition(frame):
     log = [e._replace(minute=e.minute * 60) for e in random_log(6, users=15, items=12, events=160)]
-    config = ItemCF(
-        window_events=0, window_days=1.5, half_life_days=2.0, normalization=normalization, top_k=200
-    )
+    config = ItemCF(window_events=0, window_days=1.5, top_k=200)
     found = collect(mine_itemcf(frame(log), config))[0]
     same(found, reference.itemcf(log, config))
     assert 20 < len(found) < len(reference.itemcf(log, ItemCF(window_events=0)))
 
 
-@pytest.mark.parametrize(
-    ("normalization", "window", "half_life", "most"),
-    [("cosine", 0, 0.0, 600), ("bm25", 3, 2.0, 150)],
-)
+@pytest.mark.parametrize(("window", "most"), [(0, 600), (3, 150)])
 def test_items_of_many_users_are_added_up_from_shards_to_the_last_bit(
-    frame, tiny_batches, monkeypatch, normalization, window, half_life, most
+    frame, tiny_batches, monkeypatch, window, most
 ):
     log = [e._replace(minute=e.minute * 60) for e in random_log(8, users=30, items=12, events=300)]
-    config = ItemCF(
-        window_events=window,
-        half_life_days=half_life,
-        normalization=normalization,
-        min_support=2,
-        top_k=4,
-    )
+    config = ItemCF(window_events=window, min_support=2, top_k=4)
     found, tally = collect(mine_itemcf(frame(log), config))
     monkeypatch.setattr(hot_items, "CROWDED_ENTRIES", most)
     monkeypatch.setattr(hot_items, "_HELD_ROWS", 5)
@@ -78,11 +66,6 @@ def test_items_of_many_users_are_added_up_from_shards_to_the_last_bit(
     assert set(crowded) & set(wanted.tolist())
     some, _ = collect(mine_itemcf(frame(log), config, wanted=wanted))
     assert some == {pair: row for pair, row in found.items() if pair[0] in wanted}
-
-
-def test_a_decay_needs_no_event(frame):
-    mined = mine_itemcf(frame([]), ItemCF(half_life_days=1.0))
-    assert collect(mined)[0] == {}
 
 
 def test_seq_decides_among_equal_times(frame):

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from qarm.config.pairs import ItemCF
+from qarm.config.pairs import ItemCF, Pairs
 from qarm.kernels.cooccurrence_days import UNITS, list_cooccurrences
-from qarm.pairs.itemcf_days import count_days, describe_days, plan_days, score_days
+from qarm.pairs.itemcf_days import count_days, describe_days, fingerprint_days, score_days
 
 from . import reference
 from .collected import same_top
@@ -30,31 +30,25 @@ def spread(log: list[Event], minutes: int) -> list[Event]:
     return [event._replace(minute=event.minute * minutes) for event in log]
 
 
-def test_what_is_counted_anew():
-    now = dict.fromkeys(days(0, 1, 2, 4, 5), (3, "a"))
-    before = dict.fromkeys(days(0, 1, 2, 4, 5), (3, "a", "v"))
-    assert plan_days(now, before, "v", 1.0)[1:] == ([], [])
-    assert plan_days(now, before, "w", 1.0)[1:] == (days(0, 1, 2, 4, 5), [])
-    late = {**now, days(1)[0]: (4, "b")}
-    assert plan_days(late, before, "v", 0.5).todo == days(1, 2)
-    assert plan_days(late, before, "v", 3.0).todo == days(1, 2, 4)
-    gone = {day: facts for day, facts in now.items() if day != days(4)[0]}
-    assert plan_days(gone, before, "v", 1.0)[1:] == (days(5), days(4))
-    new = {**now, days(6)[0]: (1, "c")}
-    assert plan_days(new, before, "v", 1.0)[1:] == (days(6), [])
-    assert plan_days({}, {}, "v", 1.0) == ({}, [], [])
+def test_a_day_is_marked_by_the_days_that_it_reaches_into():
+    now = dict.fromkeys(days(0, 1, 2, 4, 5), "a")
+    before = fingerprint_days(now, 1.0, "v")
+    assert len(set(before.values())) == 5
 
+    def differ(now, window=1.0, mark="v"):
+        there = fingerprint_days(dict.fromkeys(before, "a"), window, "v")
+        return [day for day, hashed in fingerprint_days(now, window, mark).items()
+                if there.get(day) != hashed]  # fmt: skip
 
-def test_an_old_day_leaves_without_touching_the_rest_but_late_events_in_it_still_count():
-    now = dict.fromkeys(days(0, 1, 2, 3, 4), (3, "a"))
-    before = dict.fromkeys(days(0, 1, 2, 3), (3, "a", "v"))
-    plan = plan_days(now, before, "v", 1.0, history_days=3)
-    assert plan[1:] == (days(4), days(0, 1))
-    assert sorted(plan.now) == days(1, 2, 3, 4)  # day 2 reaches into day 1
-    late = {**now, days(1)[0]: (4, "b")}
-    assert plan_days(late, before, "v", 1.0, history_days=3).todo == days(2, 4)
-    older = {**now, days(0)[0]: (4, "b")}
-    assert plan_days(older, before, "v", 1.0, history_days=3).todo == days(4)
+    assert differ(now) == []
+    assert differ(now, mark="w") == days(0, 1, 2, 4, 5)
+    late = {**now, days(1)[0]: "b"}
+    assert differ(late, 0.5) == days(1, 2)
+    assert differ(late, 3.0) == days(1, 2, 4)
+    gone = {day: mark for day, mark in now.items() if day != days(4)[0]}
+    assert differ(gone) == days(5)
+    assert differ({**now, days(6)[0]: "c"}) == days(6)
+    assert fingerprint_days({}, 1.0, "v") == {}
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,29 +79,23 @@ def test_days_add_up_to_the_definition(seed, window, window_days, recency):
     assert found == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("normalization", ["cosine", "bm25"])
-def test_scores_equal_the_definition(frame, tiny_batches, normalization):
+def test_scores_equal_the_definition(frame, tiny_batches):
     log = spread(random_log(3, users=20, items=12, events=200), 60)
-    config = ItemCF(
-        by_day=True, window_events=6, window_days=1.5, half_life_days=3.0, min_support=2, top_k=4,
-        normalization=normalization,
-    )  # fmt: skip
+    config = ItemCF(window_events=6, window_days=1.5, min_support=2, top_k=4)
     events = frame(log)
     found_days = describe_days(events)
-    assert sum(n for n, _ in found_days.values()) == len(log)
+    assert sum(int(mark.split()[0]) for mark in found_days.values()) == len(log)
     parts = [
         count_days(events, config, some)
         for some in (sorted(found_days)[:3], sorted(found_days)[3:])
     ]
     pair_days, item_days = (a.unionByName(b) for a, b in zip(*parts, strict=True))
-    pairs, tally = score_days(
-        pair_days, item_days, config, max(found_days), lambda df: df.persist()
-    )
+    pairs, tally = score_days(pair_days, item_days, config, lambda df: df.persist())
     found = {
         (r["trigger"], r["target"]): Pair(r["score"], r["support"], r["weight"], r["last"])
         for r in pairs.withColumn("last", F.unix_seconds("last_ts")).collect()
     }
-    everything = reference.itemcf(log, config.model_copy(update={"min_support": 1}))
+    everything = reference.itemcf(log, config.model_copy(update={"min_support": 1}), True)
     supported = {p: x for p, x in everything.items() if x.support >= 2}
     same_top(found, supported, 4)
     assert tally == {
@@ -120,7 +108,7 @@ def test_scores_equal_the_definition(frame, tiny_batches, normalization):
 def test_caps_hold_for_each_user_and_day(frame):
     log = [Event(0, item, item, item, 1.0) for item in range(6)]
     log += [Event(0, item, 1440 + item, item, 1.0) for item in range(6, 9)]
-    config = ItemCF(by_day=True, window_days=2.0, window_events=1, max_events_per_user=2)
+    config = ItemCF(window_days=2.0, window_events=1, max_events_per_user=2)
     pairs, weights = count_days(frame(log), config, days(0, 1))
     found = {(r["day"], r["trigger"], r["target"], r["events"]) for r in pairs.collect()}
     zero, one = days(0, 1)
@@ -129,5 +117,6 @@ def test_caps_hold_for_each_user_and_day(frame):
 
 
 def test_needs_a_window_in_days():
-    with pytest.raises(ValueError, match="by_day needs window_days above 0"):
-        ItemCF(by_day=True)
+    with pytest.raises(ValueError, match=r"needs itemcf\.window_days above 0"):
+        Pairs(incremental=["itemcf"])
+    assert Pairs(incremental=["itemcf"], itemcf=ItemCF(window_days=1.0)).incremental == ["itemcf"]

@@ -143,7 +143,7 @@ def test_items_are_added_up_over_flushes(monkeypatch):
     monkeypatch.setattr(tally, "_TALLIED_ENTRIES", 7)
     log = random_log(5, users=9, items=6, events=80)
     packed = [b.select(["entries"]) for b in listed(log, DistinctItems(0, 100, False))]
-    rows = list(tally.stream_item_tally(packed, 86_400e6, micros(log[0])))
+    rows = list(tally.stream_item_tally(packed))
     assert len(rows) > 2
     sums: dict[int, list[float]] = {}
     for row in pa.Table.from_batches(rows).to_pylist():

@@ -5,14 +5,19 @@ from __future__ import annotations
 import pytest
 from pyspark.sql import functions as F
 
+from qarm.config.pairs import Pairs
 from qarm.errors import ConfigError, GateError, InputError
+from qarm.ledger import Ledger
+from qarm.pairs.mined import PAIR_COLUMNS
+from qarm.pairs.pair_sources import SOURCES, check_sources
+from qarm.pairs.scratch import LEDGER
+from qarm.pairs.source_record import Inputs, PairSource, SourcePairs, add_mass_lost, version_of
 from qarm.pipeline import own_tables
 from qarm.pipeline.stages import stage
 from qarm.stages.mine_pairs import run
-
-from . import reference
-from .collected import same, same_top
-from .reference import Event, Pair, random_log
+from tests.pairs import reference
+from tests.pairs.collected import same, same_top
+from tests.pairs.reference import Event, Pair, random_log
 
 PAIRS = {
     "id_vectors": {"rank": 3, "iterations": 1},
@@ -37,7 +42,7 @@ def table(context, name):
 def test_mines_the_training_period_alone_and_closes_its_ledgers(make_context, fill):
     context = make_context("mine-pairs", pairs=PAIRS)
     config = context.config.pairs
-    mined = fill(context, random_log(1, users=25, items=20, events=260))
+    mined = fill(context, random_log(1, users=16, items=16, events=170))
     result = run(context)
     same(of_source(context, "swing"), reference.swing(mined, config.swing, lambda i, users: users))
     same_top(of_source(context, "itemcf"), reference.itemcf(mined, config.itemcf), 4)
@@ -72,17 +77,15 @@ def test_mines_the_training_period_alone_and_closes_its_ledgers(make_context, fi
 def test_gate_and_empty_input_publish_nothing(make_context, fill):
     context = make_context("mine-pairs", pairs={**PAIRS, "sources": ["itemcf"]})
     fill(context, [Event(u, u, 0, 0, 1.0) for u in range(3)])
-    with pytest.raises(GateError, match=r"0 pairs were mined, at least 1 are asked for"):
+    with pytest.raises(GateError, match=r"0 pairs were mined, at least 1 are required"):
         run(context)
     assert "item_pairs" not in context.outputs
     assert context.lake.version("item_pairs") == -1
     fill(context, [Event(0, 1, 200, 0, 1.0)])
     with pytest.raises(InputError, match="the mining period has no positive event"):
         run(context)
-    context = make_context("mine-pairs", pairs={"sources": []})
-    fill(context, [Event(0, 1, 0, 0, 1.0)])
     with pytest.raises(ConfigError, match=r"pairs\.sources is empty"):
-        run(context)
+        run(make_context("mine-pairs", pairs={"sources": []}))
 
 
 def test_own_splits_must_name_a_part_for_every_event(make_context, fill, spark, tmp_path):
@@ -126,3 +129,96 @@ def test_tables_of_the_user_take_the_place_of_ours(make_context, fill, spark, tm
         ("positive events of the mining period", 3),
         ("ID vectors, items", 3),
     ]
+
+
+def _popular(inputs: Inputs) -> SourcePairs:
+    """Every item with the most frequent one."""
+    counts = inputs.events.groupBy("item_idx").agg(F.count("*").alias("n"), F.max("ts").alias("ts"))
+    best = (
+        counts.orderBy(F.desc("n"), "item_idx").limit(1).select(F.col("item_idx").alias("target"))
+    )
+    pairs = (
+        counts.crossJoin(best)
+        .where("item_idx <> target")
+        .select(
+            F.col("item_idx").alias("trigger"),
+            "target",
+            F.lit(1.0).alias("score"),
+            F.col("n").alias("support"),
+            F.lit(1.0).alias("weight"),
+            F.col("ts").alias("last_ts"),
+        )
+    )
+    n = pairs.count()
+    ledger = Ledger(name="Popular pairs", rows_in=n, rows_out=n)
+    return SourcePairs(pairs=pairs.select(*PAIR_COLUMNS), ledgers=[ledger])
+
+
+POPULAR = PairSource(
+    name="popular", title="Popular", mine=_popular, settings=lambda pairs: {"seed": pairs.seed}
+)
+
+
+def test_a_fourth_source_needs_a_record_and_its_registration_alone(make_context, fill, monkeypatch):
+    pairs = {**PAIRS, "sources": ["popular", "itemcf"]}
+    with pytest.raises(ConfigError, match=r"pairs\.sources names 'popular'"):
+        check_sources(Pairs.model_validate(pairs))
+    monkeypatch.setitem(SOURCES, "popular", POPULAR)
+    context = make_context("mine-pairs", pairs=pairs)
+    mined = fill(context, random_log(1, users=8, items=9, events=60))
+    result = run(context)
+    for ledger in result.ledgers:
+        ledger.close("mine-pairs")
+    found = of_source(context, "popular")
+    assert len(found) == len({e.item for e in mined}) - 1
+    assert of_source(context, "itemcf")
+    metrics = {(m.metric, m.variant): m.value for m in result.metrics}
+    assert metrics["item_coverage", "popular"] == 1.0
+    assert set(result.facts["miner_versions"]) == {"popular", "itemcf"}
+    assert result.facts["skew"]["popular"] == {}
+
+
+def test_an_incremental_source_publishes_its_scratch_tables(make_context, fill, capsys):
+    pairs = {
+        **PAIRS,
+        "sources": ["itemcf"],
+        "incremental": ["itemcf"],
+        "itemcf": {"window_days": 1.0},
+    }
+    context = make_context("mine-pairs", pairs=pairs)
+    fill(context, random_log(1, users=8, items=9, events=60))
+    result = run(context)
+    for ledger in result.ledgers:
+        ledger.close("mine-pairs")
+    scratch = {name for name in context.outputs if name.startswith("scratch_")}
+    assert scratch == {"scratch_itemcf_pairs", "scratch_itemcf_items", "scratch_ledger"}
+    assert context.outputs[LEDGER.name].version == context.lake.version(LEDGER.name)
+    assert of_source(context, "itemcf")
+    assert "ItemCF: 1 keys recounted, 0 left" in capsys.readouterr().err
+
+
+def test_names_of_sources_are_checked_and_suggested():
+    with pytest.raises(ConfigError, match=r"pairs\.sources names 'swig'.*did you mean 'swing'"):
+        check_sources(Pairs(sources=["swig"]))
+    with pytest.raises(ConfigError, match=r"pairs\.incremental names 'user'"):
+        check_sources(Pairs(incremental=["user"]))
+    with pytest.raises(
+        ConfigError, match=r"alignment\.sources names 'x'.*u2i, swing, itemcf, user"
+    ):
+        check_sources(Pairs(), ["x"])
+    check_sources(Pairs(), ["u2i", "user"])
+
+
+def test_versions_and_lost_mass_follow_the_record():
+    pairs = Pairs()
+    u2i, swing = SOURCES["u2i"], SOURCES["swing"]
+    other = pairs.model_copy(update={"seed": 1})
+    assert version_of(u2i, pairs, "1", None) != version_of(u2i, other, "1", None)
+    assert version_of(u2i, pairs, "1", "own") == version_of(u2i, other, "1", "own")
+    assert version_of(swing, pairs, "1", None) != version_of(swing, other, "1", None)
+    assert version_of(swing, pairs, "1", "own") == version_of(swing, pairs, "1", None)
+    uncapped = SourcePairs(pairs=None, ledgers=[], skew={"users_capped": 0, "items_capped": 0})
+    inputs = Inputs(events=None, vectors=None, config=pairs, keep=None)
+    assert add_mass_lost(swing, inputs, uncapped) == 0.0
+    assert uncapped.skew["share_of_score_mass_lost"] == 0.0
+    assert add_mass_lost(u2i, inputs, uncapped) is None
