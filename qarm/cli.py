@@ -95,7 +95,7 @@ def _json_option(parser: argparse.ArgumentParser, stage_name: str) -> None:
 
 
 def _print_quality(tree: dict[str, Any], as_json: bool) -> None:
-    from qarm.report.code_tables import code_lines
+    from qarm.report.quality_tables import code_lines
 
     metrics = [m for m in tree["metrics"] if m["stage"] == "quality"]
     facts = next(s for s in tree["stages"] if s["name"] == "quality").get("facts", {})

@@ -12,7 +12,7 @@ from typing import Any
 
 from qarm import __version__
 from qarm.lake.manifest import Manifest
-from qarm.report import code_tables, figures, sections
+from qarm.report import figures, quality_tables, sections
 from qarm.report.aggregates import PairSource, Prefix
 from qarm.report.figures import Figures
 from qarm.report.findings import SOURCES, VARIANTS, findings
@@ -56,7 +56,7 @@ def build(published: Published) -> dict[str, Any]:
     """The variables of the template."""
     metrics = Figures(published.metrics)
     manifests = published.manifests
-    quality = code_tables.STAGE
+    quality = quality_tables.STAGE
     return {
         "name": published.name,
         "version": __version__,
@@ -68,7 +68,7 @@ def build(published: Published) -> dict[str, Any]:
             metrics, published.pairs, published.facts("mine-pairs").get("skew", {})
         ),
         "alignment": sections.alignment(manifests, metrics, published.cutoff),
-        "codes": code_tables.code_section(metrics, published.facts(quality))
+        "codes": quality_tables.code_section(metrics, published.facts(quality))
         if quality in manifests
         else None,
         "prefixes": published.prefixes,

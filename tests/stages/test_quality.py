@@ -13,8 +13,8 @@ from qarm.codes.residual import reconstruct
 from qarm.evaluation.nearest_items import jaccard_by_chance, tie_breaks
 from qarm.evaluation.reconstruction import reconstruction
 from qarm.lake import files
-from qarm.report.code_tables import code_lines
 from qarm.report.figures import percent
+from qarm.report.quality_tables import code_lines
 from qarm.stages.quality import NEIGHBOURS
 from tests.evaluation.oracles import prefix_cosine
 from tests.lakes.quality import FIELDS, ITEMS, SIZES

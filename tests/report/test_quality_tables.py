@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qarm.report.code_tables import code_lines
+from qarm.report.quality_tables import code_lines
 
 
 def _metric(metric: str, value: float, variant: str = "rq", **fields) -> dict:
