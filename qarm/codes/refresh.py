@@ -61,11 +61,11 @@ class Refit:
     facts: dict[str, str]
     """What a repeated run needs to know."""
 
-    def coder(self, encoder: str, sizes: Sequence[int]) -> LevelCoder | None:
+    def coder(self, kind: str, encoder: str, sizes: Sequence[int]) -> LevelCoder | None:
         """The parent's coder of the last level, if it can be kept.
 
-        It can if it is of this encoder, follows as many levels (else what they leave is another
-        vector) and makes as many codes.
+        It can if it is of this kind and encoder, follows as many levels (else what they leave is
+        another vector) and makes as many codes.
         """
         book = self.codebook
         same = (
@@ -73,7 +73,7 @@ class Refit:
             and len(book.levels) == len(sizes)
             and book.sizes[-1] == sizes[-1]
         )
-        return book.last if same else None
+        return book.last if same and book.last is not None and book.last.kind == kind else None
 
     def finish(self, fitted: Codebook) -> tuple[Codebook, list[Metric], str]:
         """Number the clusters and anchors of a fitted codebook as the parent's.

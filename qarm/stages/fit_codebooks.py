@@ -117,7 +117,7 @@ def _fit(
         fitted.codes,
         config.rq_levels[-1],
         seed=config.seed,
-        keep=None if refit is None else refit.coder(encoder, config.rq_levels),
+        keep=None if refit is None else refit.coder(kind.name, encoder, config.rq_levels),
     )
     context.say(
         f"level {len(config.rq_levels)} of {len(config.rq_levels)}: {kind.name}, "

@@ -9,10 +9,11 @@ import pytest
 from safetensors.numpy import save, save_file
 
 from qarm.codes.codebook import Codebook
+from qarm.config import Config
 from qarm.errors import InputError
 from qarm.lake import manifest
-from qarm.lake.tables import TableRef
-from tests.lakes.codes import DIMENSIONS, SMALL, unit_vectors
+from qarm.lake.tables import Lake, TableRef
+from tests.lakes.codes import DIMENSIONS, SMALL, World, unit_vectors
 
 pytestmark = pytest.mark.spark
 
@@ -124,12 +125,20 @@ def test_vectors_that_are_refused(make_world, tmp_path, case) -> None:
     assert manifest.find(world.lake.root, "fit-codebooks") is None
 
 
+@pytest.fixture(scope="module")
+def lake_with_vectors(spark, tmp_path_factory) -> Lake:
+    lake = Lake(spark, str(tmp_path_factory.mktemp("vectors")))
+    world = World(spark, lake, Config.model_validate({"lake": lake.root}))
+    world.vectors({f"i{n}": v for n, v in enumerate(X)})
+    return lake
+
+
 @pytest.mark.parametrize("case", CODEBOOKS)
-def test_codebooks_that_are_refused(make_world, tmp_path, case) -> None:
+def test_codebooks_that_are_refused(spark, lake_with_vectors, tmp_path, case) -> None:
     source, message = CODEBOOKS[case]
-    vectors = path_of(parquet(X, encoder_version=["e1"] * 30), tmp_path, "x")
-    tables = {"item_embeddings": vectors, "codebooks": path_of(source, tmp_path, "book")}
-    world = make_world(external={"tables": tables})
+    tables = {"codebooks": path_of(source, tmp_path, "book")}
+    tree = {"lake": lake_with_vectors.root, "codes": SMALL, "external": {"tables": tables}}
+    world = World(spark, lake_with_vectors, Config.model_validate(tree))
     with pytest.raises(InputError, match=message):
         world.run("assign-codes")
     assert manifest.find(world.lake.root, "assign-codes") is None

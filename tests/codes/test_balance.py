@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qarm.codes.balance import Penalties
 from qarm.codes.code_counts import usage
 from qarm.codes.kmeans import kmeans
 from qarm.codes.residual import fit_residual
@@ -41,3 +42,18 @@ def test_balanced_levels_keep_greedy_codes() -> None:
     codes, left = encode(x, [prepare(level) for level in fitted.levels])
     np.testing.assert_array_equal(codes, fitted.codes)
     assert fitted.errors[-1] == pytest.approx(left.mean(), rel=1e-5)
+
+
+def test_penalties_rise_with_the_cluster_and_leave_no_trace_in_distances() -> None:
+    penalties = Penalties(3, 0.5)
+    penalties.adjust(np.array([1, 4, 16]), 2.0)
+    points, centroids = np.zeros((2, 2), np.float32), np.ones((3, 2), np.float32)
+    assert penalties.extend_points(points)[:, 2].tolist() == [0, 0]
+    extra = penalties.extend_centroids(centroids)[:, 2].astype(float) ** 2
+    root = np.sqrt(3 / 21)
+    np.testing.assert_allclose(extra, 0.2 * root * np.array([0, 1, 3]), rtol=1e-6)
+    costs = (2 + extra[[1, 2]]).astype(np.float32)
+    np.testing.assert_allclose(penalties.take_off(costs, np.array([1, 2], np.int32)), 2, rtol=1e-6)
+    off = Penalties(3, 0.0)
+    off.adjust(np.array([1, 4, 16]), 2.0)
+    assert off.extend_centroids(centroids) is centroids

@@ -14,6 +14,9 @@ from qarm.codes.population import (
 )
 from qarm.codes.sampling import sample_by_hash
 from qarm.errors import InputError
+from qarm.pipeline.code_inputs import training_events, vectors_to_fit_on
+from qarm.pipeline.context import open_context
+from tests.lakes.codes import unit_vectors
 
 pytestmark = pytest.mark.spark
 
@@ -46,6 +49,20 @@ def test_usable_vectors_and_why_others_are_not(embeddings, splits) -> None:
     assert sorted(r["item_idx"] for r in usable.collect()) == [0, 2]
     events = {r["item_idx"]: r["events"] for r in count_events(splits, PARTS).collect()}
     assert events == {0: 1, 2: 2, 4: 1}
+
+
+def test_inputs_from_a_lake(make_world) -> None:
+    world = make_world()
+    vectors = {f"i{n}": v for n, v in enumerate(unit_vectors(6))}
+    world.vectors(vectors)
+    context = open_context(world.config, world.spark, "test")
+    assert training_events(context) is None
+    assert vectors_to_fit_on(context)[1:] == ({"fit": 6}, "e1")
+    world.log(vectors, {"i0": 2, "i3": 66})
+    context = open_context(world.config, world.spark, "test")
+    events = {r["item_idx"]: r["events"] for r in training_events(context).collect()}
+    assert events == {0: 2, 3: 66}
+    assert vectors_to_fit_on(context)[1] == {"fit": 2, "no_event": 4}
 
 
 def test_encoders(embeddings) -> None:

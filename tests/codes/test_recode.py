@@ -14,11 +14,23 @@ import numpy as np
 import pytest
 
 from qarm.codes.codebook import Codebook
+from qarm.codes.recode import Plan
 from qarm.lake import manifest
 from schemas import item_embeddings
 from tests.lakes.codes import unit_vectors
 
 pytestmark = pytest.mark.spark
+
+
+def test_when_a_plan_is_idle_and_when_it_replaces_all() -> None:
+    def plan(**counts):
+        return Plan(table="a table", todo=None, leave=None, **counts)
+
+    assert plan(before=3, same=3).idle
+    assert not plan(before=3, same=2, changed=1).idle
+    assert plan(before=3, changed=2, removed=1, new=5).replaces_all
+    assert not plan(before=4, changed=2, removed=1).replaces_all
+    assert not Plan(table=None, todo=None, leave=None).idle
 
 
 def items(n, seed=0, first=0):

@@ -164,11 +164,12 @@ def test_bits_of_an_fsq_level_keep_their_meaning_under_the_same_encoder() -> Non
     fit = fit_residual(less, [12], iterations=30, start=start)
     rest = rest_after(less, fit.codes, fit.levels)
     refit = Refit(book, less, old, start, {})
-    assert refit.coder("e2", [12, 8]) is None
-    assert refit.coder("e1", [12, 16]) is None
-    assert refit.coder("e1", [12, 12, 8]) is None
+    assert refit.coder("fsq", "e2", [12, 8]) is None
+    assert refit.coder("fsq", "e1", [12, 16]) is None
+    assert refit.coder("fsq", "e1", [12, 12, 8]) is None
+    assert refit.coder("other", "e1", [12, 8]) is None
     shares = []
-    for kept in (refit.coder("e1", [12, 8]), None):
+    for kept in (refit.coder("fsq", "e1", [12, 8]), None):
         new = fit_fsq(rest, fit.codes, 8, seed=1, keep=kept)
         fitted = Codebook(levels=(*fit.levels, new.table), last=new.coder)
         metrics = {m.metric: m.value for m in refit.finish(fitted)[1]}

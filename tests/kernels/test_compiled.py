@@ -9,10 +9,10 @@ import sys
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import qarm
+from qarm.kernels.compiled import FINITE, compiled
 
 PACKAGE = Path(qarm.__file__).parent
 KERNEL = """
@@ -164,9 +164,17 @@ def _flags() -> set[str]:
     return {name for name, there in llvm.get_host_cpu_features().items() if there}
 
 
-def test_decorator_compiles_at_the_first_call() -> None:
-    from qarm.kernels.residuals import square_rows
+@compiled
+def _twice(x):
+    return 2 * x
 
-    out = np.empty(2, np.float32)
-    square_rows(np.array([[3, 4], [1, 0]], np.float32), out)
-    assert out.tolist() == [25, 1]
+
+@compiled(fastmath=FINITE)
+def _thrice(x):
+    return _twice(x) + x
+
+
+def test_decorator_with_and_without_options() -> None:
+    assert (_twice(3), _thrice(3)) == (6, 9)
+    assert set(_thrice.targetoptions["fastmath"]) == set(FINITE)
+    assert _twice.targetoptions["nogil"] is True

@@ -11,6 +11,7 @@ from qarm.codes.assign import assign_codes, assign_files
 from qarm.codes.codebook import Codebook
 from qarm.errors import InputError
 from qarm.lake import manifest
+from qarm.stages.assign_codes import _encoder
 from schemas import item_embeddings
 from tests.lakes.codes import unit_vectors
 
@@ -19,6 +20,15 @@ pytestmark = pytest.mark.spark
 
 def items(n, seed=0, first=0):
     return {f"i{first + i}": v for i, v in enumerate(unit_vectors(n, seed))}
+
+
+def test_the_encoder_that_is_coded() -> None:
+    named = Codebook(levels=(unit_vectors(3),), encoder_version="e1")
+    assert _encoder(named, {"e1": 5, "e2": 5}) == "e1"
+    own = Codebook(levels=(unit_vectors(3),))
+    assert _encoder(own, {"e2": 5}) == "e2"
+    with pytest.raises(InputError, match=r"is of encoder \(not named\)"):
+        _encoder(own, {"e1": 5, "e2": 5})
 
 
 def codes_of(world):
