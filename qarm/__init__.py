@@ -93,7 +93,7 @@ __all__ = [
 
 
 def assign_residual(
-    x: NDArray[np.floating], codebook: Codebook, *, threads: int = 1
+    x: NDArray[np.floating[Any]], codebook: Codebook, *, threads: int = 1
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Residual codes of vectors: nearest centroid, subtract it, next level.
 
@@ -112,7 +112,7 @@ def assign_residual(
 
 
 def assign_anchors(
-    x: NDArray[np.floating], codebook: Codebook, k: int, *, threads: int = 1
+    x: NDArray[np.floating[Any]], codebook: Codebook, k: int, *, threads: int = 1
 ) -> NDArray[np.int32]:
     """Ids (n, k) of the nearest anchors, nearest first, ties to the lower id.
 

@@ -54,7 +54,8 @@ class ItemStore:
         Raises:
             InputError: one of them is not in the store.
         """
-        rows = self._row_of[np.minimum(item_idx, len(self._row_of) - 1)].astype(np.int64)
+        known = np.minimum(item_idx, len(self._row_of) - 1)
+        rows: NDArray[np.int64] = self._row_of[known].astype(np.int64)
         if len(rows) and (rows.min() < 0 or item_idx.max() >= len(self._row_of)):
             unknown = item_idx[(rows < 0) | (item_idx >= len(self._row_of))]
             raise InputError(f"items {unknown[:3].tolist()} occur in no training pair")
@@ -139,7 +140,7 @@ def _row_map(pair_files: Sequence[str]) -> tuple[NDArray[np.int32], int]:
 
 def _paired(
     files: Sequence[str], columns: Sequence[str], row_of: NDArray[np.int32]
-) -> Iterator[tuple[pa.RecordBatch, NDArray]]:
+) -> Iterator[tuple[pa.RecordBatch, NDArray[Any]]]:
     """Record batches cut to the items that have a row, and those rows."""
     for batch in record_batches(files, ["item_idx", *columns]):
         items = batch.column("item_idx").to_numpy()
@@ -149,7 +150,7 @@ def _paired(
 
 def _fill_features(
     arrays: ArrayFolder, source: ItemFiles, row_of: NDArray[np.int32], count: int
-) -> dict[str, NDArray]:
+) -> dict[str, NDArray[Any]]:
     """Features of each modality; which items have them."""
     widths = source.feature_dims
     features = {m: arrays.create(f"features_{m}", (count, w), "<f4") for m, w in widths.items()}
@@ -188,7 +189,7 @@ def _fill_contents(
     source: ItemFiles,
     modality: str,
     row_of: NDArray[np.int32],
-    present: NDArray,
+    present: NDArray[Any],
 ) -> None:
     """Raw contents, concatenated in the order of the files, and where each row's lies."""
     starts, ends = np.zeros(len(present), np.int64), np.zeros(len(present), np.int64)
@@ -214,5 +215,6 @@ def _fill_contents(
 
 def _raw(batch: pa.RecordBatch, modality: str) -> list[bytes | None]:
     if modality == "text":
-        return batch.column("text").cast(pa.binary()).to_pylist()
+        texts: list[bytes | None] = batch.column("text").cast(pa.binary()).to_pylist()
+        return texts
     return fetch_contents(batch.column("image"), batch.column("image_uri"))

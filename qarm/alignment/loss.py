@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qarm.alignment.known_pairs import KnownPairs
@@ -143,5 +144,5 @@ def excluded_candidates(
     return masked
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
+def _numpy(tensor: Tensor) -> NDArray[Any]:
     return tensor.cpu().numpy()

@@ -37,7 +37,7 @@ class AnchorIndex:
     index: Any = field(repr=False)
     """faiss.IndexIVFFlat."""
 
-    def search(self, x: NDArray[np.floating], k: int) -> Ints:
+    def search(self, x: NDArray[np.floating[Any]], k: int) -> Ints:
         """Ids (n, k) of approximately the nearest anchors, nearest first, ties to the lower id.
 
         A row whose cells hold fewer than k anchors is searched exactly. One thread.
@@ -86,7 +86,7 @@ def build_index(anchors: Centroids, *, probes: int, seed: int = 0) -> AnchorInde
     return AnchorIndex(anchors, index.nprobe, cells, index)
 
 
-def recall(index: AnchorIndex, x: NDArray[np.floating], k: int) -> float:
+def recall(index: AnchorIndex, x: NDArray[np.floating[Any]], k: int) -> float:
     """Share of the exact K nearest anchors of the rows of ``x`` that the index returns."""
     exact, searched = nearest_k(x, index.anchors, k), index.search(x, k)
     return float(np.mean([np.isin(a, b).mean() for a, b in zip(exact, searched, strict=True)]))

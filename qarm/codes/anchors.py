@@ -6,6 +6,8 @@ nearest anchors. How the pool is chosen is not published; see ``pools``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,8 +22,8 @@ SPARE = 8
 
 
 def nearest_k(
-    x: NDArray[np.floating],
-    anchors: Centroids | NDArray[np.floating],
+    x: NDArray[np.floating[Any]],
+    anchors: Centroids | NDArray[np.floating[Any]],
     k: int,
     *,
     threads: int = 1,
@@ -64,7 +66,7 @@ def nearest_k(
     return ids
 
 
-def prepare_anchors(anchors: NDArray[np.floating]) -> Centroids:
+def prepare_anchors(anchors: NDArray[np.floating[Any]]) -> Centroids:
     """Like ``prepare``, but keeps equal anchors, since a code may name each of them."""
     return prepare(anchors, "anchors", distinct=False)
 

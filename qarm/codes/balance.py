@@ -13,6 +13,8 @@ A penalty is an additional coordinate: ||(x, 0) - (c, sqrt p)||^2, so that the e
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,7 +48,7 @@ class Penalties:
             return costs
         return np.maximum(costs - self._costs[codes].astype(np.float32), 0)
 
-    def adjust(self, sizes: NDArray[np.integer], mean_distance: float) -> None:
+    def adjust(self, sizes: NDArray[np.integer[Any]], mean_distance: float) -> None:
         """Move the penalties one step towards their targets for these cluster sizes."""
         if self._balance:
             target = self._balance * mean_distance * np.sqrt(sizes * (len(sizes) / sizes.sum()))

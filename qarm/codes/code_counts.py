@@ -7,6 +7,7 @@ item has. Both are reported, since the literature uses either under the name "co
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ class Usage:
         return self.used / self.size
 
 
-def usage(counts: NDArray[np.integer]) -> Usage:
+def usage(counts: NDArray[np.integer[Any]]) -> Usage:
     """Use of a level from the number of items of each of its codes (zeros included)."""
     size, total = len(counts), int(counts.sum())
     if total == 0:
@@ -85,7 +86,7 @@ class Collisions:
         return self.items / self.codes if self.codes else 0.0
 
 
-def collisions(codes: NDArray[np.integer]) -> Collisions:
+def collisions(codes: NDArray[np.integer[Any]]) -> Collisions:
     """Collisions of codes (n, L), one row per item."""
     _, counts = np.unique(codes, axis=0, return_counts=True)
     return Collisions(

@@ -134,7 +134,7 @@ class Codebook:
         """Without what each process can compute itself."""
         return {k: v for k, v in self.__dict__.items() if not k.startswith("_ready")}
 
-    def rq(self, x: NDArray[np.floating], *, threads: int = 1) -> tuple[Ints, Floats]:
+    def rq(self, x: NDArray[np.floating[Any]], *, threads: int = 1) -> tuple[Ints, Floats]:
         """Residual codes (n, L) and squared length of what is left (n,); see ``encode``."""
         self._check_dimensions(x)
         codes, left = encode(x, self._ready_levels, threads=threads)
@@ -143,7 +143,7 @@ class Codebook:
         return encode_last(x, codes, self.levels, self.last, threads=threads)
 
     def vq(
-        self, x: NDArray[np.floating], k: int, *, threads: int = 1, probes: int | None = None
+        self, x: NDArray[np.floating[Any]], k: int, *, threads: int = 1, probes: int | None = None
     ) -> Ints:
         """Ids (n, k) of the nearest anchors; (n, 0) without anchors. See ``nearest_k``.
 
@@ -156,7 +156,7 @@ class Codebook:
             return self.anchor_index(probes).search(x, k)
         return nearest_k(x, self._ready_anchors, k, threads=threads)
 
-    def _check_dimensions(self, x: NDArray[np.floating]) -> None:
+    def _check_dimensions(self, x: NDArray[np.floating[Any]]) -> None:
         if x.ndim != 2 or x.shape[1] != self.dimensions:
             raise InputError(
                 f"codebook {self.codebook_id} is of {self.dimensions} dimensions, the vectors have "
@@ -350,4 +350,5 @@ def lists_to_matrix(column: pa.Array | pa.ChunkedArray, where: str) -> NDArray[A
     if len(lengths) > 1:
         raise InputError(f"{where}: vectors must have one length, seen {sorted(lengths)[:5]}")
     width = lengths[0] if lengths else 0
-    return values.to_numpy(zero_copy_only=False).reshape(len(column), width)
+    rows: NDArray[Any] = values.to_numpy(zero_copy_only=False).reshape(len(column), width)
+    return rows

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,7 @@ class Projection:
         return np.concatenate([self.weights, self.origin[None]])
 
     @classmethod
-    def from_rows(cls, rows: NDArray[np.floating], codes: int) -> Projection:
+    def from_rows(cls, rows: NDArray[np.floating[Any]], codes: int) -> Projection:
         """Of b rows (the published form: the origin is zero) or b + 1, for 2^b codes.
 
         Raises:

@@ -16,6 +16,7 @@ place of bits and a beta that rises, lowers the sum of
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ from qarm.codes.level_kind import LevelFit, LevelKind
 from qarm.errors import ConfigError, InputError
 from qarm.kernels.nearest import Floats, Ints, as_matrix
 from qarm.kernels.threads import one_torch_thread
+
+if TYPE_CHECKING:
+    import torch
 
 SAMPLE_ROWS = 32_768
 """The projection is trained on no more rows than this, of whole prefixes drawn at random."""
@@ -44,7 +48,7 @@ NEAR_WEIGHT, RECONSTRUCTION_WEIGHT, SHARED_WEIGHT = 0.3, 1.0, 1.0
 
 def fit_fsq(
     rest: Floats,
-    prefix: NDArray[np.integer],
+    prefix: NDArray[np.integer[Any]],
     codes: int,
     *,
     seed: int = 0,
@@ -90,7 +94,8 @@ def decode_table(rest: Floats, codes: Ints, bits: int) -> Floats:
     linear = np.linalg.lstsq(signs[used] * weights, means * weights, rcond=None)[0]
     table = signs @ linear
     table[used] = means
-    return table.astype(np.float32)
+    as_floats: Floats = table.astype(np.float32)
+    return as_floats
 
 
 def _signs(bits: int) -> NDArray[np.float64]:
@@ -99,7 +104,9 @@ def _signs(bits: int) -> NDArray[np.float64]:
     return bit.astype(np.float64) * 2 - 1
 
 
-def train_projection(rest: Floats, cells: NDArray[np.integer], bits: int, seed: int) -> Projection:
+def train_projection(
+    rest: Floats, cells: NDArray[np.integer[Any]], bits: int, seed: int
+) -> Projection:
     """The projection of ``bits`` bits for rests (n, d) of cells (n,), one number a prefix.
 
     One torch thread, whatever the caller has: sums, and with them the result, do not depend on it.
@@ -134,7 +141,9 @@ def train_projection(rest: Floats, cells: NDArray[np.integer], bits: int, seed: 
     )
 
 
-def _loss(tensors, parameters, beta):  # type: ignore[no-untyped-def]
+def _loss(
+    tensors: Sequence[torch.Tensor], parameters: Sequence[torch.Tensor], beta: float
+) -> torch.Tensor:
     """The sum that the module's docstring lists."""
     import torch
 
@@ -144,7 +153,7 @@ def _loss(tensors, parameters, beta):  # type: ignore[no-untyped-def]
     logits = (x - origin) @ weights
     s = torch.sigmoid(beta * logits)
 
-    def equal(pairs):  # type: ignore[no-untyped-def]
+    def equal(pairs: torch.Tensor) -> torch.Tensor:
         a, b = s[pairs[0]], s[pairs[1]]
         return a * b + (1 - a) * (1 - b)
 
@@ -167,14 +176,14 @@ def _loss(tensors, parameters, beta):  # type: ignore[no-untyped-def]
     return loss
 
 
-def _by_cell(cells: NDArray[np.integer], rng: np.random.Generator) -> NDArray[np.int64]:
+def _by_cell(cells: NDArray[np.integer[Any]], rng: np.random.Generator) -> NDArray[np.int64]:
     """At most ``SAMPLE_ROWS`` rows, cell by cell, both cells and their rows in random order."""
     rank = rng.permutation(int(cells.max()) + 1)[cells]
     order: NDArray[np.int64] = np.lexsort((rng.random(len(cells)), rank))
     return order[:SAMPLE_ROWS]
 
 
-def _partners(cells: NDArray[np.integer]) -> NDArray[np.int64]:
+def _partners(cells: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """(2, p) rows of the same cell, at most ``PARTNERS`` / 2 apart; cells lie side by side."""
     pairs = [np.empty((2, 0), np.int64)]
     for apart in range(1, PARTNERS // 2 + 1):
@@ -183,13 +192,14 @@ def _partners(cells: NDArray[np.integer]) -> NDArray[np.int64]:
     return np.concatenate(pairs, axis=1)
 
 
-def _near(x: Floats, cells: NDArray[np.integer]) -> NDArray[np.int64]:
+def _near(x: Floats, cells: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """(2, q) rows and their nearest rows of other cells."""
     some = x[:NEIGHBOUR_ROWS]
     k = min(NEIGHBOURS + 1, len(some))
     ids = nearest_k(some, prepare_anchors(some), k).astype(np.int64)
     pairs = np.stack([np.repeat(np.arange(len(some)), k), ids.reshape(-1)])
-    return pairs[:, cells[pairs[0]] != cells[pairs[1]]]
+    apart: NDArray[np.int64] = pairs[:, cells[pairs[0]] != cells[pairs[1]]]
+    return apart
 
 
 def _start(

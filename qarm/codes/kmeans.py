@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +33,12 @@ class Clusters:
 
 
 def kmeans(
-    x: NDArray[np.floating],
+    x: NDArray[np.floating[Any]],
     k: int,
     *,
     iterations: int,
     seed: Seed = 0,
-    start: NDArray[np.floating] | None = None,
+    start: NDArray[np.floating[Any]] | None = None,
     balance: float = 0.0,
     threads: int = 1,
 ) -> Clusters:

@@ -56,7 +56,7 @@ class FitLevel(Protocol):
     def __call__(
         self,
         rest: Floats,
-        prefix: NDArray[np.integer],
+        prefix: NDArray[np.integer[Any]],
         codes: int,
         *,
         seed: int = 0,
@@ -83,7 +83,7 @@ class LevelKind:
     check_sizes: Callable[[Sequence[int]], None]
     """Raises a ConfigError if codes.rq_levels do not suit it."""
     fit: FitLevel
-    from_rows: Callable[[NDArray[np.floating], int], LevelCoder]
+    from_rows: Callable[[NDArray[np.floating[Any]], int], LevelCoder]
     """The coder from its ``rows`` and the number of codes; raises an InputError."""
     array: str
     """Name of the rows in a codebook's safetensors file."""
@@ -98,7 +98,7 @@ def rest_after(x: Floats, codes: Ints, levels: Sequence[Floats]) -> Floats:
 
 
 def encode_last(
-    x: NDArray[np.floating],
+    x: NDArray[np.floating[Any]],
     codes: Ints,
     levels: Sequence[Floats],
     coder: LevelCoder,

@@ -64,7 +64,8 @@ def _means(x: Floats, codes: Ints, size: int) -> Floats:
     """(K, d) mean of the rows of each code, summed in float64; zeros for one without rows."""
     counts = np.maximum(np.bincount(codes, minlength=size), 1)
     sums = [np.bincount(codes, weights=column, minlength=size) for column in x.T]
-    return (np.stack(sums, axis=1) / counts[:, None]).astype(np.float32)
+    means: Floats = (np.stack(sums, axis=1) / counts[:, None]).astype(np.float32)
+    return means
 
 
 def match(old: Ints, new: Ints, sizes: Sequence[int]) -> list[Numbers]:

@@ -14,7 +14,7 @@ The rule is not published (QARM, arXiv 2411.11739, section 3, speaks of a pool);
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +97,7 @@ def _in_order(usable: DataFrame, events: DataFrame | None, seed: int) -> DataFra
     return counted.orderBy(F.desc("events"), hash_of(seed), "item_idx")
 
 
-def farthest_first(x: NDArray[np.floating], k: int) -> NDArray[np.int64]:
+def farthest_first(x: NDArray[np.floating[Any]], k: int) -> NDArray[np.int64]:
     """Rows of k points: the first, then each time the point farthest from all chosen.
 
     Ties go to the first such row. Gonzalez (1985): at most twice the least radius of any k centres.
@@ -109,4 +109,5 @@ def farthest_first(x: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     points = as_matrix(x, "points")
     if not 1 <= k <= len(points):
         raise InputError(f"k-centre: need >= {k} points and k >= 1, got {len(points)} points")
-    return choose_farthest(points, k)
+    chosen: NDArray[np.int64] = choose_farthest(points, k)
+    return chosen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from qarm.errors import InputError
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def prefix_keys(codes: NDArray[np.integer], sizes: Sequence[int]) -> NDArray[np.int64]:
+def prefix_keys(codes: NDArray[np.integer[Any]], sizes: Sequence[int]) -> NDArray[np.int64]:
     """Number of each prefix: the code read as a mixed-radix number, first level first.
 
     While the levels' sizes multiply to less than 2^63 two prefixes of equal length have equal

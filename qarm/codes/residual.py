@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class ResidualFit:
 
 
 def fit_residual(
-    x: NDArray[np.floating],
+    x: NDArray[np.floating[Any]],
     sizes: Sequence[int],
     *,
     iterations: int,
@@ -118,14 +119,15 @@ def check_sizes(rows: int, d: int, sizes: Sequence[int], start: Sequence[Floats]
 
 
 def _squares(x: Floats) -> NDArray[np.float64]:
-    return np.einsum("ij,ij->i", x, x, dtype=np.float64)
+    lengths: NDArray[np.float64] = np.einsum("ij,ij->i", x, x, dtype=np.float64)
+    return lengths
 
 
 def shrink_of(
     number: int,
     shrink: float | None,
     centroids: Floats,
-    counts: NDArray[np.integer],
+    counts: NDArray[np.integer[Any]],
     inertia: float,
 ) -> float:
     """``pseudo`` of ``shrunk`` for level ``number``, see ``fit_residual``."""
@@ -134,7 +136,7 @@ def shrink_of(
     return pseudo_points(centroids, counts, inertia) if shrink is None else shrink
 
 
-def shrunk(centroids: Floats, counts: NDArray[np.integer], pseudo: float) -> Floats:
+def shrunk(centroids: Floats, counts: NDArray[np.integer[Any]], pseudo: float) -> Floats:
     """Centroids shrunk towards zero: means of their points and of ``pseudo`` points at zero.
 
     Means of small clusters overfit. Shrinking them (the posterior mean under a normal prior; James
@@ -145,10 +147,11 @@ def shrunk(centroids: Floats, counts: NDArray[np.integer], pseudo: float) -> Flo
         counts: (K,) points of each.
         pseudo: pseudo-count of points at zero.
     """
-    return (centroids * (counts / (counts + pseudo))[:, None]).astype(np.float32)
+    kept: Floats = (centroids * (counts / (counts + pseudo))[:, None]).astype(np.float32)
+    return kept
 
 
-def pseudo_points(centroids: Floats, counts: NDArray[np.integer], inertia: float) -> float:
+def pseudo_points(centroids: Floats, counts: NDArray[np.integer[Any]], inertia: float) -> float:
     """The ``pseudo`` of ``shrunk``, estimated from the clusters by moments.
 
     Points lie around the true centre of their cluster with variance s2, true centres around zero
@@ -175,7 +178,7 @@ def pseudo_points(centroids: Floats, counts: NDArray[np.integer], inertia: float
     return float(f"{within / max(between, 1e-6 * within):.3g}")
 
 
-def reconstruct(codes: NDArray[np.integer], levels: Sequence[Floats]) -> list[Floats]:
+def reconstruct(codes: NDArray[np.integer[Any]], levels: Sequence[Floats]) -> list[Floats]:
     """Sum of the centroids of the first 1, 2, ..., L codes: L arrays (n, d)."""
     sums: list[Floats] = []
     for number, level in enumerate(levels):

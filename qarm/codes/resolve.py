@@ -20,7 +20,7 @@ per last-level code.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,8 @@ def place_overflow(
     room: NDArray[np.int64],
     *,
     first: NDArray[np.bool_] | None = None,
-    code: NDArray[np.integer] | None = None,
-    taken: NDArray[np.integer] | None = None,
+    code: NDArray[np.integer[Any]] | None = None,
+    taken: NDArray[np.integer[Any]] | None = None,
     capacity: int = 0,
 ) -> Ints:
     """Give each row, in order, the nearest centroid that has room: float64, ties to the lower code.

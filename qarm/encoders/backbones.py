@@ -151,7 +151,8 @@ class ImageBackbone(nn.Module):
     def forward(self, prepared: Tensor) -> Tensor:
         """Pooled features, (n, 1280)."""
         device = next(self.parameters()).device
-        return self.model.extract_features(prepared.to(device)).mean(dim=(2, 3))
+        maps: Tensor = self.model.extract_features(prepared.to(device))
+        return maps.mean(dim=(2, 3))
 
     def encode(self, contents: Sequence[bytes | None]) -> NDArray[np.float32]:
         """Features of encoded images, (n, 1280); NaN where one is None or does not decode."""

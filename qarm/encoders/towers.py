@@ -41,7 +41,8 @@ class DenseTower(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(n, f) -> (n, d)."""
         centred = self.centre(features)
-        return self.skip(centred) + self.network(centred)
+        projected: Tensor = self.skip(centred) + self.network(centred)
+        return projected
 
 
 class AttributesTower(nn.Module):
@@ -81,4 +82,5 @@ class AttributesTower(nn.Module):
     def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
         """Bucket ids (values,) and offsets (n + 1,) -> (n, d)."""
         weights = nn.functional.dropout(self.weights(ids, offsets), self.dropout, self.training)
-        return self.table(ids, offsets, per_sample_weights=weights)
+        summed: Tensor = self.table(ids, offsets, per_sample_weights=weights)
+        return summed

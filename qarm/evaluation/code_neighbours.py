@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +38,9 @@ class _Side:
 
     items: NDArray[np.int64]
     unit: NDArray[np.float64]
-    rq: NDArray[np.integer]
+    rq: NDArray[np.integer[Any]]
     means: NDArray[np.float64]
-    vq: NDArray[np.integer]
+    vq: NDArray[np.integer[Any]]
 
     @classmethod
     def of(cls, rows: pa.RecordBatch | pa.Table, book: Codebook) -> _Side:
@@ -134,7 +134,7 @@ def _spaces(book: Codebook) -> list[str]:
 
 
 def _metrics(
-    variant: str, values: NDArray[np.float64], bits: NDArray[np.integer], k: int
+    variant: str, values: NDArray[np.float64], bits: NDArray[np.integer[Any]], k: int
 ) -> list[Metric]:
     """Means over all queries and over those of each slice, with 95 % intervals."""
     metrics = []

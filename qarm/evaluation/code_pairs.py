@@ -6,7 +6,7 @@ The pairs are those of ``held_out_pairs``: no figure here uses data that the vec
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -73,7 +73,9 @@ def pair_agreement(source: str, pairs: TestPairs, ids: DataFrame) -> list[Metric
 
 
 def pairs_by_chance(
-    codes: NDArray[np.integer], trigger: NDArray[np.integer], target: NDArray[np.integer]
+    codes: NDArray[np.integer[Any]],
+    trigger: NDArray[np.integer[Any]],
+    target: NDArray[np.integer[Any]],
 ) -> NDArray[np.float64]:
     """(L,) share of pairs that share a prefix if triggers and targets are matched at random.
 
@@ -86,7 +88,7 @@ def pairs_by_chance(
         target: (pairs,) likewise.
     """
 
-    def match(group: NDArray[np.integer]) -> float:
+    def match(group: NDArray[np.integer[Any]]) -> float:
         a, b = (np.bincount(group[side], minlength=len(codes)) for side in (trigger, target))
         return float((a.astype(float) * b).sum()) / len(trigger) / len(target)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import comb
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ _DISTANCE_BITS = 26
 MOST_LEVELS = 31
 
 
-def tie_breaks(items: NDArray[np.integer]) -> Ints:
+def tie_breaks(items: NDArray[np.integer[Any]]) -> Ints:
     """(n,) pseudo-random numbers in [0, 2^32), one per item (finaliser of SplitMix64)."""
     x = items.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -34,7 +35,7 @@ def tie_breaks(items: NDArray[np.integer]) -> Ints:
     return (x >> np.uint64(32)).astype(np.int64)
 
 
-def unit_rows(x: NDArray[np.floating]) -> Floats:
+def unit_rows(x: NDArray[np.floating[Any]]) -> Floats:
     """(n, d) float64 of unit length; zero rows stay zero."""
     wide = x.astype(np.float64)
     norms = np.sqrt((wide**2).sum(axis=1, keepdims=True))
@@ -50,13 +51,14 @@ def vector_keys(queries: Floats, x: Floats, ties: Ints) -> Ints:
         ties: (n,) from ``tie_breaks``.
     """
     near = np.clip((_product(queries, x) + 1) / 2, 0, 1) * _COSINE_STEPS
-    return (np.rint(near).astype(np.int64) << _HASH_BITS) | ties
+    keys: NDArray[np.int64] = (np.rint(near).astype(np.int64) << _HASH_BITS) | ties
+    return keys
 
 
 def code_keys(
-    codes_q: NDArray[np.integer],
+    codes_q: NDArray[np.integer[Any]],
     means_q: Floats,
-    codes: NDArray[np.integer],
+    codes: NDArray[np.integer[Any]],
     means: Floats,
     ties: Ints,
     scale: float,
@@ -79,10 +81,13 @@ def code_keys(
     squares = (means_q**2).sum(axis=1)[:, None] + (means**2).sum(axis=1)[None]
     far = np.clip((squares - 2 * _product(means_q, means)) / scale, 0, 1)
     near = np.rint((1 - far) * ((1 << _DISTANCE_BITS) - 1)).astype(np.int64)
-    return (common << (_DISTANCE_BITS + _HASH_BITS)) | (near << _HASH_BITS) | ties
+    keys: NDArray[np.int64] = (
+        (common << (_DISTANCE_BITS + _HASH_BITS)) | (near << _HASH_BITS) | ties
+    )
+    return keys
 
 
-def list_keys(vq_q: NDArray[np.integer], vq: NDArray[np.integer], ties: Ints) -> Ints:
+def list_keys(vq_q: NDArray[np.integer[Any]], vq: NDArray[np.integer[Any]], ties: Ints) -> Ints:
     """Keys (q, n) by the number of anchors that two VQ codes share.
 
     Args:

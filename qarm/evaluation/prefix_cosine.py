@@ -7,7 +7,7 @@ The mean cosine of the pairs of a group of m unit vectors with sum s is
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +86,7 @@ def prefix_cosines(
 
 
 def group_cosines(
-    x: Floats, starts: NDArray[np.integer]
+    x: Floats, starts: NDArray[np.integer[Any]]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Size and sum of unit vectors of each group of consecutive rows.
 

@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from qarm.errors import InputError
 from qarm.evaluation.estimates import (
@@ -234,7 +235,7 @@ def _range_task(cells: pa.Table, groups: int) -> pa.Table:
     bits = cells["bits"].to_numpy()
     bucket, grp = cells["bucket"].to_numpy(), cells["grp"].to_numpy()
     pos, neg = cells["pos"].to_numpy(), cells["neg"].to_numpy()
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in ("slice", "grp", *_WINS)}
+    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in ("slice", "grp", *_WINS)}
     for bit in range(len(SAMPLE_SLICES)):
         inside = (bits >> bit & 1) == 1
         if not inside.any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ class Reconstruction:
 
 
 def reconstruction(
-    x: Floats, codes: NDArray[np.integer], levels: Sequence[Floats]
+    x: Floats, codes: NDArray[np.integer[Any]], levels: Sequence[Floats]
 ) -> Reconstruction:
     """Reconstruction of vectors (n, d) from their codes (n, L).
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast, overload
 
 from numba import config as numba_config
 from numba import njit
-from numba.core.caching import _CacheLocator
+from numba.core.caching import ZipCacheLocator
 from numba.misc.appdirs import AppDirs
 
 _config: Any = numba_config  # numba sets its attributes when it is imported
@@ -57,7 +57,7 @@ def compiled(
     return wrap if function is None else wrap(function)
 
 
-class ByContent(_CacheLocator):  # type: ignore[misc]
+class ByContent(ZipCacheLocator):
     """Where the machine code of a kernel lies, and the hash of the source that it belongs to.
 
     The hash covers the kernel's own file and all of ``qarm.kernels``, since kernels use functions

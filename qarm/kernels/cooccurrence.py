@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qarm.kernels.compiled import compiled
 
@@ -21,37 +22,37 @@ TOTAL, SUPPORT, LAST_USER, LATEST = range(4)
 class Lists(NamedTuple):
     """Users' lists of one block, and the block's triggers."""
 
-    trigger: np.ndarray
+    trigger: NDArray[Any]
     """int64[t], codes of the block's triggers, ascending."""
-    trigger_indptr: np.ndarray
+    trigger_indptr: NDArray[Any]
     """int64[t + 1], bounds in ``trigger_entry``."""
-    trigger_entry: np.ndarray
+    trigger_entry: NDArray[Any]
     """int64[...], entries of each trigger."""
-    trigger_user: np.ndarray
+    trigger_user: NDArray[Any]
     """int64[...], rows of their users."""
-    indptr: np.ndarray
+    indptr: NDArray[Any]
     """int64[users + 1], bounds of each user's entries, ascending in position."""
-    place: np.ndarray
+    place: NDArray[Any]
     """int32[e], place of the entry's item: 0 for the item with the most entries, so that most of
     what a trigger meets lies in the nearest cache."""
-    position: np.ndarray
+    position: NDArray[Any]
     """int32[e], position of the event in its user's order."""
-    ts: np.ndarray
+    ts: NDArray[Any]
     """int64[e], microseconds."""
-    weight: np.ndarray
+    weight: NDArray[Any]
     """float64[e]"""
-    code: np.ndarray
+    code: NDArray[Any]
     """int64[codes], code of the item at each place; codes ascend with the item."""
-    place_of: np.ndarray
+    place_of: NDArray[Any]
     """int64[codes], place of each code."""
-    inverse_root: np.ndarray
+    inverse_root: NDArray[Any]
     """float64[codes], 1 / sqrt(W) of the item at each place, W the sum of its event weights."""
 
 
 class Rules(NamedTuple):
     """What is counted, and which pairs are kept."""
 
-    recency: np.ndarray
+    recency: NDArray[Any]
     """float64[window], factor of events 1, 2, ... apart; its length is the window. Empty: all
     events of a user co-occur, with factor 1."""
     window_micros: int

@@ -133,10 +133,12 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, offset: An
     return builder.gep(data, [offset])
 
 
-def _operands(context: Any, builder: Any, kinds: Any, values: Any) -> list[Any]:
+def _operands(context: Any, builder: Any, kinds: Any, values: Any) -> tuple[Any, Any, Any]:
     """Pointers for ``_emit``, from the first arguments of the two functions that follow."""
-    places = ((0, values[1]), (2, values[3]), (4, values[5]))
-    return [_pointer(context, builder, kinds[k], values[k], at) for k, at in places]
+    panel, centroids, half_norms = (
+        _pointer(context, builder, kinds[k], values[k], values[k + 1]) for k in (0, 2, 4)
+    )
+    return panel, centroids, half_norms
 
 
 def _instructions(function: Any) -> Any:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ ROWS = 512
 """Rows per batch; each tile of centroids is multiplied with all of them before the next tile."""
 
 
-def as_matrix(x: NDArray[np.floating], what: str) -> Floats:
+def as_matrix(x: NDArray[np.floating[Any]], what: str) -> Floats:
     """``x`` as a C-contiguous float32 matrix.
 
     Raises:
@@ -84,7 +85,7 @@ class Centroids:
 
 
 def prepare(
-    centroids: NDArray[np.floating], what: str = "centroids", *, distinct: bool = True
+    centroids: NDArray[np.floating[Any]], what: str = "centroids", *, distinct: bool = True
 ) -> Centroids:
     """Prepare ``centroids`` (K, d); ``distinct`` leaves out all but the first of equal ones.
 
@@ -108,7 +109,10 @@ def prepare(
 
 
 def nearest(
-    x: NDArray[np.floating], centroids: Centroids | NDArray[np.floating], *, threads: int = 1
+    x: NDArray[np.floating[Any]],
+    centroids: Centroids | NDArray[np.floating[Any]],
+    *,
+    threads: int = 1,
 ) -> tuple[Ints, Floats]:
     """Nearest centroid of each row.
 
@@ -129,7 +133,7 @@ def nearest(
 
 
 def encode(
-    x: NDArray[np.floating], levels: Sequence[Centroids], *, threads: int = 1
+    x: NDArray[np.floating[Any]], levels: Sequence[Centroids], *, threads: int = 1
 ) -> tuple[Ints, Floats]:
     """Greedy residual codes: nearest centroid, subtract it, next level.
 

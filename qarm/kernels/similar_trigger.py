@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qarm.kernels.compiled import compiled
 
@@ -22,15 +23,15 @@ class State(NamedTuple):
     one of the latest events at the current instant; row k of either lies at k modulo the window.
     """
 
-    scalars: np.ndarray
+    scalars: NDArray[Any]
     """int64[5]: user, started, ts, events put into the window so far, events at this instant."""
-    window_item: np.ndarray
+    window_item: NDArray[Any]
     """int64[window]; -1: an item without a vector."""
-    window_vector: np.ndarray
+    window_vector: NDArray[Any]
     """float32[window, d], unit length."""
-    pending_item: np.ndarray
+    pending_item: NDArray[Any]
     """int64[window]"""
-    pending_vector: np.ndarray
+    pending_vector: NDArray[Any]
     """float32[window, d]"""
 
 
@@ -45,7 +46,7 @@ def new_state(window: int, dimensions: int) -> State:
     )
 
 
-def unit_rows(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def unit_rows(vectors: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """``vectors`` (n x d) scaled to unit length as float32, and which rows are not zero."""
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
     there = norms > 0

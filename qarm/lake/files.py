@@ -20,7 +20,8 @@ def _open_fs(uri: str) -> tuple[Any, str]:
         uri = f"{_SCHEMES[scheme]}://{rest}"
     elif not found and uri.startswith("file:"):
         uri = uri.removeprefix("file:")
-    return fsspec.core.url_to_fs(uri)
+    opened: tuple[Any, str] = fsspec.core.url_to_fs(uri)
+    return opened
 
 
 def join(uri: str, *parts: str) -> str:
@@ -81,7 +82,8 @@ def open_file(uri: str, mode: str = "rb", compression: str | None = None) -> IO[
     fs, path = _open_fs(uri)
     if "w" in mode:
         fs.makedirs(posixpath.dirname(path), exist_ok=True)
-    return fs.open(path, mode, compression=compression)
+    opened: IO[Any] = fs.open(path, mode, compression=compression)
+    return opened
 
 
 def move(source: str, target: str) -> None:

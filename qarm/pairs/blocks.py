@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qarm.pairs.keys import partition_keys
 from qarm.pairs.lists import RECORD, WORDS, binary_column, names_of, read_binary
@@ -43,13 +44,13 @@ class Routing(NamedTuple):
     blocks: int
     reach: int
     """Neighbours on either side of its own entries that a block needs."""
-    hot_item: np.ndarray = _EMPTY
+    hot_item: NDArray[Any] = _EMPTY
     """int64[h], ascending: items that keep a sample of their users only."""
-    hot_threshold: np.ndarray = _EMPTY
+    hot_threshold: NDArray[Any] = _EMPTY
     """int64[h], the largest user hash that each of them keeps."""
-    wanted: np.ndarray = _EMPTY
+    wanted: NDArray[Any] = _EMPTY
     """int64[w], ascending: items to score; empty: all."""
-    left_out: np.ndarray = _EMPTY
+    left_out: NDArray[Any] = _EMPTY
     """int64[l], ascending: items not to score."""
     by_user: bool = False
     """Spread users, not items, over the blocks, so that each block has some of an item's users."""
@@ -58,33 +59,41 @@ class Routing(NamedTuple):
 class Block(NamedTuple):
     """The lists of one block, and its triggers by item, in the layout that kernels take."""
 
-    items: np.ndarray
+    items: NDArray[Any]
     """int64[codes], ascending: the item of each code."""
-    code: np.ndarray
+    code: NDArray[Any]
     """int32[entries]"""
-    position: np.ndarray
+    position: NDArray[Any]
     """int32[entries], place in the user's whole list."""
-    sampled: np.ndarray
+    sampled: NDArray[Any]
     """bool[entries], whether the user counts for the item."""
-    ts: np.ndarray
+    ts: NDArray[Any]
     """int64[entries]"""
-    weight: np.ndarray
+    weight: NDArray[Any]
     """float64[entries]"""
-    indptr: np.ndarray
+    indptr: NDArray[Any]
     """int64[users + 1], bounds of each user's entries."""
-    trigger: np.ndarray
+    trigger: NDArray[Any]
     """int64[t], codes of the triggers, ascending."""
-    trigger_indptr: np.ndarray
+    trigger_indptr: NDArray[Any]
     """int64[t + 1]"""
-    trigger_entry: np.ndarray
+    trigger_entry: NDArray[Any]
     """int64[...], the entries of each trigger, in the order of users."""
-    trigger_user: np.ndarray
+    trigger_user: NDArray[Any]
     """int64[...], the rows of their users."""
 
 
-Scored = tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Scored = tuple[
+    int,
+    NDArray[Any],
+    NDArray[Any],
+    NDArray[Any],
+    NDArray[Any],
+    NDArray[Any],
+    NDArray[Any],
+]
 #: (first trigger, capacity, tally) -> what a kernel returns.
-Call = Callable[[int, int, np.ndarray], Scored]
+Call = Callable[[int, int, NDArray[Any]], Scored]
 #: A block -> its kernel call.
 Prepare = Callable[[Block], Call]
 
@@ -155,7 +164,7 @@ def ship_to_blocks(lists: DataFrame, routing: Routing) -> DataFrame:
 
 
 def cut_lists(
-    batches: Iterable[pa.RecordBatch], routing: Routing, keys: np.ndarray
+    batches: Iterable[pa.RecordBatch], routing: Routing, keys: NDArray[Any]
 ) -> Iterator[pa.RecordBatch]:
     """(user_idx, user_hash, list) -> rows of ``_SLICES_SCHEMA``, each with several users."""
     import pyarrow as pa
@@ -210,7 +219,7 @@ def read_block(batches: Iterable[pa.RecordBatch]) -> Block | None:
     """All slices of one block -> the block, its triggers' entries by user; None: no slices."""
     from qarm.kernels.block_lists import SAMPLED, code_items, index_triggers
 
-    held: list[tuple[np.ndarray, ...]] = []
+    held: list[tuple[NDArray[Any], ...]] = []
     for batch in batches:
         types = (np.dtype(np.int64), np.dtype(np.int64), RECORD)
         columns = (read_binary(batch.column(k + 1), dtype)[1] for k, dtype in enumerate(types))
@@ -250,8 +259,8 @@ def score_slices(batches: Iterable[pa.RecordBatch], prepare: Prepare) -> Iterato
 
 
 def score_block(
-    batches: Iterable[pa.RecordBatch], prepare: Prepare, tally: np.ndarray
-) -> Iterator[tuple[np.ndarray, ...]]:
+    batches: Iterable[pa.RecordBatch], prepare: Prepare, tally: NDArray[Any]
+) -> Iterator[tuple[NDArray[Any], ...]]:
     """Slices of one block -> items of trigger and target, and the kernel's values, call by call.
 
     ``tally``: int64[3], counts that the kernel adds to.
@@ -267,7 +276,7 @@ def score_block(
         yield block.items[trigger], block.items[target], *values
 
 
-def mined_batch(columns: Sequence[np.ndarray]) -> pa.RecordBatch:
+def mined_batch(columns: Sequence[NDArray[Any]]) -> pa.RecordBatch:
     """Rows that are pairs, as in ``ROW_SCHEMA``."""
     import pyarrow as pa
 
@@ -275,7 +284,7 @@ def mined_batch(columns: Sequence[np.ndarray]) -> pa.RecordBatch:
     return pa.record_batch([*arrays, pa.nulls(len(columns[0]), pa.list_(pa.int64()))], names=_NAMES)
 
 
-def counts_batch(counts: np.ndarray) -> pa.RecordBatch:
+def counts_batch(counts: NDArray[Any]) -> pa.RecordBatch:
     """One row that carries counts, as in ``ROW_SCHEMA``."""
     import pyarrow as pa
 

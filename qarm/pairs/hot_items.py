@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qarm.pairs.blocks import (
     BLOCK_ENTRIES,
@@ -36,12 +37,15 @@ _HELD_ROWS = 1 << 20
 
 _SUMS_SCHEMA = "trigger bigint, target bigint, units bigint, support bigint, last_ts bigint"
 
-Columns = tuple[np.ndarray, ...]
+Columns = tuple[NDArray[Any], ...]
 #: trigger, target and units of pairs, int64[n] each -> score and weight, float64[n] each.
-Normalise = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+Normalise = Callable[
+    [NDArray[Any], NDArray[Any], NDArray[Any]],
+    tuple[NDArray[Any], NDArray[Any]],
+]
 
 
-def crowded_items(items: DataFrame, nearest: int) -> np.ndarray:
+def crowded_items(items: DataFrame, nearest: int) -> NDArray[Any]:
     """int64[h], ascending: items whose users alone fill a block (``CROWDED_ENTRIES``).
 
     Args:
@@ -57,7 +61,7 @@ def crowded_items(items: DataFrame, nearest: int) -> np.ndarray:
     return np.sort(crowded.select("item_idx").toArrow().column(0).to_numpy())
 
 
-def shard_users(lists: DataFrame, crowded: np.ndarray, entries: int, reach: int) -> Routing:
+def shard_users(lists: DataFrame, crowded: NDArray[Any], entries: int, reach: int) -> Routing:
     """The routing of ``crowded`` items (int64[h]): users spread over one block per core, or over
     more if the lists have many ``entries`` in total."""
     cores = lists.sparkSession.sparkContext.defaultParallelism
@@ -148,7 +152,7 @@ def stream_best(batches: Iterable[pa.RecordBatch], top_k: int) -> Iterator[pa.Re
     yield from _best(pairs(), top_k, tally)
 
 
-def _best(pieces: Iterator[Columns], top_k: int, tally: np.ndarray) -> Iterator[pa.RecordBatch]:
+def _best(pieces: Iterator[Columns], top_k: int, tally: NDArray[Any]) -> Iterator[pa.RecordBatch]:
     """The ``top_k`` pairs of each trigger (ties: the smaller target), and counts."""
     held: list[Columns] = []
     rows, limit = 0, _HELD_ROWS
@@ -164,7 +168,7 @@ def _best(pieces: Iterator[Columns], top_k: int, tally: np.ndarray) -> Iterator[
     yield counts_batch(tally)
 
 
-def _cut(held: list[Columns], top_k: int, tally: np.ndarray) -> Columns:
+def _cut(held: list[Columns], top_k: int, tally: NDArray[Any]) -> Columns:
     columns = [np.concatenate(parts) for parts in zip(*held, strict=True)]
     trigger, target, score = columns[:3]
     order = np.lexsort((target, -score, trigger))

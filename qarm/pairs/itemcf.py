@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qarm.pairs.blocks import Block, Call, Routing, Scored, count_blocks, score_in_blocks
 from qarm.pairs.hot_items import crowded_items, score_in_shards, shard_users
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from qarm.kernels.cooccurrence import Rules
 
     #: item_idx int64[n], ascending, and W float64[n].
-    Weights = Broadcast[tuple[np.ndarray, np.ndarray]]
+    Weights = Broadcast[tuple[NDArray[Any], NDArray[Any]]]
 
 _DAY_MICROS = 86_400_000_000
 _NOTHING = np.empty(0, np.int64)
@@ -53,7 +54,7 @@ def mine_itemcf(
     events: DataFrame,
     config: ItemCF,
     keep: Keep = recompute,
-    wanted: np.ndarray | None = None,
+    wanted: NDArray[Any] | None = None,
 ) -> Mined:
     """``itemcf`` with counts of dropped pairs (``PAIR_COUNTS``) and facts about skew.
 
@@ -100,13 +101,13 @@ def itemcf_mass_lost(events: DataFrame, config: ItemCF, keep: Keep) -> float | N
     everything = config.model_copy(update={"top_k": ALL_PAIRS, "min_support": 1})
     uncapped = everything.model_copy(update={"max_events_per_user": MOST_EVENTS})
 
-    def mine(caps: bool, triggers: np.ndarray) -> Mined:
+    def mine(caps: bool, triggers: NDArray[Any]) -> Mined:
         return mine_itemcf(events, everything if caps else uncapped, keep, triggers)
 
     return share_of_mass_lost(sample_triggers(events), mine)
 
 
-def make_rules(config: ItemCF, recency: np.ndarray, largest: float) -> Rules:
+def make_rules(config: ItemCF, recency: NDArray[Any], largest: float) -> Rules:
     """What the kernel counts.
 
     Args:
@@ -168,8 +169,12 @@ def _skew(lists: DataFrame, items: DataFrame) -> tuple[dict[str, Any], dict[str,
 
 
 def _normalise(
-    trigger: np.ndarray, target: np.ndarray, units: np.ndarray, weights: Weights, scale: float
-) -> tuple[np.ndarray, np.ndarray]:
+    trigger: NDArray[Any],
+    target: NDArray[Any],
+    units: NDArray[Any],
+    weights: Weights,
+    scale: float,
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Scores and c of whole sums, equal to the kernel's to the last bit."""
     items, weight = weights.value
     one, other = (inverse_root(weight[np.searchsorted(items, s)]) for s in (trigger, target))
@@ -177,7 +182,7 @@ def _normalise(
     return c * (one * other), c
 
 
-def inverse_root(weight: np.ndarray) -> np.ndarray:
+def inverse_root(weight: NDArray[Any]) -> NDArray[Any]:
     """1 / sqrt; 0 where the weight is 0: so is the score."""
     return np.where(weight > 0, np.maximum(weight, 1e-300) ** -0.5, 0.0)
 
@@ -186,7 +191,7 @@ def prepare_block(block: Block, weights: Weights, rules: Rules) -> Call:
     """The kernel call of a block, with c as a number."""
     sums = prepare_sums(block, weights, rules)
 
-    def call(first: int, capacity: int, tally: np.ndarray) -> Scored:
+    def call(first: int, capacity: int, tally: NDArray[Any]) -> Scored:
         *columns, units, ts = sums(first, capacity, tally)
         return (*columns, units / rules.scale, ts)  # type: ignore[return-value]
 

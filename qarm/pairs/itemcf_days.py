@@ -12,9 +12,10 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qarm.pairs import scratch
 from qarm.pairs.lists import bounds_of, names_of
@@ -150,13 +151,13 @@ def stream_cooccurrences(
 
 def whole_groups(
     batches: Iterable[pa.RecordBatch], key: str
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[NDArray[Any], dict[str, NDArray[Any]]]]:
     """Columns of batches sorted by ``key``, cut so that no group is split.
 
     Yields bounds int64[groups + 1] and the columns. Only the last group of a batch is carried over,
     so groups must be capped where they could be large.
     """
-    carried: dict[str, np.ndarray] = {}
+    carried: dict[str, NDArray[Any]] = {}
     for batch in batches:
         columns = {
             name: batch.column(k).to_numpy(zero_copy_only=False)

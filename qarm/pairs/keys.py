@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
 #: Keys computed before: Spark's hash is the same in every session.
-_known: dict[int, np.ndarray] = {}
+_known: dict[int, NDArray[Any]] = {}
 
 
-def partition_keys(spark: SparkSession, partitions: int) -> np.ndarray:
+def partition_keys(spark: SparkSession, partitions: int) -> NDArray[Any]:
     """int64[partitions], for each partition a number that Spark's hash sends there.
 
     Hashing the block numbers themselves would give some tasks two blocks and others none.

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,27 +43,27 @@ _MERGED_EVENTS = 1 << 16
 class Lists(NamedTuple):
     """Packed lists of several users."""
 
-    indptr: np.ndarray
+    indptr: NDArray[Any]
     """int64[users + 1], bounds of each user's entries."""
-    entries: np.ndarray
+    entries: NDArray[Any]
     """``RECORD``[...]"""
-    found: np.ndarray
+    found: NDArray[Any]
     """int64[users], entries that there would be without a cap."""
-    kept_events: np.ndarray
+    kept_events: NDArray[Any]
     """int64[users], events behind the entries."""
 
 
-Columns = dict[str, np.ndarray]
+Columns = dict[str, NDArray[Any]]
 """item_idx, ts, seq, weight and events (number of events behind a row), user by user."""
 
 
 class Packer(Protocol):
     """Makes lists from events."""
 
-    def shrink(self, indptr: np.ndarray, columns: Columns) -> tuple[np.ndarray, Columns]:
+    def shrink(self, indptr: NDArray[Any], columns: Columns) -> tuple[NDArray[Any], Columns]:
         """Some events of each user -> fewer rows that lead to the same list, and their bounds."""
 
-    def pack(self, indptr: np.ndarray, columns: Columns) -> Lists:
+    def pack(self, indptr: NDArray[Any], columns: Columns) -> Lists:
         """All events of some users -> their lists; ``indptr``: bounds of each user's events."""
 
 
@@ -76,7 +77,7 @@ class LatestEvents:
 
     most: int
 
-    def shrink(self, indptr: np.ndarray, columns: Columns) -> tuple[np.ndarray, Columns]:
+    def shrink(self, indptr: NDArray[Any], columns: Columns) -> tuple[NDArray[Any], Columns]:
         """See ``Packer``. Dropped events are counted on the first one that is kept."""
         if np.diff(indptr).max() <= self.most:
             return indptr, columns
@@ -87,7 +88,7 @@ class LatestEvents:
         fewer["events"][bounds[:-1]] += before - after
         return bounds, fewer
 
-    def pack(self, indptr: np.ndarray, columns: Columns) -> Lists:
+    def pack(self, indptr: NDArray[Any], columns: Columns) -> Lists:
         """See ``Packer``."""
         bounds, kept = self._latest(indptr, columns)
         lengths = np.diff(bounds)
@@ -98,11 +99,12 @@ class LatestEvents:
         entries["weight"] = columns["weight"][kept]
         return Lists(bounds, entries, np.add.reduceat(columns["events"], indptr[:-1]), lengths)
 
-    def _latest(self, indptr: np.ndarray, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+    def _latest(self, indptr: NDArray[Any], columns: Columns) -> tuple[NDArray[Any], NDArray[Any]]:
         from qarm.kernels.user_lists import latest
 
         seq, ts, item, weight = (columns[n] for n in ("seq", "ts", "item_idx", "weight"))
-        return latest(indptr, seq, ts, item, weight, self.most)
+        bounds, kept = latest(indptr, seq, ts, item, weight, self.most)
+        return bounds, kept
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class DistinctItems:
     most: int
     drop: bool
 
-    def shrink(self, indptr: np.ndarray, columns: Columns) -> tuple[np.ndarray, Columns]:
+    def shrink(self, indptr: NDArray[Any], columns: Columns) -> tuple[NDArray[Any], Columns]:
         """See ``Packer``. Merges rows of one item only for users with very many: the last bits of
         a sum of weights depend on the order, and the order is arbitrary here."""
         if np.diff(indptr).max() <= _MERGED_EVENTS:
@@ -130,7 +132,7 @@ class DistinctItems:
             **dict(zip(names, values, strict=True)),
         }
 
-    def pack(self, indptr: np.ndarray, columns: Columns) -> Lists:
+    def pack(self, indptr: NDArray[Any], columns: Columns) -> Lists:
         """See ``Packer``."""
         bounds, item, ts, weight, events, found = self._distinct(
             indptr, columns, self.least, self.most, self.drop
@@ -142,12 +144,15 @@ class DistinctItems:
         return Lists(bounds, entries, found, np.diff(sums[bounds]))
 
     def _distinct(
-        self, indptr: np.ndarray, columns: Columns, least: int, most: int, drop: bool
-    ) -> tuple[np.ndarray, ...]:
+        self, indptr: NDArray[Any], columns: Columns, least: int, most: int, drop: bool
+    ) -> tuple[NDArray[Any], ...]:
         from qarm.kernels.user_lists import distinct
 
         item, ts, weight, events = (columns[n] for n in ("item_idx", "ts", "weight", "events"))
-        return distinct(indptr, item, ts, weight, events, least, most, drop)
+        merged: tuple[NDArray[Any], ...] = distinct(
+            indptr, item, ts, weight, events, least, most, drop
+        )
+        return merged
 
 
 def pack_lists(events: DataFrame, packer: Packer) -> DataFrame:
@@ -182,7 +187,7 @@ def pack_lists(events: DataFrame, packer: Packer) -> DataFrame:
 
 
 def stream_parts(
-    batches: Iterable[pa.RecordBatch], packer: Packer, keys: np.ndarray
+    batches: Iterable[pa.RecordBatch], packer: Packer, keys: NDArray[Any]
 ) -> Iterator[pa.RecordBatch]:
     """Events in any order -> rows of ``_PARTS_SCHEMA``: users' cut events, one row per reduce task.
 
@@ -202,7 +207,9 @@ def stream_parts(
         yield _pack_parts(held, packer, keys)
 
 
-def _pack_parts(batches: list[pa.RecordBatch], packer: Packer, keys: np.ndarray) -> pa.RecordBatch:
+def _pack_parts(
+    batches: list[pa.RecordBatch], packer: Packer, keys: NDArray[Any]
+) -> pa.RecordBatch:
     import pyarrow as pa
 
     from qarm.kernels.user_lists import gather, group
@@ -238,7 +245,7 @@ def _pack_parts(batches: list[pa.RecordBatch], packer: Packer, keys: np.ndarray)
     )
 
 
-def spread(users: np.ndarray, partitions: int) -> np.ndarray:
+def spread(users: NDArray[Any], partitions: int) -> NDArray[Any]:
     """The task of each user: the high bits of a multiplicative hash."""
     mixed = users.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return ((mixed >> np.uint64(40)) % np.uint64(partitions)).astype(np.int64)
@@ -250,7 +257,7 @@ def stream_lists(batches: Iterable[pa.RecordBatch], packer: Packer) -> Iterator[
 
     from qarm.kernels.user_lists import group
 
-    held: list[tuple[np.ndarray, ...]] = []
+    held: list[tuple[NDArray[Any], ...]] = []
     whole = np.dtype(np.int64)
     for batch in batches:
         read = (read_binary(batch.column(k + 1), t)[1] for k, t in enumerate((whole, whole, _PART)))
@@ -290,13 +297,13 @@ def names_of(schema: str) -> list[str]:
     return [column.split()[0] for column in schema.split(", ")]
 
 
-def bounds_of(key: np.ndarray) -> np.ndarray:
+def bounds_of(key: NDArray[Any]) -> NDArray[Any]:
     """int64[groups + 1], bounds of runs of equal keys."""
     starts = np.flatnonzero(key[1:] != key[:-1]) + 1
     return np.concatenate([[0], starts, [len(key)]]).astype(np.int64)
 
 
-def binary_column(indptr: np.ndarray, values: np.ndarray) -> pa.Array:
+def binary_column(indptr: NDArray[Any], values: NDArray[Any]) -> pa.Array:
     """Rows of ``values`` as one binary value each; no copy.
 
     Raises:
@@ -311,7 +318,7 @@ def binary_column(indptr: np.ndarray, values: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.binary(), len(indptr) - 1, buffers)
 
 
-def read_binary(array: pa.Array, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+def read_binary(array: pa.Array, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """(indptr, values) of a binary column; values are a view of the array's memory."""
     _, offsets_buffer, data = array.buffers()
     stop = array.offset + len(array) + 1

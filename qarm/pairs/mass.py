@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qarm.pairs.mined import Mined
 
@@ -22,7 +23,7 @@ MOST_USERS = 4000
 ALL_PAIRS = 2**31 - 1
 
 
-def sample_triggers(events: DataFrame, sample: int = SAMPLE) -> np.ndarray:
+def sample_triggers(events: DataFrame, sample: int = SAMPLE) -> NDArray[Any]:
     """int64[n], ascending: the items of ``events`` with hash(item) mod ``sample`` = 0."""
     from pyspark.sql import functions as F
 
@@ -32,7 +33,7 @@ def sample_triggers(events: DataFrame, sample: int = SAMPLE) -> np.ndarray:
 
 
 def share_of_mass_lost(
-    triggers: np.ndarray, mine: Callable[[bool, np.ndarray], Mined]
+    triggers: NDArray[Any], mine: Callable[[bool, NDArray[Any]], Mined]
 ) -> float | None:
     """1 - mass with caps / mass without, mass being the sum of all scores of ``triggers``.
 

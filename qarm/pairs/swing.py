@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qarm.pairs.blocks import Block, Call, Routing, count_blocks, score_in_blocks
 from qarm.pairs.lists import RECORD, DistinctItems, pack_lists, read_binary
@@ -61,9 +62,9 @@ class UserLists(NamedTuple):
 
     lists: DataFrame
     """``lists.LISTS_SCHEMA`` and user_hash."""
-    hot_item: np.ndarray
+    hot_item: NDArray[Any]
     """int64[h], ascending: items with more users than they keep."""
-    hot_threshold: np.ndarray
+    hot_threshold: NDArray[Any]
     """int64[h], the largest user hash that each keeps."""
     blocks: int
     skew: dict[str, Any]
@@ -87,7 +88,7 @@ def list_users(events: DataFrame, config: Swing, seed: int, keep: Keep) -> UserL
     return UserLists(lists, *hot, blocks, skew)
 
 
-def score_lists(users: UserLists, config: Swing, wanted: np.ndarray | None = None) -> Mined:
+def score_lists(users: UserLists, config: Swing, wanted: NDArray[Any] | None = None) -> Mined:
     """Score all triggers, or the ``wanted`` ones (int64[w], ascending, at least one)."""
     from pyspark.sql import functions as F
 
@@ -110,14 +111,14 @@ def swing_mass_lost(events: DataFrame, config: Swing, seed: int, keep: Keep) -> 
         }
     )
 
-    def mine(caps: bool, triggers: np.ndarray) -> Mined:
+    def mine(caps: bool, triggers: NDArray[Any]) -> Mined:
         chosen = everything if caps else uncapped
         return score_lists(list_users(events, chosen, seed, keep), chosen, triggers)
 
     return share_of_mass_lost(sample_triggers(events), mine)
 
 
-def _thresholds(lists: DataFrame, items: DataFrame, most: int) -> tuple[np.ndarray, np.ndarray]:
+def _thresholds(lists: DataFrame, items: DataFrame, most: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Items with more users than ``most``, ascending, and the largest hash that each keeps.
 
     xxhash64 of one number is a bijection, so two users never have the same hash, and the largest
@@ -139,7 +140,7 @@ def _thresholds(lists: DataFrame, items: DataFrame, most: int) -> tuple[np.ndarr
 
 
 def stream_hashes(
-    batches: Iterable[pa.RecordBatch], items: np.ndarray, most: int
+    batches: Iterable[pa.RecordBatch], items: NDArray[Any], most: int
 ) -> Iterator[pa.RecordBatch]:
     """(user_hash, list) -> (item, hash) of ``items``, the smallest ``most`` of each batch."""
     import pyarrow as pa
@@ -160,7 +161,9 @@ def stream_hashes(
 
 
 def stream_unsampled(
-    batches: Iterable[pa.RecordBatch], hot_item: np.ndarray, hot_threshold: np.ndarray
+    batches: Iterable[pa.RecordBatch],
+    hot_item: NDArray[Any],
+    hot_threshold: NDArray[Any],
 ) -> Iterator[pa.RecordBatch]:
     """(user_hash, list) -> events of entries whose user the item does not keep."""
     import pyarrow as pa
@@ -174,7 +177,10 @@ def stream_unsampled(
 
 
 def _skew(
-    lists: DataFrame, items: DataFrame, config: Swing, hot: tuple[np.ndarray, np.ndarray]
+    lists: DataFrame,
+    items: DataFrame,
+    config: Swing,
+    hot: tuple[NDArray[Any], NDArray[Any]],
 ) -> tuple[dict[str, Any], int]:
     """Facts about caps, and the entries of all lists."""
     from pyspark.sql import functions as F
@@ -235,7 +241,7 @@ def _prepare(
 
     user_weight = (np.diff(block.indptr) + alpha1) ** -beta
 
-    def call(first: int, capacity: int, tally: np.ndarray) -> Any:
+    def call(first: int, capacity: int, tally: NDArray[Any]) -> Any:
         return score_swing(
             block.trigger,
             block.trigger_indptr,

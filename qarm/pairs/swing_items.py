@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qarm.pairs import scratch
 from qarm.pairs.lists import RECORD, WORDS, read_binary
@@ -46,7 +47,9 @@ def fingerprint_items(users: UserLists, mark: str) -> DataFrame:
 
 
 def stream_fingerprints(
-    batches: Iterable[pa.RecordBatch], hot_item: np.ndarray, hot_threshold: np.ndarray
+    batches: Iterable[pa.RecordBatch],
+    hot_item: NDArray[Any],
+    hot_threshold: NDArray[Any],
 ) -> Iterator[pa.RecordBatch]:
     """Spark task: (user_idx, user_hash, list) -> (item, hash of the user and its list) for each
     item that keeps the user."""

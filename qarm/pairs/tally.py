@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qarm.pairs.lists import LARGEST_ITEM, RECORD, WORDS, names_of, read_binary
 from qarm.pairs.topk import exact_sum
@@ -57,8 +58,8 @@ def stream_item_tally(
 
     from qarm.kernels.user_lists import sum_by_item
 
-    held: list[np.ndarray] = []
-    lengths: list[np.ndarray] = []
+    held: list[NDArray[Any]] = []
+    lengths: list[NDArray[Any]] = []
 
     def flush() -> pa.RecordBatch:
         entries, length = np.concatenate(held), np.concatenate(lengths)

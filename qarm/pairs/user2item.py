@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qarm.pairs.mined import Mined
 from qarm.pairs.topk import exact_sum, top_k
@@ -91,7 +92,7 @@ def mine_user2item(
     return Mined(rows=rows, names=TARGET_COUNTS)
 
 
-def _vectors(column: pa.Array, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+def _vectors(column: pa.Array, dimensions: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Unit vectors float32[m, d] of the rows that have one, and each row's index (-1: none)."""
     from qarm.kernels.similar_trigger import unit_rows
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,7 @@ class RqRows:
             return cls(tuple(sizes), max_rows)
         return cls(tuple(sizes), count, keys)
 
-    def rows(self, codes: NDArray[np.integer]) -> NDArray[np.int32]:
+    def rows(self, codes: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
         """(n, L) rows of codes (n, L); a negative code has row 0."""
         rows = np.zeros(codes.shape, np.int32)
         known = (codes >= 0).all(axis=1) if codes.shape[1] else np.zeros(len(codes), np.bool_)
@@ -91,7 +91,7 @@ class TableStart:
     seed: int
 
     def of(
-        self, weight: NDArray[np.float32], levels: Sequence[NDArray[np.integer]]
+        self, weight: NDArray[np.float32], levels: Sequence[NDArray[np.integer[Any]]]
     ) -> NDArray[np.float32]:
         """``weight`` times ``CONTENT_SCALE``, or its control.
 

@@ -8,10 +8,11 @@ user.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from qarm.ranking.rates import MICROSECONDS
 
@@ -98,7 +99,7 @@ def attach_histories(batches: Iterable[pa.RecordBatch], length: int) -> Iterator
         carried_user, carried_item, carried_ts = seen_user[last], seen_item[last], seen_ts[last]
 
 
-def _lists(values: np.ndarray) -> pa.ListArray:
+def _lists(values: NDArray[Any]) -> pa.ListArray:
     """(rows, length) as one list per row."""
     rows, length = values.shape
     offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * length)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -103,7 +104,7 @@ def _fill_lists(
     import pyarrow.compute as pc
 
     what = f"rows with {version[0]} {version[1]}"
-    created: dict[str, NDArray] = {}
+    created: dict[str, NDArray[Any]] = {}
     count = 0
     present = arrays.create(known, (rows,), np.bool_)
     for batch in record_batches(files, ["item_idx", *columns, version[0]]):

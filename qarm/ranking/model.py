@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -258,9 +259,10 @@ class RankerModel(nn.Module):
         if self.user is not None:
             parts.append(self.user(inputs.user_row))
         hidden = self.shared(self.cross(torch.cat(parts, dim=1)))
-        return self.heads(hidden) + self.wide(dense) + bias[inputs.target]
+        logits: Tensor = self.heads(hidden) + self.wide(dense) + bias[inputs.target]
+        return logits
 
-    def parameter_groups(self, config: Ranker) -> list[dict]:
+    def parameter_groups(self, config: Ranker) -> list[dict[str, Any]]:
         """Parameter groups: no decay of tables, and a lower learning rate of code tables."""
         rate, decay = config.optimizer.learning_rate, config.optimizer.weight_decay
         codes = list(self.items.codes.parameters())

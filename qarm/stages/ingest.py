@@ -16,6 +16,7 @@ from qarm.errors import ConfigError, InputError
 from qarm.ingest import catalog, gates, log, merge, registry, splits, statistics, table_rows, times
 from qarm.ingest.content import CONTENT
 from qarm.ingest.expressions import explained
+from qarm.ingest.sources import column
 from qarm.lake.caching import Keeper
 from qarm.ledger import Ledger, StageResult
 from schemas import Table, event_splits, interactions, items, quarantine, users
@@ -111,7 +112,7 @@ def _judge(context: Context, keep: Keeper) -> _Judged:
 
     usable = lines.where("reason IS NULL")
     events = merge.with_order(merge.merge_lines(usable, config.log.merge_values, described))
-    events = events.withColumn("positive", log.column(f"label_{config.log.positive}"))
+    events = events.withColumn("positive", column(f"label_{config.log.positive}"))
     order_only = config.log.time_format == "order"
     events = splits.assign(events, config.split, keep, order_only=order_only)
     if raw_items is not None:

@@ -199,7 +199,8 @@ def _one_version(context: Context, table: DataFrame, name: str, column: str) -> 
     """
     versions = sorted(row[0] for row in table.select(column).distinct().limit(50).collect())
     if len(versions) == 1:
-        return versions[0]
+        version: str = versions[0]
+        return version
     published = context.facts("assign-codes").get(column)
     if published in versions and not context.is_external(name):
         return str(published)

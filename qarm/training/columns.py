@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from qarm.errors import InputError
 
-Arrays = dict[str, NDArray]
+Arrays = dict[str, NDArray[Any]]
 """Column -> (rows,) or (rows, length)."""
 
 
@@ -94,7 +95,7 @@ def to_arrays(table: pa.Table, lengths: Mapping[str, int], where: str) -> Arrays
     return arrays
 
 
-def _numbers(array: pa.Array) -> NDArray:
+def _numbers(array: pa.Array) -> NDArray[Any]:
     """Values in a type that torch has; timestamps and dates as integers."""
     kind = array.type
     if pa.types.is_timestamp(kind) or pa.types.is_date64(kind):

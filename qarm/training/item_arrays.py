@@ -40,21 +40,24 @@ class ArrayFolder:
     def _file(self, name: str) -> str:
         return os.path.join(self.path, f"{name}.npy")
 
-    def __getitem__(self, name: str) -> NDArray:
+    def __getitem__(self, name: str) -> NDArray[Any]:
         """The array, mapped read-only."""
-        return np.load(self._file(name), mmap_mode="r")
+        mapped: NDArray[Any] = np.load(self._file(name), mmap_mode="r")
+        return mapped
 
-    def save(self, name: str, array: NDArray) -> None:
+    def save(self, name: str, array: NDArray[Any]) -> None:
         """Write a whole array."""
         np.save(self._file(name), array)
 
-    def create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, fill: int = 0) -> NDArray:
+    def create(
+        self, name: str, shape: tuple[int, ...], dtype: DTypeLike, fill: int = 0
+    ) -> NDArray[Any]:
         """A new array that is filled with ``fill``, to be written to in place."""
         if 0 in shape:  # nothing to map
             array = np.zeros(shape, dtype)
             self.save(name, array)
             return array
-        mapped = np.lib.format.open_memmap(self._file(name), "w+", dtype, shape)
+        mapped: NDArray[Any] = np.lib.format.open_memmap(self._file(name), "w+", dtype, shape)
         if fill:
             mapped[:] = fill
         return mapped
@@ -112,7 +115,7 @@ def record_batches(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.
             yield from reader.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns))
 
 
-def as_matrix(lists: pa.ListArray, width: int, what: str) -> NDArray:
+def as_matrix(lists: pa.ListArray, width: int, what: str) -> NDArray[Any]:
     """The lists as rows of a matrix, (len(lists), width).
 
     Args:
@@ -125,4 +128,5 @@ def as_matrix(lists: pa.ListArray, width: int, what: str) -> NDArray:
     wrong = lengths[lengths != width]
     if len(wrong):
         raise InputError(f"{what}: all lists must have length {width}, {wrong[0]} was seen")
-    return lists.flatten().to_numpy().reshape(-1, width)
+    rows: NDArray[Any] = lists.flatten().to_numpy().reshape(-1, width)
+    return rows

@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -262,7 +262,7 @@ def _next_batch(lanes: Sequence[_Lane], rows: int) -> tuple[Arrays, int]:
     return batch, sum(real for _, real in taken)
 
 
-def _empty(shape: tuple[int, ...], kind: np.dtype) -> NDArray:
+def _empty(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
     """Like ``np.empty``, from Arrow's allocator.
 
     It keeps freed memory for the next batch. glibc returns a thread's memory to the kernel, and the

@@ -68,7 +68,8 @@ def _next_result(reader: Any, awaited: RowGroup) -> tuple[tuple[str, int], Array
 
     for _ in range(_EMPTY_ANSWERS):
         try:
-            return next(reader)
+            finished: tuple[tuple[str, int], Arrays] = next(reader)
+            return finished
         except EmptyResultError:
             time.sleep(0.01)
     raise RowsLostError(
