@@ -8,7 +8,7 @@ TABLE = Table(
     columns=(
         col("trigger", "bigint", "items.item_idx of the trigger"),
         col("target", "bigint", "items.item_idx of the target"),
-        col("source", "string", "u2i, swing, itemcf, or user (pairs that you bring)"),
+        col("source", "string", "Pair source: u2i, swing, itemcf; user: pairs that you bring"),
         col("split_id", "string", "Split whose training period was mined"),
         col("window_end", "timestamp", "Only events before this instant were seen"),
         col("miner_version", "string", "Hash of the miner's parameters and code version"),
@@ -24,7 +24,7 @@ TABLE = Table(
     },
     constraints={
         "no_self_pair": "trigger <> target",
-        "source_known": "source IN ('u2i', 'swing', 'itemcf', 'user')",
+        "source_known": "length(source) > 0",
         "support_positive": "support >= 1",
     },
 )
