@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from qarm.codes.code_counts import collisions as evaluate_collisions
+    from qarm.codes.code_counts import usage as evaluate_usage
     from qarm.codes.codebook import Codebook
     from qarm.codes.fsq_fit import fit_fsq
     from qarm.codes.residual import fit_residual
     from qarm.config.load import load as load_config
     from qarm.encoders.artifact import load as load_encoder
     from qarm.errors import QarmError
-    from qarm.evaluation.code_arrays import collisions as evaluate_collisions
-    from qarm.evaluation.code_arrays import reconstruction as evaluate_reconstruction
-    from qarm.evaluation.code_arrays import usage as evaluate_usage
     from qarm.evaluation.ranking_metrics import evaluate as evaluate_predictions
+    from qarm.evaluation.reconstruction import reconstruction as evaluate_reconstruction
     from qarm.lake.published import open_lake
     from qarm.pairs.id_vectors import train_id_vectors
     from qarm.pairs.itemcf import mine_itemcf
@@ -51,10 +51,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Codebook": ("qarm.codes.codebook", "Codebook"),
     "QarmError": ("qarm.errors", "QarmError"),
-    "evaluate_collisions": ("qarm.evaluation.code_arrays", "collisions"),
+    "evaluate_collisions": ("qarm.codes.code_counts", "collisions"),
     "evaluate_predictions": ("qarm.evaluation.ranking_metrics", "evaluate"),
-    "evaluate_reconstruction": ("qarm.evaluation.code_arrays", "reconstruction"),
-    "evaluate_usage": ("qarm.evaluation.code_arrays", "usage"),
+    "evaluate_reconstruction": ("qarm.evaluation.reconstruction", "reconstruction"),
+    "evaluate_usage": ("qarm.codes.code_counts", "usage"),
     "fit_fsq": ("qarm.codes.fsq_fit", "fit_fsq"),
     "fit_residual": ("qarm.codes.residual", "fit_residual"),
     "load_config": ("qarm.config.load", "load"),

@@ -14,7 +14,9 @@ import pyarrow  # noqa: F401
 from pyspark import daemon
 
 if __name__ == "__main__":
-    numba.njit("int64()")(lambda: 0)  # the compiler's start, which each worker's first kernel would wait for
+    numba.njit("int64()")(
+        lambda: 0
+    )  # the compiler's start, which each worker's first kernel would wait for
     gc.collect()
     gc.freeze()
     daemon.manager()

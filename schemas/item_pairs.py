@@ -25,7 +25,7 @@ TABLE = Table(
     },
     constraints={
         "no_self_pair": "trigger <> target",
-        "source_known": "source IN ('u2i', 'swing', 'itemcf', 'user')",
+        "source_known": "length(source) > 0",
         "support_positive": "support >= 1",
     },
 )
