@@ -84,7 +84,7 @@ class Codebook:
 
     @property
     def dimensions(self) -> int:
-        """d."""
+        """D."""
         return int((self.levels[0] if self.levels else self.anchors).shape[1])
 
     @property

@@ -189,7 +189,8 @@ def _filter_block(  # type: ignore[no-untyped-def]
     thresholds, row_at, scores, hits,
 ):  # fmt: skip
     """True if a score of the block is below its row's threshold; then ``scores`` (MR, WIDTH) holds
-    the block and ``hits`` (MR, 2) a bit per row that is below."""
+    the block and ``hits`` (MR, 2) a bit per row that is below.
+    """
     signature = types.boolean(
         panels, types.int64, centroids, types.int64, half_norms, types.int64, types.int64,
         thresholds, types.int64, scores, hits,

@@ -75,7 +75,7 @@ class Centroids:
 
     @property
     def dimensions(self) -> int:
-        """d."""
+        """D."""
         return int(self.vectors.shape[1])
 
     @property

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """torch computes on the calling thread alone; rows are divided among threads elsewhere."""
+    """Torch computes on the calling thread alone; rows are divided among threads elsewhere."""
     import torch
 
     before = torch.get_num_threads()

@@ -67,7 +67,8 @@ def pieces_of(sizes: Sequence[tuple[str, int]]) -> list[Piece]:
 
 def deal_pieces(pieces: Sequence[Piece], slots: int) -> list[list[Piece]]:
     """Pieces per task, so that tasks have about equal bytes: largest piece first, each to the task
-    with the fewest bytes. There are at least ``slots`` tasks if there are that many pieces."""
+    with the fewest bytes. There are at least ``slots`` tasks if there are that many pieces.
+    """
     total = sum(piece.size for piece in pieces)
     count = min(len(pieces), max(slots, -(-total // _TASK_BYTES)))
     tasks: list[list[Piece]] = [[] for _ in range(count)]

@@ -63,7 +63,8 @@ def crowded_items(items: DataFrame, nearest: int) -> NDArray[Any]:
 
 def shard_users(lists: DataFrame, crowded: NDArray[Any], entries: int, reach: int) -> Routing:
     """The routing of ``crowded`` items (int64[h]): users spread over one block per core, or over
-    more if the lists have many ``entries`` in total."""
+    more if the lists have many ``entries`` in total.
+    """
     cores = lists.sparkSession.sparkContext.defaultParallelism
     shards = max(cores, -(-entries // CROWDED_ENTRIES))
     return Routing(shards, reach, wanted=crowded, by_user=True)

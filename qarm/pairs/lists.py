@@ -122,7 +122,8 @@ class DistinctItems:
 
     def shrink(self, indptr: NDArray[Any], columns: Columns) -> tuple[NDArray[Any], Columns]:
         """See ``Packer``. Merges rows of one item only for users with very many: the last bits of
-        a sum of weights depend on the order, and the order is arbitrary here."""
+        a sum of weights depend on the order, and the order is arbitrary here.
+        """
         if np.diff(indptr).max() <= _MERGED_EVENTS:
             return indptr, columns
         bounds, *values, _ = self._distinct(indptr, columns, 0, LARGEST_ITEM, False)

@@ -9,6 +9,7 @@ from qarm.pairs.source_record import Inputs, PairSource, SourcePairs, from_kerne
 
 
 def mine(inputs: Inputs) -> SourcePairs:
+    """Mine ItemCF pairs: of all events, or of what has changed if there is scratch to start from."""
     from pyspark.sql import functions as F
 
     config, keep = inputs.config.itemcf, inputs.keep

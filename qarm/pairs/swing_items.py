@@ -52,7 +52,8 @@ def stream_fingerprints(
     hot_threshold: NDArray[Any],
 ) -> Iterator[pa.RecordBatch]:
     """Spark task: (user_idx, user_hash, list) -> (item, hash of the user and its list) for each
-    item that keeps the user."""
+    item that keeps the user.
+    """
     import pyarrow as pa
 
     from qarm.kernels.block_lists import choose_blocks, hash_lists

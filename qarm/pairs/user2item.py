@@ -142,7 +142,8 @@ def stream_triggers(
 
 def user_pairs(rows: DataFrame, *by: str) -> DataFrame:
     """Rows of ``user2item`` -> one row per (user, trigger, target, *by): similarity (sum, in units
-    of 2^-32), events, weight, last_ts. They add up exactly, in any order."""
+    of 2^-32), events, weight, last_ts. They add up exactly, in any order.
+    """
     from pyspark.sql import functions as F
 
     units = F.rint(F.col("similarity") / F.lit(_SIMILARITY_STEP)).cast("bigint")
@@ -156,7 +157,8 @@ def user_pairs(rows: DataFrame, *by: str) -> DataFrame:
 
 def pair_user2item(pairs: DataFrame) -> DataFrame:
     """Rows of ``user_pairs`` -> one row per pair: score (mean similarity), support (distinct
-    users), weight (sum of the target events' weights), last_ts."""
+    users), weight (sum of the target events' weights), last_ts.
+    """
     from pyspark.sql import functions as F
 
     per_user = pairs.groupBy("trigger", "target", "user_idx").agg(

@@ -56,7 +56,7 @@ class ItemTable:
 
     @property
     def rows(self) -> int:
-        """n."""
+        """N."""
         return len(self.has_vector)
 
 

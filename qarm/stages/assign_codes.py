@@ -173,7 +173,8 @@ def _write(context: Context, target: Target, plan: Plan, coded: DataFrame) -> No
 
 def _committed(table: DataFrame, codebook: Codebook, *, whole: bool) -> dict[str, int]:
     """Codebook -> rows of the committed table; ``whole``: this run has written all of it, and the
-    number that each file's writer counted, which Delta's log has, will do."""
+    number that each file's writer counted, which Delta's log has, will do.
+    """
     if whole:
         return {codebook.codebook_id: table.count()}
     return {r[0]: int(r[1]) for r in table.groupBy("codebook_id").count().collect()}

@@ -214,7 +214,8 @@ class _Lane:
 
     def take(self, count: int) -> tuple[list[_Piece], int]:
         """Places of the next ``count`` rows, the last one repeated if there are fewer; and how
-        many are real."""
+        many are real.
+        """
         real = missing = min(count, self.rows)
         taken: list[_Piece] = []
         while missing:

@@ -53,7 +53,8 @@ class EpochSource(Protocol):
     @property
     def plan(self) -> Any:
         """``qarm.training.shards.ShardPlan``: its number of shards and steps decide which rows a
-        step has."""
+        step has.
+        """
 
     def epoch(self, epoch_no: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of one epoch, from ``start_step`` on."""

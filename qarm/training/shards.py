@@ -170,7 +170,8 @@ class ShardPlan:
         self, shard: int, *, block_rows: int, generator: np.random.Generator | None
     ) -> list[Block]:
         """The shard's row groups in random order (in their own order without a generator), cut
-        into blocks of at least ``block_rows`` rows."""
+        into blocks of at least ``block_rows`` rows.
+        """
         order = np.array(self.members(shard))
         if generator is not None:
             generator.shuffle(order)
@@ -213,7 +214,8 @@ def _footer(file: str) -> tuple[set[str], list[int], pa.Schema]:
 
 def readable(file: str) -> str:
     """``file`` as a plain path if it is local; Spark lists files as ``file:/...`` URIs in which
-    characters such as blanks are percent-encoded."""
+    characters such as blanks are percent-encoded.
+    """
     import os
     from urllib.parse import unquote
 
