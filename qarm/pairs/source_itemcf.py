@@ -9,7 +9,7 @@ from qarm.pairs.source_record import Inputs, PairSource, SourcePairs, from_kerne
 
 
 def mine(inputs: Inputs) -> SourcePairs:
-    """Mine ItemCF pairs: of all events, or of what has changed if there is scratch to start from."""
+    """ItemCF pairs of all events; with scratch, only what has changed is mined again."""
     from pyspark.sql import functions as F
 
     config, keep = inputs.config.itemcf, inputs.keep

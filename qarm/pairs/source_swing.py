@@ -9,7 +9,7 @@ from qarm.pairs.swing_items import score_changed
 
 
 def mine(inputs: Inputs) -> SourcePairs:
-    """Mine Swing pairs: of all events, or of what has changed if there is scratch to start from."""
+    """Swing pairs of all events; with scratch, only what has changed is mined again."""
     config, seed, keep = inputs.config.swing, inputs.config.seed, inputs.keep
     if inputs.scratch is None:
         return from_kernel("Swing", mine_swing(inputs.events, config, seed, keep), keep)

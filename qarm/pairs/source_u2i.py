@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def mine(inputs: Inputs) -> SourcePairs:
-    """Mine User2Item pairs: of all events, or of what has changed if there is scratch to start from."""
+    """User2Item pairs of all events; with scratch, only what has changed is mined again."""
     from pyspark.sql import functions as F
 
     config, keep = inputs.config.u2i, inputs.keep
