@@ -129,4 +129,4 @@ def test_a_gate_shows_what_it_saw(make_context, tmp_path) -> None:
     message = str(caught.value)
     assert "unknown_item 1 (such as '1.0', the catalogue has ids such as 'a';" in message
     assert "unparsable_time 1 (such as 'yesterday'; see log.time and log.time_format)" in message
-    assert "mend the source or these settings" in message
+    assert "correct the source or these settings" in message
