@@ -31,6 +31,10 @@ from qarm.training.loop import Batch, fit
 from qarm.training.settings import FitConfig
 
 #: Items from whose features the towers are initialised.
+_VALID_PAIRS = 20_000
+"""Maximum number of held-out pairs on which each epoch is evaluated."""
+_VALID_CANDIDATES = 200_000
+"""Maximum number of items that are ranked for each held-out pair."""
 _START_ITEMS = 20_000
 
 
@@ -60,9 +64,7 @@ def _train(task: EncoderTask, store: ItemStore) -> EncoderResult:
         Temperature(alignment.temperature, alignment.temperature_min, alignment.temperature_max),
     ).to(_device())
     collectives.broadcast_model(model)  # also for the metrics before the first epoch
-    held_out = HeldOutPairs(
-        task.valid_files, store, alignment.valid_pairs, alignment.valid_candidates
-    )
+    held_out = HeldOutPairs(task.valid_files, store, _VALID_PAIRS, _VALID_CANDIDATES)
     start = held_out.recall(encoder)
     result = fit(
         model,

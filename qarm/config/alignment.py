@@ -31,10 +31,6 @@ class Alignment(Section):
     valid_share: float = Field(0.05, ge=0, lt=1)
     """Share of trigger-target pairs that are held out, by hash, to choose the epoch; 0: the last
     epoch is kept."""
-    valid_pairs: int = Field(20_000, ge=1)
-    """Maximum number of held-out pairs on which each epoch is evaluated."""
-    valid_candidates: int = Field(200_000, ge=1)
-    """Maximum number of items that are ranked for each held-out pair."""
     temperature: float = Field(0.35, gt=0)
     """Initial value of the learned temperature of the loss."""
     temperature_min: float = Field(0.3, gt=0)

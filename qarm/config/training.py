@@ -52,8 +52,6 @@ class Training(Section):
     more."""
     checkpoint_steps: int = Field(1000, ge=0)
     """Steps between checkpoints; 0: at the end of epochs only."""
-    keep_checkpoints: int = Field(2, ge=1)
-    """Number of latest checkpoints kept beside the best one."""
     restarts: int = Field(2, ge=0)
     """Maximum number of restarts from the latest checkpoint after a rank was lost (killed, its host
     gone, or stalled). An error that a rank raises ends the training at once."""

@@ -74,7 +74,6 @@ def run_config(
         checkpoint_folder=checkpoints,
         events_folder=events,
         checkpoint_steps=training.checkpoint_steps,
-        keep=training.keep_checkpoints,
         mixed_precision=training.mixed_precision,
         config_hash=run_id,
         tables=dict(tables),
