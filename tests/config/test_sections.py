@@ -114,7 +114,7 @@ def test_external_tables_have_a_schema() -> None:
     assert own.tables == {"item_pairs": "s3://lake/pairs"}
     with pytest.raises(ValidationError, match="'item_pair'; did you mean 'item_pairs'"):
         external.External(tables={"item_pair": "x"})
-    with pytest.raises(ValidationError, match="'zzzz'; tables: .*item_embeddings"):
+    with pytest.raises(ValidationError, match=r"'zzzz'; tables: .*item_embeddings"):
         external.External(tables={"zzzz": "x"})
 
 

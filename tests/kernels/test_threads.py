@@ -62,7 +62,14 @@ def test_torch_computes_on_one_thread_meanwhile(two_torch_threads) -> None:
 
 
 def test_the_number_of_threads_is_restored_after_an_error(two_torch_threads) -> None:
-    with pytest.raises(KeyError), one_torch_thread():
-        assert torch.get_num_threads() == 1
-        raise KeyError
+    seen = []
+
+    def fail() -> None:
+        with one_torch_thread():
+            seen.append(torch.get_num_threads())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert seen == [1]
     assert torch.get_num_threads() == 2

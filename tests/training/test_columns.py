@@ -81,10 +81,10 @@ def test_nulls_name_the_column_and_the_place() -> None:
 
 def test_lists_of_another_length_name_the_row() -> None:
     lists = pa.array([[1, 2], [1], [1, 2, 3, 4]], LIST)
-    with pytest.raises(InputError, match="row 1 of part-0.* has 1 .shortest 1, longest 4"):
+    with pytest.raises(InputError, match=r"row 1 of part-0.* has 1 .shortest 1, longest 4"):
         arrays_of(lists, 2)
     # As many values as expected over all rows, but not in each row.
-    with pytest.raises(InputError, match="row 0 of .* has 1"):
+    with pytest.raises(InputError, match=r"row 0 of .* has 1"):
         arrays_of(pa.array([[1], [1, 2, 3]], LIST), 2)
 
 
