@@ -30,7 +30,7 @@ class Lists:
         """User -> entry, for the sampled users of an item."""
         return {
             user: entry
-            for user in range(USERS)
+            for user in range(len(self.users))
             for entry in range(self.indptr[user], self.indptr[user + 1])
             if self.code[entry] == item and self.sampled[entry]
         }
