@@ -21,7 +21,7 @@ demo: setup ## run the whole pipeline on the embedded Online Retail data
 lint: setup ## run ruff and mypy
 	@$(STEP) "ruff check" $(BIN)/ruff check .
 	@$(STEP) "ruff format" $(BIN)/ruff format --check .
-	@$(STEP) "mypy" $(BIN)/mypy qarm
+	@$(STEP) "mypy" $(BIN)/mypy
 
 test: lint ## run lint, types and the test suite
 	@$(STEP) "pytest" $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20 $(PYTEST)
