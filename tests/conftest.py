@@ -82,12 +82,11 @@ def spark() -> Iterator[SparkSession]:
         settings={
             "spark.ui.enabled": "false",
             "spark.driver.memory": "2g",
-            # What a query leaves dies young. After four minutes of planning the second compiler
-            # has earned its time, and this session lives for fifteen; four times as many calls as
-            # usual before it starts, and it compiles what pays.
-            "spark.driver.extraJavaOptions": "-Xmn700m -XX:TieredStopAtLevel=4 "
-            "-XX:Tier4InvocationThreshold=20000 -XX:Tier4MinInvocationThreshold=2400 "
-            "-XX:Tier4CompileThreshold=60000 -XX:Tier4BackEdgeThreshold=160000",
+            # What a query leaves dies young. The second compiler would take three quarters of
+            # the JVM's time here: each plan is a class of its own, and runs once or twice.
+            "spark.driver.extraJavaOptions": "-Xmn700m -XX:TieredStopAtLevel=1",
+            # Classes of plans that recur from test to test are compiled once.
+            "spark.sql.codegen.cache.maxEntries": "2000",
             "spark.sql.shuffle.partitions": "2",
             "spark.default.parallelism": "2",
             "spark.databricks.delta.snapshotPartitions": "1",
