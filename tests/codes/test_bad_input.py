@@ -58,7 +58,7 @@ VECTORS = {
     "all zero": (parquet(X * 0), "only 0 items are in the training part and have content"),
     "twice": (
         parquet(X, ["a", "b", *"acdefghijklmnopqrstuvwxyzABC"][:30]),
-        "one row for each.*'a'",
+        "one row per.*'a'",
     ),
     "other tensor": (
         tensors({"vectors": X}),
@@ -72,7 +72,7 @@ VECTORS = {
     "tensors with nan": (tensors({"vector": with_nan(X)}), "1 vectors with NaN or infinity"),
     "tensor ids twice": (
         tensors({"vector": X, "item_id": np.arange(30) // 2}),
-        "expected one row for each",
+        "expected one row per",
     ),
 }
 CODEBOOKS = {

@@ -191,7 +191,7 @@ def test_duplicate_item_ids_are_refused(make_world, tmp_path, write_vectors) -> 
     twice = rows.take([*range(30), 4])
     pq.write_table(twice, path)
     world = make_world(external={"tables": {"item_embeddings": path}})
-    with pytest.raises(InputError, match=r"expected one row for each \(item_id.*i4"):
+    with pytest.raises(InputError, match=r"expected one row per \(item_id.*i4"):
         world.run("fit-codebooks")
 
 
