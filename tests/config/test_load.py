@@ -10,6 +10,7 @@ from qarm.config import fingerprint, load
 from qarm.config.describe import describe
 from qarm.errors import ConfigError
 from qarm.lake import files
+from qarm.pairs.pair_sources import check_sources
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -85,9 +86,11 @@ def test_names_that_nobody_asks_for_are_no_names(tmp_path) -> None:
         load(_write(tmp_path, '[external.tables]\nitem_pair = "a"'))
     with pytest.raises(ConfigError, match=r"external\.tables: .*'qqq'; tables: items, users"):
         load(_write(tmp_path, '[external.tables]\nqqq = "a"'))
-    with pytest.raises(ConfigError, match=r"alignment\.sources: .*: swng; known: u2i, swing, item"):
-        load(_write(tmp_path, "[alignment]\nsources = { swng = 1.0, u2i = 1.0 }"))
+    config = load(_write(tmp_path, "[alignment]\nsources = { swng = 1.0, u2i = 1.0 }"))
+    with pytest.raises(ConfigError, match=r"alignment\.sources .*'swng'.*did you mean 'swing'"):
+        check_sources(config.pairs, config.alignment.sources)
     config = load(_write(tmp_path, "[alignment]\nsources = { user = 1.0, itemcf = 0.5 }"))
+    check_sources(config.pairs, config.alignment.sources)
     assert config.alignment.sources == {"user": 1.0, "itemcf": 0.5}
 
 
