@@ -80,3 +80,5 @@ ITEMCF_ITEMS = Table(
     key=("day", "item_idx"),
     partition_by=("day",),
 )
+
+TABLES = {table.name: table for table in (LEDGER, U2I, SWING, ITEMCF_PAIRS, ITEMCF_ITEMS)}

@@ -300,7 +300,7 @@ def test_last_level_by_fsq(make_world) -> None:
     rows = world.table("codebooks")
     assert rows.where("kind = 'fsq'").count() == 4  # three bits, the origin
     codebook = Codebook.from_rows(rows.toArrow())
-    assert codebook.projection is not None
+    assert codebook.last is not None
     assert codebook.sizes == levels
     world.run("assign-codes", rq_levels=levels, rq_last="fsq")
     codes, left = codebook.rq(np.stack(list(vectors.values())))
