@@ -5,8 +5,9 @@
 ``start``: a session and the count of a Delta table, with and without the archive of JVM classes
 that the set-up makes. ``tasks``: 40 tasks on two slots that hand three rows to Python and back,
 from ``qarm.worker_daemon`` and from Spark's own daemon, third time in a session. ``--stages``
-(minutes): ingest and mine-pairs of a small log, with the partitions of one machine and with Spark's
-and Delta's defaults. Each side is a process of its own; ``equal``: both counted the same rows.
+(minutes): ingest and mine-pairs of two weeks of the demo's log, with the partitions of one
+machine and with Spark's and Delta's defaults. Each side is a process of its own; ``equal``: both
+counted the same rows.
 """
 
 from __future__ import annotations
@@ -80,10 +81,13 @@ def stages(spark) -> dict[str, float]:
     from qarm.lake import manifest
     from qarm.pipeline.runner import run_stage
     from qarm.pipeline.stages import stage
-    from tests.jobs.tiny import tiny
 
     with tempfile.TemporaryDirectory() as folder:
-        config = load(str(tiny(Path(folder))), [f"lake={json.dumps(folder + '/lake')}"])
+        changes = {"lake": f"{folder}/lake", "log.rows": "InvoiceDate < '2010-12-15'"}
+        config = load(
+            str(ROOT / "conf" / "demo.toml"),
+            [f"{name}={json.dumps(value)}" for name, value in changes.items()],
+        )
         started = time.perf_counter()
         for name in ("ingest", "mine-pairs"):
             run_stage(stage(name), config, spark)

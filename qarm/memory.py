@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from types import TracebackType
 
 
@@ -37,7 +38,11 @@ def _pss(pid: int) -> int | None:
 
 
 class PeakMemory:
-    """Samples ``tree_bytes`` on a thread while the block runs; ``peak_bytes`` afterwards."""
+    """Samples ``tree_bytes`` on a thread while the block runs; ``peak_bytes`` afterwards.
+
+    A sample walks the page tables of all processes, which takes a second where these are large:
+    the thread rests at least twenty times as long as a sample took.
+    """
 
     def __init__(self, interval_seconds: float = 2.0) -> None:
         self.peak_bytes = 0
@@ -46,10 +51,11 @@ class PeakMemory:
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
     def _sample(self) -> None:
-        while True:
+        pause = self._interval
+        while not self._stop.wait(pause):
+            started = time.monotonic()
             self.peak_bytes = max(self.peak_bytes, tree_bytes())
-            if self._stop.wait(self._interval):
-                return
+            pause = max(self._interval, 20 * (time.monotonic() - started))
 
     def __enter__(self) -> PeakMemory:
         self._thread.start()

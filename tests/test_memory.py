@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 from qarm.memory import PeakMemory, tree_bytes
 
@@ -21,7 +22,9 @@ def test_the_peak_counts_children_and_outlives_them() -> None:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         assert tree_bytes() > before + (150 << 20)
-        memory._stop.wait(0.2)  # let the thread take a sample
+        until = time.monotonic() + 20
+        while memory.peak_bytes <= before + (150 << 20) and time.monotonic() < until:
+            time.sleep(0.05)
         child.communicate("\n")
     assert memory.peak_bytes > before + (150 << 20)
     assert tree_bytes() < before + (150 << 20)

@@ -1,4 +1,4 @@
-"""The whole pipeline on a standalone cluster of two worker processes, against local mode.
+"""Someone else's log through all stages: in local mode, and on a standalone cluster.
 
 design.md: ingest, counts, samples, and codes of given vectors are exactly equal; floating sums to
 1e-4; training is compared on pinned inputs at the same number of ranks.
@@ -6,6 +6,8 @@ design.md: ingest, counts, samples, and codes of given vectors are exactly equal
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -16,10 +18,10 @@ from qarm.cli import main
 from qarm.lake import manifest
 from qarm.lake.tables import Lake
 from tests.jobs.cluster import ROOT, Cluster, standalone, submit
-from tests.jobs.tiny import tiny
+from tests.lakes import news
 
 # The pipeline runs twice before the first comparison.
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.slow]
 
 EXACT = {
     "items": ["item_id"],
@@ -31,8 +33,18 @@ EXACT = {
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> Path:
-    return tiny(tmp_path_factory.mktemp("tiny"))
+def config(tmp_path_factory, tiny_text_model) -> Path:
+    return news.write(tmp_path_factory.mktemp("news"), tiny_text_model)
+
+
+@pytest.fixture(scope="module")
+def local(spark, config: Path) -> tuple[Path, str]:
+    """Run all stages in local mode, ingest beforehand; the lake, and what was said."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        assert main(["run", "--config", str(config), "--to", "ingest"]) == 0
+        assert main(["run", "--config", str(config)]) == 0
+    return config.parent / "lake", said.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -42,22 +54,19 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lakes(spark, config: Path, cluster: Cluster) -> tuple[Path, Path]:
-    """The same run in local mode, as far as it is compared, and by spark-submit on the cluster.
+def lakes(local: tuple[Path, str], config: Path, cluster: Cluster) -> tuple[Path, Path]:
+    """The lake of local mode, and that of the same run by spark-submit on the cluster.
 
     The cluster's run takes local mode's ID vectors, so that what follows has pinned inputs.
     """
-    local, remote = config.parent / "local", config.parent / "remote"
-    arguments = ["--config", str(config), "--lake", str(local)]
-    assert main(["run", *arguments, "--to", "assign-codes"]) == 0
-    assert main(["build-samples", *arguments]) == 0
-    vectors = manifest.pinned(str(local), "id_vectors")
+    remote = config.parent / "remote"
+    vectors = manifest.pinned(str(local[0]), "id_vectors")
     assert vectors is not None
     submit(
         cluster, ROOT / "jobs" / "run.py", "--config", str(config), "--lake", str(remote),
         "--set", f"external.tables.id_vectors={json.dumps(vectors.path)}",
     )  # fmt: skip
-    return local, remote
+    return local[0], remote
 
 
 def _rows(spark, lake: Path, table: str, keys: list[str]):
@@ -66,8 +75,37 @@ def _rows(spark, lake: Path, table: str, keys: list[str]):
     return Lake(spark, str(lake)).read(ref).orderBy(*keys).toPandas()
 
 
+def test_own_log_goes_through_all_stages_by_configuration_alone(local) -> None:
+    lake, said = local
+    assert "the log names no valid part; the latest 0.1 of train" in said
+    assert "ingest: up to date" in said
+    tree = json.loads((lake / "summary.json").read_text())
+    stages = {stage["name"]: stage for stage in tree["stages"]}
+    assert len(stages) == 11
+    assert stages["ingest"]["dropped"]["unknown_item"] == 1
+    assert stages["ingest"]["rows_in"] == news.USERS * 40 + 1
+    assert "observed" in stages["build-samples"]["facts"]["negative_kinds"]
+    counts = stages["train-alignment"]["facts"]["features"]["image"]
+    assert (counts["encoded"], counts["missing"] + counts["unreadable"]) == (news.ITEMS - 1, 1)
+    assert stages["assign-codes"]["rows_out"] == news.ITEMS
+    aucs = {
+        (m["metric"], m["variant"])
+        for m in tree["metrics"]
+        if m["stage"] == "evaluate" and m["part"] == "test" and m["slice"] == "all"
+    }
+    for variant in ("base", "vq_rq", "floor"):
+        assert {("auc", variant), ("auc[long]", variant)} <= aucs
+    assert "News 3" in (lake / "report.html").read_text()
+
+
+def test_what_is_up_to_date_does_not_run_again(local, config: Path, capsys) -> None:
+    assert main(["run", "--config", str(config), "--from", "evaluate"]) == 0
+    said = capsys.readouterr().err
+    for stage in ("evaluate", "report"):
+        assert f"{stage}: up to date" in said
+
+
 @pytest.mark.cluster
-@pytest.mark.slow
 def test_qarm_travels_as_a_wheel(cluster: Cluster) -> None:
     job = ROOT / "tests" / "jobs" / "where_from.py"
     found = json.loads(submit(cluster, job).strip().splitlines()[-1])
@@ -77,7 +115,6 @@ def test_qarm_travels_as_a_wheel(cluster: Cluster) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
 @pytest.mark.parametrize("table", sorted(EXACT))
 def test_tables_are_exactly_equal(spark, lakes, table: str) -> None:
     local, remote = (_rows(spark, lake, table, EXACT[table]) for lake in lakes)
@@ -88,7 +125,6 @@ def test_tables_are_exactly_equal(spark, lakes, table: str) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
 def test_pairs_have_equal_counts_and_scores(spark, lakes) -> None:
     keys = ["source", "trigger", "target"]
     local, remote = (_rows(spark, lake, "item_pairs", keys) for lake in lakes)
@@ -97,7 +133,6 @@ def test_pairs_have_equal_counts_and_scores(spark, lakes) -> None:
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
 def test_training_on_pinned_inputs_gives_equal_vectors_and_codes(spark, lakes) -> None:
     local, remote = (_rows(spark, lake, "item_embeddings", ["item_idx"]) for lake in lakes)
     a, b = (np.stack(df["vector"].tolist()) for df in (local, remote))
@@ -108,15 +143,12 @@ def test_training_on_pinned_inputs_gives_equal_vectors_and_codes(spark, lakes) -
 
 
 @pytest.mark.cluster
-@pytest.mark.slow
 def test_ranks_ran_inside_executors_and_lost_no_row(lakes) -> None:
-    for lake, trainings in zip(
-        lakes, (["train-alignment"], ["train-alignment", "train-ranker"]), strict=True
-    ):
+    for lake in lakes:
         tree = json.loads((lake / "summary.json").read_text())
         stages = {stage["name"]: stage for stage in tree["stages"]}
-        assert lake == lakes[0] or "report" in stages
-        for name in trainings:
+        assert "report" in stages
+        for name in ("train-alignment", "train-ranker"):
             per_rank = stages[name]["facts"]["rows_per_rank"]
             assert len(per_rank) == 2
             assert all(rows > 0 for rows in per_rank)

@@ -1,4 +1,4 @@
-"""All eleven stages on somebody else's log, by configuration alone.
+"""Someone else's log, described by configuration alone.
 
 Labelled impressions as CSV with a split of their own that names no valid part, times in
 milliseconds, two labels; a catalogue as JSON lines with image paths and attributes.
@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
-
-from qarm.cli import main
-from tests.lakes.encoders import tiny_text_model
-
-__all__ = ["tiny_text_model"]
 
 CONFIG = """
 name = "news"
@@ -70,8 +65,8 @@ ranks = 2
 ITEMS, USERS = 30, 25
 
 
-def write(folder, model: str) -> str:
-    """The log, the catalogue, the images and the configuration; its path."""
+def write(folder: Path, model: str) -> Path:
+    """Write the log, the catalogue, the images and the configuration; returns its path."""
     rng = np.random.default_rng(0)
     lines = []
     (folder / "covers").mkdir()
@@ -99,34 +94,4 @@ def write(folder, model: str) -> str:
         out.writerow(["u0", 999, 1_700_000_000_000, 1, 5, "tr"])  # no such news
     path = folder / "news.toml"
     path.write_text(CONFIG.format(lake=folder / "lake", model=model))
-    return str(path)
-
-
-@pytest.mark.slow
-def test_a_labelled_log_with_its_own_split_goes_through_all_stages(
-    spark, tmp_path, tiny_text_model, capsys
-) -> None:
-    path = write(tmp_path, tiny_text_model)
-    assert main(["run", "--config", path, "--to", "ingest"]) == 0
-    assert "the log names no valid part; the latest 0.1 of train" in capsys.readouterr().err
-    assert main(["run", "--config", path]) == 0
-    assert "ingest: up to date" in capsys.readouterr().err
-    tree = json.loads((tmp_path / "lake" / "summary.json").read_text())
-    stages = {stage["name"]: stage for stage in tree["stages"]}
-    assert len(stages) == 11
-    assert stages["ingest"]["dropped"]["unknown_item"] == 1
-    assert stages["ingest"]["rows_in"] == USERS * 40 + 1
-    assert "observed" in stages["build-samples"]["facts"]["negative_kinds"]
-    counts = stages["train-alignment"]["facts"]["features"]["image"]
-    assert (counts["encoded"], counts["missing"] + counts["unreadable"]) == (ITEMS - 1, 1)
-    assert stages["assign-codes"]["rows_out"] == ITEMS
-    aucs = {
-        (m["metric"], m["variant"])
-        for m in tree["metrics"]
-        if m["stage"] == "evaluate" and m["part"] == "test" and m["slice"] == "all"
-    }
-    for variant in ("base", "vq_rq", "floor"):
-        assert {("auc", variant), ("auc[long]", variant)} <= aucs
-    assert "News 3" in (tmp_path / "lake" / "report.html").read_text()
-    assert main(["run", "--config", path, "--from", "evaluate"]) == 0
-    assert "report: up to date" in capsys.readouterr().err
+    return path
