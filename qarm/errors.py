@@ -59,6 +59,12 @@ class MissingStageError(QarmError):
     exit_code = 7
 
 
+class ConflictError(QarmError):
+    """Two runs wrote to one table at the same time; this one has to be started again."""
+
+    exit_code = 8
+
+
 class SparkMemoryError(QarmError):
     """Spark ran out of memory or lost an executor."""
 

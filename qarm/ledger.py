@@ -22,7 +22,17 @@ class Ledger:
     """Reason -> rows that the stage generated, such as sampled negatives."""
 
     def close(self, stage: str) -> None:
-        """Raise RowsLostError unless rows in + added = rows out + dropped."""
+        """Check that rows in + added = rows out + dropped, and that no count is negative.
+
+        Raises:
+            RowsLostError: it is not so.
+        """
+        counts = [("rows in", self.rows_in), ("rows out", self.rows_out)]
+        counts += [*self.added.items(), *self.dropped.items()]
+        if negative := dict(count for count in counts if count[1] < 0):
+            raise RowsLostError(
+                f"{stage}, {self.name}: counts of rows are never negative, seen {negative}"
+            )
         left = self.rows_in + sum(self.added.values())
         right = self.rows_out + sum(self.dropped.values())
         if left != right:

@@ -101,6 +101,8 @@ def open_session(
         )  # otherwise workers run PATH's python3
         arguments = ["--properties-file", str(defaults_file()), "--master", master, "--name", name]
         local = local_settings(master) if master.startswith("local") else {}
+        if local:  # the driver's ports and its web page are for this machine only
+            os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
         for key, value in {**local, **(settings or {})}.items():
             arguments += ["--conf", f"{key}={value}"]
         java = [os.environ.get("SPARK_SUBMIT_OPTS", ""), class_archive_options()]

@@ -80,7 +80,6 @@ def spark() -> Iterator[SparkSession]:
 
     Adaptive execution and code generation are on, as in ``spark-defaults.conf``.
     """
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     from qarm.session import open_session
 
     session = open_session(

@@ -131,3 +131,17 @@ def test_messages_and_docstrings_name_settings_that_exist() -> None:
         if names := unknown("\n".join(texts)):
             wrong[str(path.relative_to(ROOT))] = names
     assert wrong == {}
+
+
+_FOLDERS = "benchmarks|conf|docs|jobs|qarm|schemas|scripts|tests"
+_FILE = re.compile(rf"(?<![\w./-])((?:{_FOLDERS})/[\w./-]+)(?![\w*<{{])")
+_RUN_AS_MODULE = re.compile(r"-m ((?:qarm|tests|benchmarks)[\w.]+)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_modules_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text()
+    named = {name.rstrip("./") for name in _FILE.findall(text) if "NAME" not in name}
+    named |= {f"{name.replace('.', '/')}.py" for name in _RUN_AS_MODULE.findall(text)}
+    there = {name for name in named if (ROOT / name).exists() or (ROOT / f"{name}.py").exists()}
+    assert named == there

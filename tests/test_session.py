@@ -7,7 +7,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from ipaddress import ip_address
 
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -78,3 +80,17 @@ def test_workers_are_forked_with_their_packages(spark) -> None:
     found = spark.range(0, 4, 1, 4).mapInArrow(look, "parent long, frozen long").collect()
     assert len({row["parent"] for row in found}) == 1
     assert all(row["frozen"] > 50_000 for row in found)
+
+
+@pytest.mark.spark
+def test_in_local_mode_spark_listens_on_this_machine_only(spark) -> None:
+    """Horovod's rendezvous, a Python server, is another matter: see docs/cluster.md."""
+    listening = [
+        ip_address(connection.laddr.ip.removeprefix("::ffff:"))
+        for process in psutil.Process().children(recursive=True)
+        if process.name() == "java"
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert all(address.is_loopback for address in listening), listening

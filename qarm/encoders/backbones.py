@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import os
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qarm.errors import ConfigError, InputError
+from qarm.ingest.images import open_image
 
 if TYPE_CHECKING:
     from qarm.config.encoder import Encoder
@@ -174,7 +174,7 @@ def decode_image(content: bytes | None, pixels: int) -> NDArray[np.uint8] | None
     if not content:
         return None
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(content) as image:
             rgb = image.convert("RGB").resize((pixels, pixels), Image.Resampling.BICUBIC)
             return np.asarray(rgb)
     except Exception:  # Pillow raises anything from OSError to struct.error for damaged data

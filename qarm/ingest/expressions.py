@@ -25,7 +25,8 @@ def condition(raw: DataFrame, sql: str, field: str) -> Column:
     """``sql`` as a boolean column in which null counts as false.
 
     Raises:
-        ConfigError: it does not parse, names an unknown column, aggregates, or is not boolean.
+        ConfigError: it does not parse, names an unknown column, aggregates, is not boolean, or
+            depends on more than the row.
     """
     from pyspark.sql import functions as F
 
@@ -41,7 +42,8 @@ def number(raw: DataFrame, sql: str, field: str) -> Column:
     """``sql`` as a double; null where text is not a number.
 
     Raises:
-        ConfigError: it does not parse, names an unknown column, aggregates, or is not numeric.
+        ConfigError: it does not parse, names an unknown column, aggregates, is not numeric, or
+            depends on more than the row.
     """
     from pyspark.sql import functions as F
 
@@ -59,7 +61,9 @@ def _type(raw: DataFrame, sql: str, field: str) -> str:
 
     try:
         # Next to "*", Spark rejects an aggregate; alone, it would reduce the log to one row.
-        return raw.select("*", F.expr(sql).alias("__it")).schema["__it"].dataType.simpleString()
+        evaluated = raw.select("*", F.expr(sql).alias("__it"))
+        _refuse_more_than_the_row(evaluated, sql, field)
+        return evaluated.schema["__it"].dataType.simpleString()
     except ParseException as error:
         raise ConfigError(f"{field} = {sql!r} is not valid SQL: {_brief(error)}") from error
     except AnalysisException as error:
@@ -69,6 +73,19 @@ def _type(raw: DataFrame, sql: str, field: str) -> str:
             f"{field} = {sql!r} cannot be evaluated on the log: {_brief(error)}{hint}. "
             f"Columns available: {visible(raw)}"
         ) from error
+
+
+def _refuse_more_than_the_row(evaluated: DataFrame, sql: str, field: str) -> None:
+    """Raise ConfigError if the last column depends on anything but the row that it belongs to."""
+    expression = evaluated._jdf.queryExecution().analyzed().expressions().last()
+    catalyst = evaluated.sparkSession._jvm.org.apache.spark.sql.catalyst.expressions  # type: ignore[union-attr]
+    if catalyst.SubqueryExpression.hasSubquery(expression):
+        raise ConfigError(f"{field} = {sql!r} reads a table; expected columns of the row alone")
+    if not expression.deterministic():
+        raise ConfigError(
+            f"{field} = {sql!r} gives another value each time; expected a function of the row's "
+            "columns alone: no random numbers, no ids of rows or partitions, no Java methods"
+        )
 
 
 def _brief(error: Exception) -> str:

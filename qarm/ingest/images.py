@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from posixpath import join
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from pyspark.sql import DataFrame
+
+
+#: What is decoded; each other decoder of Pillow is one more that a crafted file can attack.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+MOST_BYTES = 32 << 20
+#: Checked before anything is decoded: a PNG of 0.5 MB can hold 200 million pixels.
+MOST_PIXELS = 32_000_000
+
+
+@contextmanager
+def open_image(content: bytes) -> Iterator[Image]:
+    """The image, not decoded yet; of several frames the first one.
+
+    Raises:
+        ValueError: it is too large.
+        OSError: it is of none of ``FORMATS``, or damaged.
+    """
+    from PIL import Image
+
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"{len(content):,} bytes, at most {MOST_BYTES:,} are read")
+    with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        width, height = picture.size
+        if width * height > MOST_PIXELS:
+            raise ValueError(f"{width} x {height} pixels, at most {MOST_PIXELS:,} are decoded")
+        yield picture
 
 
 def decode_problem(image: bytes | None) -> str | None:
     """Why the image cannot be decoded; None if it can, or if there is none."""
     if image is None:
         return None
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(image)) as picture:
+        with open_image(image) as picture:
             # At 1/8 size JPEG decodes faster and still reads all data, so a cut file is noticed.
             picture.draft("RGB", (64, 64))
             picture.load()

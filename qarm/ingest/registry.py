@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from qarm.errors import InputError
 from qarm.ingest import content, times
 from qarm.ingest.indices import numbered
 from qarm.lake.caching import Keeper
@@ -44,6 +43,8 @@ def existing(lake: Lake) -> Known:
     """
     frames, versions = {}, {}
     for table in (items.TABLE, users.TABLE):
+        if lake.version(table.name) >= 0:
+            lake.create(table)  # adds the columns that an earlier release did not have
         version = versions[table.name] = lake.version(table.name)
         if version < 0:
             frames[table.name] = lake.spark.createDataFrame(
@@ -53,17 +54,6 @@ def existing(lake: Lake) -> Known:
             ref = TableRef(table.name, lake.path(table.name), version)
             frames[table.name] = lake.read(ref)
     return Known(items=frames["items"], users=frames["users"], versions=versions)
-
-
-def check_unchanged(lake: Lake, known: Known) -> None:
-    """Raise InputError if another writer has committed to either table since they were read."""
-    for name, version in known.versions.items():
-        now = lake.version(name)
-        if now != version:
-            raise InputError(
-                f"{lake.path(name)}: version {now} was committed while this run was working on "
-                f"version {version}; two ingests of one lake must not run at once. Run it again"
-            )
 
 
 def _next(known: DataFrame, index: str) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import IO, Any
 
@@ -123,6 +125,16 @@ def describe(uri: str) -> list[dict[str, Any]]:
             continue
         for file in sorted(fs.find(name)) if fs.isdir(name) else [name]:
             info = fs.info(file)
-            mark = info.get("ETag") or info.get("mtime") or info.get("LastModified") or ""
+            mark = info.get("ETag") or info.get("mtime") or info.get("LastModified")
+            if mark is None:
+                mark = _mark_without_time(fs, file, info)
             entries.append({"name": str(file), "size": info.get("size"), "mark": str(mark)})
     return entries
+
+
+def _mark_without_time(fs: Any, path: str, info: Mapping[str, Any]) -> str:
+    """The file system's own fingerprint; a hash of the content if it knows name and size only."""
+    if info.keys() - {"name", "size", "type", "islink", "mode"}:
+        return str(fs.ukey(path))
+    with fs.open(path, "rb") as file:
+        return str(hashlib.file_digest(file, "sha256").hexdigest())

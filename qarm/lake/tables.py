@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from qarm.errors import InputError, SchemaError
+from qarm.errors import ConflictError, InputError, SchemaError
 from qarm.lake import files
+from qarm.lake.creation import create_table, snapshot_of, struct_of
 from schemas.table import Table
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-    from pyspark.sql.types import StructType
 
 _USER_METADATA = "spark.databricks.delta.commitInfo.userMetadata"
+#: Delta's error classes for a commit that another writer's has overtaken.
+_OVERTAKEN = re.compile(r"DELTA_CONCURRENT_\w+|DELTA_METADATA_CHANGED|DELTA_PROTOCOL_CHANGED")
+#: Delta's idempotent writes: a number per application that only grows.
+_TXN_APPLICATION = "spark.databricks.delta.write.txnAppId"
+_TXN_VERSION = "spark.databricks.delta.write.txnVersion"
 #: Delta's error classes for a broken CHECK or NOT NULL.
 _RULE = re.compile(r"DELTA_VIOLATE_CONSTRAINT_WITH_VALUES|DELTA_NOT_NULL_CONSTRAINT_VIOLATED")
 
@@ -49,7 +55,7 @@ def conform(df: DataFrame, table: Table, where: str) -> DataFrame:
     """
     from pyspark.sql import functions as F
 
-    wanted = _struct(table)
+    wanted = struct_of(table)
     missing = [c.name for c in table.columns if c.name not in df.columns and not c.nullable]
     if missing:
         raise SchemaError(
@@ -73,14 +79,6 @@ def conform(df: DataFrame, table: Table, where: str) -> DataFrame:
     return df.select(*columns)
 
 
-def _struct(table: Table) -> StructType:
-    from pyspark.sql.types import StructType
-
-    parsed = StructType.fromDDL(", ".join(f"`{c.name}` {c.type}" for c in table.columns))
-    assert isinstance(parsed, StructType)
-    return parsed
-
-
 def _widens(seen: str, asked: str) -> bool:
     for container in ("array", "map"):
         if seen.startswith(f"{container}<") and asked.startswith(f"{container}<"):
@@ -96,7 +94,7 @@ def _widens(seen: str, asked: str) -> bool:
     if asked == "double":
         return seen in ("float", *integers) or seen.startswith("decimal")
     if asked == "float":  # vectors often come as doubles; all models use float32
-        return seen in ("double", *integers) or seen.startswith("decimal")
+        return seen in ("double", "tinyint", "smallint") or seen.startswith("decimal")
     return seen in ("void", "timestamp_ntz") and asked in ("timestamp", "string")
 
 
@@ -150,61 +148,52 @@ class Lake:
         if not DeltaTable.isDeltaTable(self.spark, path):
             return -1
         # The table's history would take a Spark job.
-        return int(_snapshot(self.spark.read.format("delta").load(path)).version())
+        return int(snapshot_of(self.spark.read.format("delta").load(path)).version())
 
-    def create(self, table: Table) -> None:
-        """Create the table from its schema, with constraints and properties, unless it exists.
-
-        A table with other columns is replaced (labels, for example, depend on the configuration);
-        its older versions stay readable. Constraints of an earlier release are updated.
-        """
-        from delta.tables import DeltaTable
-
-        path = self.path(table.name)
-        builder = DeltaTable.create(self.spark)
-        if DeltaTable.isDeltaTable(self.spark, path):
-            df = self.spark.read.format("delta").load(path)
-            if [(f.name, f.dataType) for f in df.schema] == [
-                (f.name, f.dataType) for f in _struct(table)
-            ]:
-                self._renew_constraints(table, df)
-                return
-            builder = DeltaTable.replace(self.spark)
-        builder = builder.location(path).comment(table.comment)
-        for column in table.columns:
-            builder = builder.addColumn(
-                column.name, column.type, nullable=column.nullable, comment=column.comment
-            )
-        if table.partition_by:
-            builder = builder.partitionedBy(*table.partition_by)
-        for key, value in table.all_properties.items():
-            builder = builder.property(key, value)
-        for name, condition in table.constraints.items():
-            builder = builder.property(f"delta.constraints.{name}", condition)
-        builder.execute()
-
-    def _renew_constraints(self, table: Table, there: DataFrame) -> None:
-        """Replace the table's constraints that differ from those of its schema."""
-        properties = _snapshot(there).metadata().configuration()  # Scala's map
-        where = f"delta.`{self.path(table.name)}`"
-        for name, condition in table.constraints.items():
-            key = f"delta.constraints.{name.lower()}"
-            # ADD CONSTRAINT changes the spaces between the words.
-            if properties.contains(key) and _solid(properties.apply(key)) == _solid(condition):
-                continue
-            self.spark.sql(f"ALTER TABLE {where} DROP CONSTRAINT IF EXISTS {name}")
-            self.spark.sql(f"ALTER TABLE {where} ADD CONSTRAINT {name} CHECK ({condition})")
+    def create(self, table: Table, *, replace: bool = False) -> None:
+        """Create the table unless it exists; see ``creation.create_table``."""
+        create_table(self.spark, self.path(table.name), table, replace=replace)
 
     @contextmanager
-    def _commit(self, table: Table, lineage: Mapping[str, Any]) -> Iterator[None]:
-        """Store ``lineage`` in the commit; report a violated constraint as a SchemaError."""
+    def _commit(
+        self, table: Table, lineage: Mapping[str, Any], drawn_at: int | None = None
+    ) -> Iterator[Callable[[], TableRef]]:
+        """Store ``lineage`` in the commit made within; gives what finds that commit afterwards.
+
+        Args:
+            table: what is written to.
+            lineage: metadata of the commit.
+            drawn_at: as ``merge`` has it.
+
+        Raises:
+            SchemaError: a row breaks a constraint.
+            ConflictError: another writer has committed meanwhile.
+        """
         from py4j.protocol import Py4JJavaError
         from pyspark.errors import PySparkException
 
-        self.spark.conf.set(_USER_METADATA, json.dumps(lineage, sort_keys=True, default=str))
+        path = self.path(table.name)
+        token, before = uuid.uuid4().hex, self.version(table.name)
+        settings = {
+            _USER_METADATA: json.dumps({**lineage, "commit": token}, sort_keys=True, default=str)
+        }
+        if drawn_at is not None:
+            # Delta commits nothing if this number, or a larger one, has been committed before.
+            settings |= {_TXN_APPLICATION: "qarm-numbers", _TXN_VERSION: str(drawn_at + 1)}
+        for name, value in settings.items():
+            self.spark.conf.set(name, value)
+
+        def committed() -> TableRef:
+            version = _version_of_commit(path, token, before, self.version(table.name))
+            if version is None and drawn_at is not None:
+                raise _conflict(path, lineage)
+            return TableRef(table.name, path, before if version is None else version)
+
         try:
-            yield
+            yield committed
         except (Py4JJavaError, PySparkException) as error:
+            if _OVERTAKEN.search(str(error)):
+                raise _conflict(path, lineage) from error
             broken = [line for line in str(error).splitlines() if _RULE.search(line)]
             if not broken:
                 raise
@@ -213,16 +202,24 @@ class Lake:
                 f"{_RULE.split(broken[0])[-1].strip('] ')} Nothing was written."
             ) from error
         finally:
-            self.spark.conf.unset(_USER_METADATA)
+            for name in settings:
+                self.spark.conf.unset(name)
 
-    def overwrite(self, table: Table, df: DataFrame, lineage: Mapping[str, Any]) -> TableRef:
-        """Replace all rows in one commit."""
-        self.create(table)
+    def overwrite(
+        self,
+        table: Table,
+        df: DataFrame,
+        lineage: Mapping[str, Any],
+        *,
+        drawn_at: int | None = None,
+    ) -> TableRef:
+        """Replace all rows in one commit; ``drawn_at`` and errors as in ``merge``."""
+        self.create(table, replace=True)
         path = self.path(table.name)
         rows = conform(df, table, f"stage {lineage.get('stage')}")
-        with self._commit(table, lineage):
+        with self._commit(table, lineage, drawn_at) as committed:
             rows.write.format("delta").mode("overwrite").save(path)
-        return TableRef(table.name, path, self.version(table.name))
+            return committed()
 
     def merge(
         self,
@@ -234,8 +231,11 @@ class Lake:
         delete_missing_where: str | None = None,
         leave: DataFrame | None = None,
         within: str | None = None,
+        drawn_at: int | None = None,
     ) -> TableRef:
-        """MERGE on the table's key (source is ``s``, target is ``t``).
+        """MERGE on the table's key (source is ``s``, target is ``t``); the version it committed.
+
+        A MERGE that changes no row commits nothing; the version is then that of before.
 
         Args:
             table: the schema; ``df`` has at most one row per key.
@@ -247,6 +247,12 @@ class Lake:
                 ``delete_missing_where``, it does not read the rows that stay.
             within: SQL on t that holds for all rows that can match, so that Delta reads only the
                 partitions and files that satisfy it.
+            drawn_at: the version from which new numbers of ``df`` were drawn; -1: there was no
+                table. Nothing is written if others have drawn numbers since.
+
+        Raises:
+            SchemaError: a row breaks a constraint, or the table is of a later version of qarm.
+            ConflictError: another writer has committed meanwhile.
         """
         from delta.tables import DeltaTable
         from pyspark.sql import functions as F
@@ -270,9 +276,9 @@ class Lake:
         builder = builder.whenNotMatchedInsertAll(None if leave is None else "NOT s.__leave")
         if delete_missing_where is not None:
             builder = builder.whenNotMatchedBySourceDelete(delete_missing_where)
-        with self._commit(table, lineage):
+        with self._commit(table, lineage, drawn_at) as committed:
             builder.execute()
-        return TableRef(table.name, path, self.version(table.name))
+            return committed()
 
     def read(self, ref: TableRef) -> DataFrame:
         """The table at the pinned version."""
@@ -297,7 +303,7 @@ class Lake:
         from pyspark.sql import DataFrame
         from pyspark.sql import functions as F
 
-        snapshot = _snapshot(self.read(ref))
+        snapshot = snapshot_of(self.read(ref))
         files = DataFrame(snapshot.allFiles().toDF(), self.spark)
         hidden = F.col("deletionVector").isNotNull().alias("hidden")
         rows = files.select("path", "size", hidden).collect()  # one row per file
@@ -309,14 +315,19 @@ class Lake:
         )
 
 
-def _solid(sql: str) -> str:
-    return "".join(sql.split())
+def _version_of_commit(path: str, token: str, before: int, latest: int) -> int | None:
+    """The version after ``before`` whose commit carries the token; None: there is none."""
+    for version in range(latest, before, -1):
+        if token in files.read_text(files.join(path, "_delta_log", f"{version:020d}.json")):
+            return version
+    return None
 
 
-def _snapshot(df: DataFrame) -> Any:
-    """Delta's snapshot (a Java object) behind a frame that only reads a table."""
-    leaf = df._jdf.queryExecution().analyzed().collectLeaves().head()
-    return leaf.relation().location().getSnapshot()
+def _conflict(path: str, lineage: Mapping[str, Any]) -> ConflictError:
+    return ConflictError(
+        f"stage {lineage.get('stage')}: another run has written to {path} while this one was "
+        "working on it. Nothing of this run was published; run it again when the other has ended"
+    )
 
 
 def _refuse_hidden_changes(snapshot: Any, ref: TableRef, vectors: int) -> None:

@@ -76,8 +76,12 @@ class Scratch:
         return fingerprint({"code": self.code_version, **parts})
 
     def latest(self, table: Table) -> TableRef:
-        """The latest version of a scratch table, which is created if it does not exist."""
-        self.lake.create(table)
+        """The latest version of a scratch table, which is created if it does not exist.
+
+        One with other columns starts anew: the code that made it has changed, and with it the
+        fingerprints of all keys.
+        """
+        self.lake.create(table, replace=True)
         version = self.lake.version(table.name)
         return TableRef(table.name, self.lake.path(table.name), version)
 

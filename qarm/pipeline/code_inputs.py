@@ -62,16 +62,22 @@ def load_codebook(context: Context) -> Codebook:
     """The codebook that fit-codebooks has published, or the user's own.
 
     Raises:
-        InputError: several codebooks in the user's table, or one that cannot be used.
+        InputError: several codebooks in the user's table, one that cannot be used, or a published
+            one that is not what its id, the hash of its contents, says.
         MissingStageError: there is none.
     """
     from pyspark.sql import functions as F
 
     rows = context.table("codebooks")
     if context.is_external("codebooks"):
-        where = context.config.external.tables["codebooks"]
-    else:
-        chosen = context.artifact("fit-codebooks", "codebook")["version"]
-        rows = rows.where(F.col("codebook_id") == chosen)
-        where = f"codebook {chosen}"
-    return Codebook.from_rows(rows.toArrow(), where)
+        return Codebook.from_rows(rows.toArrow(), context.config.external.tables["codebooks"])
+    chosen = context.artifact("fit-codebooks", "codebook")["version"]
+    rows = rows.where(F.col("codebook_id") == chosen)
+    codebook = Codebook.from_rows(rows.toArrow(), f"codebook {chosen}")
+    if codebook.content_hash != chosen:
+        raise InputError(
+            f"codebook {chosen} of {context.ref('codebooks').path} is damaged: its contents have "
+            f"the hash {codebook.content_hash}. Restore the table's files from a backup, or run "
+            "fit-codebooks again, which gives all items new codes"
+        )
+    return codebook

@@ -125,9 +125,11 @@ class Context:
             "inputs": {name: ref.as_dict() for name, ref in sorted(self.inputs.items())},
         }
 
-    def overwrite(self, table: Table, df: DataFrame, **lineage: Any) -> TableRef:
+    def overwrite(
+        self, table: Table, df: DataFrame, *, drawn_at: int | None = None, **lineage: Any
+    ) -> TableRef:
         """Replace a table in one commit; ``lineage`` adds to the commit's metadata."""
-        ref = self.lake.overwrite(table, df, {**self.lineage, **lineage})
+        ref = self.lake.overwrite(table, df, {**self.lineage, **lineage}, drawn_at=drawn_at)
         self.outputs[table.name] = ref
         return ref
 
@@ -155,6 +157,7 @@ class Context:
         update_when: str | None = None,
         delete_missing_where: str | None = None,
         leave: DataFrame | None = None,
+        drawn_at: int | None = None,
         **lineage: Any,
     ) -> TableRef:
         """MERGE into a table on its key; see ``Lake.merge``."""
@@ -165,6 +168,7 @@ class Context:
             update_when=update_when,
             delete_missing_where=delete_missing_where,
             leave=leave,
+            drawn_at=drawn_at,
         )
         self.outputs[table.name] = ref
         return ref

@@ -126,9 +126,9 @@ def _copy(
         df = _numbered_here(context, df)
     else:
         df = own_rows.with_indices(df, schema, known, uri)
-    if VECTOR in df.columns:
-        check_vectors(df, VECTOR, uri)
     df = conform(own_rows.with_defaults(df, table.name, uri, source), schema, uri)
+    if VECTOR in df.columns:
+        check_vectors(df, VECTOR, uri)  # as float32: a double may be too large for it
     own_rows.check_key(df, schema, uri)
     return df
 
@@ -150,13 +150,17 @@ def _numbered_here(context: Context, df: DataFrame) -> DataFrame:
     lake = context.lake
     lake.create(_OWN_ITEMS)
     path = lake.path(_OWN_ITEMS.name)
-    known = lake.read(TableRef(_OWN_ITEMS.name, path, lake.version(_OWN_ITEMS.name)))
+    version = lake.version(_OWN_ITEMS.name)
+    known = lake.read(TableRef(_OWN_ITEMS.name, path, version))
     new = df.select(ITEM_ID).distinct().join(known, ITEM_ID, "left_anti")
     row = known.agg(F.max(ITEM_IDX).alias("last")).first()
     start = 0 if row is None or row["last"] is None else int(row["last"]) + 1
     with Keeper() as keep:
         fresh, _ = numbered(new, [F.col(ITEM_ID)], ITEM_IDX, keep, start=start)
-        ref = lake.merge(_OWN_ITEMS, fresh, context.lineage)
+        if fresh.isEmpty():
+            ref = TableRef(_OWN_ITEMS.name, path, version)
+        else:
+            ref = lake.merge(_OWN_ITEMS, fresh, context.lineage, drawn_at=version)
     return df.join(lake.read(ref), ITEM_ID, "left")
 
 

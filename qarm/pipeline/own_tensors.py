@@ -7,7 +7,8 @@ shape and offsets), and the numbers in row-major order. Each Spark task reads it
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -25,6 +26,13 @@ SUFFIX = ".safetensors"
 #: Tables that can be read from such a file.
 TABLES = ("item_embeddings", "codebooks")
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
+#: Bytes of one number, for all types of the format.
+_WIDTHS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
 _TASK_BYTES = 64 << 20
 
 
@@ -72,12 +80,39 @@ def read_header(uri: str) -> tuple[dict[str, Tensor], dict[str, str]]:
             )
             for name, about in header.items()
         }
-        ends = {name: about["data_offsets"][1] for name, about in header.items()}
+        places = {name: tuple(about["data_offsets"]) for name, about in header.items()}
+        _check_layout(tensors, places, there)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{uri} is not a safetensors file: {error}") from error
-    if cut := [name for name, end in ends.items() if end > there]:
+    if cut := [name for name, (_, end) in places.items() if end > there]:
         raise InputError(f"{uri}: the file ends within tensor {cut[0]}; copy it again")
     return tensors, metadata
+
+
+def _check_layout(
+    tensors: Mapping[str, Tensor], places: Mapping[str, tuple[int, int]], there: int
+) -> None:
+    """Raise ValueError unless the tensors follow one another without gaps, each of its size.
+
+    The rules of the format's reference implementation; a file that is too short is left to the
+    caller, and one that is too long is refused.
+    """
+    expected = 0
+    for name, (start, end) in sorted(places.items(), key=lambda item: item[1]):
+        tensor = tensors[name]
+        if tensor.dtype not in _WIDTHS:
+            raise ValueError(f"tensor {name} is of the unknown type {tensor.dtype}")
+        if min(tensor.shape, default=0) < 0:
+            raise ValueError(f"tensor {name} has the shape {tensor.shape}")
+        size = math.prod(tensor.shape) * _WIDTHS[tensor.dtype]
+        if (start, end) != (expected, expected + size):
+            raise ValueError(
+                f"tensor {name} of type {tensor.dtype} and shape {tensor.shape} should be at bytes "
+                f"{expected} to {expected + size} of the data, its header says {start} to {end}"
+            )
+        expected = end
+    if there > expected:
+        raise ValueError(f"{there - expected} bytes follow after the last tensor")
 
 
 def read_tensors(spark: SparkSession, uri: str, table: str) -> DataFrame:

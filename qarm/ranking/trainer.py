@@ -54,6 +54,9 @@ def train(task: RankerTask) -> RankerResult:
         TrainingError: the validation part cannot choose an epoch, or the loss is not finite.
     """
     collectives.init(cycle_ms=_CYCLE_MS)
+    if collectives.rank() == 0:  # of an earlier start, perhaps of more ranks
+        files.remove_tree(task.scores)
+    collectives.barrier()
     with open_table(task.models, task.items) as table:
         return _train(task, Work(task, table))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qarm.codes import drift
 from qarm.codes.assign import assign_codes, assign_files, index_recall
@@ -158,7 +158,10 @@ def _write(context: Context, target: Target, plan: Plan, coded: DataFrame) -> No
         assert plan.table is not None
         context.outputs[TABLE.name] = plan.table
         return
-    about = {"codebook_id": target.codebook.codebook_id, "encoder_version": target.encoder}
+    about: dict[str, Any] = {
+        "codebook_id": target.codebook.codebook_id,
+        "encoder_version": target.encoder,
+    }
     rows = coded.withColumns(
         {
             **{name: F.lit(value) for name, value in about.items()},

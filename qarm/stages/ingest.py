@@ -180,7 +180,6 @@ def _write(context: Context, judged: _Judged, keep: Keeper) -> StageResult:
     as_of = context.as_of or times.from_micros(last + 1)
     split_id = splits.split_id(config.split, config.log)
 
-    registry.check_unchanged(context.lake, known)
     changed_users = registry.user_changes(seen_users, known, judged.user_type, keep)
     _commit(context, users.TABLE, changed_users, known, "s.first_seen < t.first_seen")
     changed_items = registry.item_changes(catalog_now, seen_items, known, keep)
@@ -230,14 +229,18 @@ def _write(context: Context, judged: _Judged, keep: Keeper) -> StageResult:
 def _commit(
     context: Context, table: Table, changes: DataFrame, known: registry.Known, update_when: str
 ) -> None:
-    """MERGE ``changes`` into the table; without any, its version stays as it is."""
+    """MERGE ``changes`` into the table; without any, its version stays as it is.
+
+    Raises:
+        ConflictError: another run has numbered items or users since ``known`` was read.
+    """
     version = known.versions[table.name]
     if version < 0:
-        context.overwrite(table, changes)
+        context.overwrite(table, changes, drawn_at=version)
     elif changes.isEmpty():
         context.pin(table, version)
     else:
-        context.merge(table, changes, update_when=update_when)
+        context.merge(table, changes, update_when=update_when, drawn_at=version)
 
 
 def _log_statistics(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qarm.config import fingerprint
 from qarm.errors import InputError, RowsLostError
-from qarm.lake import files
+from qarm.lake import files, manifest
 from qarm.ledger import Ledger, Metric, StageResult
 from qarm.pipeline.code_inputs import load_codebook
 from qarm.ranking import floor
@@ -159,8 +159,16 @@ def _task(context: Context, samples: DataFrame, labels: Sequence[str]) -> Ranker
         items=items,
         codebook=codebook,
         scores=context.work_dir("scores"),
-        models=context.work_dir("models"),
+        models=_folder_of_models(context),
     )
+
+
+def _folder_of_models(context: Context) -> str:
+    """A folder of this run, not the one with the published models: they stay until this is done."""
+    published = manifest.find(context.lake.root, context.stage)
+    uri = published.artifacts["ranker"]["uri"] if published is not None else None
+    first, second = context.work_dir("models"), context.work_dir("models-again")
+    return second if uri == first else first
 
 
 def _uses(context: Context) -> set[str]:

@@ -6,9 +6,8 @@ installed, and returns its own input. All ranks must call the functions in the s
 
 from __future__ import annotations
 
-import io
+import json
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -234,18 +233,23 @@ def _gather_function() -> Any:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """``value`` of every rank, in rank order, on every rank. Pickled, so for small values."""
+    """``value`` of every rank, in rank order, on every rank.
+
+    Values travel as JSON, so that nothing that a rank sends is executed: tuples arrive as lists,
+    keys of dicts as strings. For small values.
+    """
+    text = json.dumps(value)
     if size() == 1:
-        return [value]
+        return [json.loads(text)]
     import torch
 
-    content = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
-    stream = io.BytesIO(gather(content, "objects").numpy().tobytes())
-    return [pickle.load(stream) for _ in range(size())]  # noqa: S301, it is from our own ranks
+    content = torch.frombuffer(bytearray(f"{text}\n".encode()), dtype=torch.uint8)
+    lines = gather(content, "objects").numpy().tobytes().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def broadcast_object(value: Any) -> Any:
-    """Rank 0's ``value`` on every rank. Pickled, so for small values."""
+    """Rank 0's ``value`` on every rank, as JSON; for small values."""
     return gather_objects(value if rank() == 0 else None)[0]
 
 
@@ -283,10 +287,10 @@ def broadcast_optimizer(optimizer: torch.optim.Optimizer) -> None:
     from qarm.training.state import flatten, unflatten
 
     tensors, scalars = flatten(optimizer.state_dict())
-    shapes = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+    shapes = {n: (list(t.shape), str(t.dtype).removeprefix("torch.")) for n, t in tensors.items()}
     shapes, scalars = broadcast_object((shapes, scalars))
     if rank() > 0:
-        tensors = {name: torch.empty(s, dtype=dtype) for name, (s, dtype) in shapes.items()}
+        tensors = {n: torch.empty(s, dtype=getattr(torch, kind)) for n, (s, kind) in shapes.items()}
     _broadcast_tensors({f"optimizer.{name}": tensor for name, tensor in tensors.items()})
     if rank() > 0:
         optimizer.load_state_dict(unflatten(tensors, scalars))

@@ -11,8 +11,10 @@ since each has its own reader; Horovod's elastic mode would also return to the l
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -33,7 +35,13 @@ from qarm.training import collectives, failures
 from qarm.training.collectives import RankLostError
 from qarm.training.failures import Failure
 from qarm.training.wire import from_json, to_json
-from qarm.training.worker import LAUNCHER_PID, PROGRESS, RESULT_FILE, STALL_SECONDS
+from qarm.training.worker import (
+    ENVIRONMENT_FILE,
+    LAUNCHER_PID,
+    PROGRESS,
+    RESULT_FILE,
+    STALL_SECONDS,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -51,6 +59,13 @@ _BY_SIGNAL = 128  # added to the signal's number, as shells do
 _SLOTS_TIMEOUT_SECONDS = 300
 # The parent's gateway to its JVM; a child that starts Spark needs its own.
 _PARENT_ONLY = ("PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET", "PYSPARK_SUBMIT_ARGS")
+# What a process needs before it can read a file. All other variables, secrets of stores among them,
+# reach the ranks by a file: Horovod's launcher puts what it gets on the ranks' command lines, where
+# `ps` shows it to everybody.
+_ON_COMMAND_LINES = re.compile(
+    r"PATH|HOME|USER|SHELL|TMPDIR|TZ|LANG|VIRTUAL_ENV|(LC|LD|DYLD|PYTHON|OMP|MKL|MALLOC|GLIBC|CUDA|"
+    r"NVIDIA|NCCL|GLOO|HOROVOD|QARM)_?\w*"
+)
 # By default glibc returns every large tensor to the kernel, and page faults in the next step take
 # up to a third of a rank's time. With these settings freed memory is reused, in pages of 2 MB where
 # the kernel offers them (table look-ups: 5 % faster). Other systems ignore these variables.
@@ -159,6 +174,22 @@ def child_environment(ranks: int, stall_seconds: int) -> dict[str, str]:
     return environment
 
 
+@contextmanager
+def _by_file(environment: dict[str, str]) -> Iterator[dict[str, str]]:
+    """What of the environment may be on command lines; the rest is in a file while this runs.
+
+    The file is readable by this user only; the ranks read it as they start.
+    """
+    shown = {k: v for k, v in environment.items() if _ON_COMMAND_LINES.fullmatch(k)}
+    handle, path = tempfile.mkstemp(prefix="qarm-environment-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump({k: v for k, v in environment.items() if k not in shown}, file)
+        yield {**shown, ENVIRONMENT_FILE: path}
+    finally:
+        os.unlink(path)
+
+
 def _stall_environment(stall_seconds: int) -> dict[str, str]:
     return {**collectives.launch_environment(stall_seconds), STALL_SECONDS: str(stall_seconds)}
 
@@ -196,10 +227,12 @@ class _Start:
         task = files.join(self.work_dir, TASK_FILE)
         command = [sys.executable, "-m", "qarm.training.worker", "--function", self.function]
         command += ["--task", task, "--work-dir", self.work_dir]
-        if backend == "horovodrun":
-            command = collectives.horovodrun_command(self.ranks) + command
         environment = child_environment(self.ranks, self.stall_seconds)
-        return self._result(lambda: _in_subprocess(command, environment, self.log))
+        if backend == "local":
+            return self._result(lambda: _in_subprocess(command, environment, self.log))
+        command = collectives.horovodrun_command(self.ranks) + command
+        with _by_file(environment) as shown:
+            return self._result(lambda: _in_subprocess(command, shown, self.log))
 
     def in_spark(self, task: str, spark: SparkSession) -> str:
         """In Spark executors."""

@@ -30,6 +30,9 @@ def test_null_is_false_and_text_may_be_a_number(raw) -> None:
         ("clik = 1", r"did you mean 'click'.*Columns available: \['click', 'price'\]"),
         ("click", r"is of type int, expected a condition, such as click = 1"),
         ("sum(click) = 1", "cannot be evaluated on the log"),
+        ("click IN (SELECT 1)", "reads a table; expected columns of the row alone"),
+        ("rand() < click", "gives another value each time"),
+        ('java_method("java.lang.System", "getenv", "HOME") = "x"', "no Java methods"),
     ],
 )
 def test_bad_conditions_name_the_setting(raw, sql, message) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from pathlib import Path
 
 from PIL import Image
@@ -21,6 +22,34 @@ def test_whole_images_decode_and_cut_ones_do_not() -> None:
     assert images.decode_problem(_jpeg()) is None
     assert "truncated" in (images.decode_problem(_jpeg()[:-200]) or "")
     assert "UnidentifiedImageError" in (images.decode_problem(b"no image") or "")
+
+
+def _written(picture: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+def test_a_small_file_of_very_many_pixels_is_not_decoded() -> None:
+    bomb = _written(Image.new("1", (10_000, 8_000)), "PNG")
+    assert len(bomb) < 500_000
+    tracemalloc.start()
+    problem = images.decode_problem(bomb) or ""
+    assert "10000 x 8000 pixels, at most 32,000,000 are decoded" in problem
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+    assert "bytes, at most" in (images.decode_problem(bytes(images.MOST_BYTES + 1)) or "")
+
+
+def test_formats_that_are_decoded() -> None:
+    small = Image.linear_gradient("L")
+    for kind in ("JPEG", "PNG", "WEBP", "GIF"):
+        assert images.decode_problem(_written(small, kind)) is None
+    for kind in ("BMP", "TIFF", "PPM"):
+        assert "UnidentifiedImageError" in (images.decode_problem(_written(small, kind)) or "")
+    frames = _written(small, "GIF", save_all=True, append_images=[Image.new("L", small.size, 9)])
+    with images.open_image(frames) as picture:
+        assert picture.convert("L").getextrema() == (0, 255)  # the first frame
 
 
 def test_relative_paths_are_beside_the_catalogue() -> None:

@@ -42,3 +42,25 @@ def test_describe_sees_a_changed_file(tmp_path) -> None:
     (tmp_path / "b.csv").write_text("333")
     assert files.describe(str(tmp_path)) != before
     assert files.describe(str(tmp_path / "none")) == []
+
+
+def test_describe_sees_a_file_of_equal_size_where_the_store_has_no_time(monkeypatch) -> None:
+    """Some stores name no time or tag that we know, others nothing but the size."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    uri = "memory://described/a.csv"
+    seen = []
+    for content in ("1", "2", "3"):
+        files.write_text(uri, content)
+        seen.append(files.describe(uri))
+    assert len({str(each) for each in seen}) == 3
+    info = MemoryFileSystem.info
+
+    def size_only(self, path, **keywords):
+        return {k: info(self, path, **keywords)[k] for k in ("name", "size", "type")}
+
+    monkeypatch.setattr(MemoryFileSystem, "info", size_only)
+    before = files.describe(uri)
+    assert files.describe(uri) == before
+    files.write_text(uri, "4")
+    assert files.describe(uri) != before

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from qarm.errors import InputError
 from qarm.pipeline import own_tensors
@@ -38,6 +40,35 @@ def test_other_and_truncated_files_are_errors(tmp_path: Path) -> None:
     content = Path(uri).read_bytes()
     Path(uri).write_bytes(content[:-4])
     with pytest.raises(InputError, match="ends within tensor vector"):
+        own_tensors.read_header(uri)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": [3, 3]}, r"shape \(3, 3\) should be at bytes 0 to 36 .* says 0 to 48"),
+        ({"shape": [4, -3]}, r"has the shape \(4, -3\)"),
+        ({"data_offsets": [4, 52]}, "should be at bytes 0 to 48 .* says 4 to 52"),
+        ({"dtype": "F13"}, "unknown type F13"),
+    ],
+)
+def test_what_the_reference_reader_refuses_is_refused(tmp_path: Path, change, message) -> None:
+    """A header whose tensors overlap, leave gaps, or are not of their shape's size."""
+    about = {"dtype": "F32", "shape": [4, 3], "data_offsets": [0, 48], **change}
+    header = json.dumps({"vector": about}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + X.tobytes() + bytes(4))
+    with pytest.raises(SafetensorError):
+        load_file(path)
+    with pytest.raises(InputError, match=message):
+        own_tensors.read_header(str(path))
+
+
+def test_more_than_the_tensors_is_refused(tmp_path: Path) -> None:
+    uri = _file(tmp_path, {"vector": X})
+    with open(uri, "ab") as file:
+        file.write(b"more")
+    with pytest.raises(InputError, match="4 bytes follow after the last tensor"):
         own_tensors.read_header(uri)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from qarm.config.training import Training
+from qarm.ranking import trainer
 from qarm.training import checkpoint
 from qarm.training.launch import launch
 from tests.ranking import ranks
@@ -55,3 +58,16 @@ def test_two_ranks_train_as_one_with_twice_the_batch(seen, exact: bool, toleranc
         np.testing.assert_allclose(
             other_weights[name], weight, rtol=0, atol=tolerance, err_msg=name
         )
+
+
+def test_scores_of_an_earlier_start_with_more_ranks_leave(tmp_path) -> None:
+    task = ranks.write_world(tmp_path / "world")
+    stale = tmp_path / "world" / "scores" / "vq_rq-0-test-1.parquet"
+    stale.parent.mkdir()
+    stale.write_bytes(b"of a rank that is no more")
+    task = replace(task, files={**task.files, "test": task.files["valid"]})
+    trainer.train(task)
+    assert sorted(path.name for path in stale.parent.iterdir()) == [
+        "vq_rq-0-test-0.parquet",
+        "vq_rq-0-valid-0.parquet",
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +14,7 @@ from qarm.codes.codebook import Codebook
 from qarm.errors import InputError
 from qarm.lake import manifest
 from qarm.stages.assign_codes import _encoder
-from schemas import item_embeddings
+from schemas import codebooks, item_embeddings
 from tests.lakes.codes import unit_vectors
 
 pytestmark = pytest.mark.spark
@@ -142,6 +144,22 @@ def test_codebook_of_another_encoder(make_world) -> None:
     with pytest.raises(InputError, match=r"is of encoder e1, item_embeddings has vectors of \['e2"):
         world.run("assign-codes")
     assert world.lake.version("semantic_ids") == -1
+
+
+def test_a_damaged_codebook_is_refused(make_world) -> None:
+    world = make_world()
+    world.vectors(items(60))
+    world.run("fit-codebooks")
+    first = (F.col("kind") == "rq") & (F.col("level") == 0) & (F.col("code") == 0)
+    flipped = F.when(first, F.transform("vector", lambda x: -x)).otherwise(F.col("vector"))
+    damaged = world.table("codebooks").withColumn("vector", flipped).localCheckpoint()
+    ref = world.lake.overwrite(codebooks.TABLE, damaged, {})
+    published = manifest.find(world.lake.root, "fit-codebooks")
+    outputs = {"codebooks": ref.as_dict()}
+    manifest.publish(world.lake.root, dataclasses.replace(published, outputs=outputs))
+    with pytest.raises(InputError, match=r"/codebooks is damaged: its contents have the hash"):
+        world.run("assign-codes")
+    assert manifest.find(world.lake.root, "assign-codes") is None
 
 
 def test_bad_vectors_stop_the_stage_with_their_reason(make_world) -> None:

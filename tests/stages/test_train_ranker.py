@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.numpy import load
 
 from qarm.errors import InputError
 from qarm.lake import files
+from qarm.lake import manifest as manifests
 from qarm.stages import build_samples, train_ranker
 from schemas import TABLES
 from tests.lakes.ranking import (
@@ -97,3 +99,21 @@ def test_codes_of_two_codebooks(spark, root):
     )
     with pytest.raises(InputError, match="2 values of codebook_id"):
         train_ranker.run(context)
+
+
+def test_models_that_are_published_stay_while_others_are_trained(tmp_path) -> None:
+    context = SimpleNamespace(
+        lake=SimpleNamespace(root=str(tmp_path)),
+        stage="train-ranker",
+        work_dir=lambda name: f"{tmp_path}/run/{name}",
+    )
+    folders = []
+    for _ in range(3):
+        folder = train_ranker._folder_of_models(context)
+        assert folder not in folders[-1:]
+        folders.append(folder)
+        artifacts = {"ranker": {"uri": folder}}
+        manifests.publish(
+            str(tmp_path), manifests.Manifest("train-ranker", "r", "c", "v", {}, {}, artifacts)
+        )
+    assert folders[0] == folders[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import math
 import os
@@ -248,6 +249,8 @@ def check_collectives(spec: dict[str, Any]) -> dict[str, Any]:
     out["dense_value"] = float(model.hidden.weight.grad[0, 0])
     out["unused_value"] = float(model.unused.weight.grad.abs().max())
     out["threads"] = torch.get_num_threads()
+    out["secret"] = collectives.gather_objects(os.environ.get("STORE_SECRET"))
+    out["shown"] = [path for path in glob.glob("/proc/*/cmdline") if b"hush-hush" in _read(path)]
     out["cores"] = collectives.gather_objects(sorted(os.sched_getaffinity(0)))
     out["horovod"] = "horovod" in sys.modules
     out["gateway"] = os.environ.get("PYSPARK_GATEWAY_PORT")
@@ -264,6 +267,14 @@ def infinite_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, T
     """A loss that is infinite on rank 1 only."""
     loss, weight = point_loss(model, batch)
     return loss * (math.inf if collectives.rank() == 1 else 1.0), weight
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:  # it has ended
+        return b""
 
 
 def stop_early(spec: dict[str, Any]) -> dict[str, Any]:

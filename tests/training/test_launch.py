@@ -43,6 +43,7 @@ def both(files, tmp_path_factory) -> tuple[dict, dict]:
     spec = everything(files)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYSPARK_GATEWAY_PORT", "1")
+        patch.setenv("STORE_SECRET", "hush-hush")
         two = ranks.run("everything", spec, 2, folder / "two")
         return two, ranks.run("everything", spec, 1, f"file://{folder}/one")
 
@@ -70,6 +71,8 @@ def test_collectives(both):
         "dense_value": 1.5,
         "unused_value": 0.0,
         "threads": max(1, len(os.sched_getaffinity(0)) // 2),
+        "secret": ["hush-hush", "hush-hush"],  # by a file: not on the command line of any process
+        "shown": [],
         "cores": seen["cores"],
         "gateway": None,
         "horovod": True,
