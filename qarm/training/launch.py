@@ -63,8 +63,8 @@ _PARENT_ONLY = ("PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET", "PYSPARK_SUBMI
 # reach the ranks by a file: Horovod's launcher puts what it gets on the ranks' command lines, where
 # `ps` shows it to everybody.
 _ON_COMMAND_LINES = re.compile(
-    r"PATH|HOME|USER|SHELL|TMPDIR|TZ|LANG|VIRTUAL_ENV|(LC|LD|DYLD|PYTHON|OMP|MKL|MALLOC|GLIBC|CUDA|"
-    r"NVIDIA|NCCL|GLOO|HOROVOD|QARM)_?\w*"
+    r"PATH|HOME|USER|SHELL|TMPDIR|TZ|LANG|VIRTUAL_ENV|PYTHON[A-Z]+|"
+    r"(LC|LD|DYLD|OMP|MKL|MALLOC|GLIBC|CUDA|NVIDIA|NCCL|GLOO|HOROVOD|QARM)_\w+"
 )
 # By default glibc returns every large tensor to the kernel, and page faults in the next step take
 # up to a third of a rank's time. With these settings freed memory is reused, in pages of 2 MB where

@@ -19,7 +19,7 @@ from qarm.config.training import Training
 from qarm.errors import ConfigError, InputError, TrainingError
 from qarm.training.collectives import RankLostError
 from qarm.training.launch import LOG_FILE, child_environment, choose_backend, launch
-from qarm.training.worker import LAUNCHER_PID, resolve
+from qarm.training.worker import ENVIRONMENT_FILE, LAUNCHER_PID, resolve
 from tests.training import ranks
 
 ROWS = 144
@@ -337,6 +337,18 @@ def test_backends_are_chosen_and_checked(spark):
         choose_backend("local", 2, None)
     with pytest.raises(ConfigError, match="needs a Spark session"):
         choose_backend("spark", 2, None)
+
+
+def test_what_is_shown_on_command_lines_are_no_secrets() -> None:
+    shown = ["PATH", "PYTHONPATH", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "MALLOC_TRIM_THRESHOLD_"]
+    hidden = ["AWS_SECRET_ACCESS_KEY", "LDAP_PASSWORD", "PYTHON_TOKEN", "PATH_KEY", "MLFLOW_URI"]
+    environment = dict.fromkeys([*shown, *hidden], "x")
+    with launch_module._by_file(environment) as given:
+        path = Path(given.pop(ENVIRONMENT_FILE))
+        assert sorted(given) == sorted(shown)
+        assert sorted(json.loads(path.read_text())) == sorted(hidden)
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert not path.exists()
 
 
 def test_children_share_the_cores_and_find_the_package(monkeypatch):
