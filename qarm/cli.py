@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from qarm import __version__
 from qarm.config import Config, load
 from qarm.errors import ConfigError, guarded
 from qarm.pipeline.stages import STAGES, stage
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
 EXIT_CODES = """exit codes: 0 success; 1 other error; 2 configuration; 3 bad input; 4 a gate stopped
-the run; 5 rows unaccounted for; 6 training failed; 7 an earlier stage has not run"""
+the run; 5 rows unaccounted for; 6 training failed; 7 an earlier stage has not run; 8 two runs wrote
+to one table; 130 interrupted"""
 
 #: Formats of ``export-codes``.
 FORMATS = ("parquet", "grid", "minionerec", "torcheasyrec")
@@ -86,6 +92,21 @@ def _config(arguments: argparse.Namespace) -> Config:
     return config
 
 
+def _session(config: Config, master: str) -> SparkSession:
+    from qarm.session import open_session
+
+    spark = open_session(f"qarm {config.name}", master=master, settings=config.spark)
+    # Spark's own handler of Ctrl-C calls the JVM on the connection in use, which fails; our process
+    # ends, and its JVM with it.
+    signal.signal(signal.SIGINT, _interrupted)
+    return spark
+
+
+def _interrupted(number: int, frame: object) -> NoReturn:
+    logging.disable(logging.ERROR)  # Py4J logs the traceback
+    raise KeyboardInterrupt
+
+
 def _json_option(parser: argparse.ArgumentParser, stage_name: str) -> None:
     """Option of stage quality, which prints its figures as tables or as JSON."""
     if stage_name == "quality":
@@ -106,8 +127,8 @@ def _print_quality(tree: dict[str, Any], as_json: bool) -> None:
 
 
 def _run(arguments: argparse.Namespace, first: str | None, last: str | None) -> None:
+    from qarm.lake.files import check_writable
     from qarm.pipeline.runner import run_pipeline
-    from qarm.session import open_session
 
     names = [each.name for each in STAGES]
     if first and last and names.index(first) > names.index(last):
@@ -116,12 +137,13 @@ def _run(arguments: argparse.Namespace, first: str | None, last: str | None) -> 
             f"{', '.join(names)}"
         )
     config = _config(arguments)
-    spark = open_session(f"qarm {config.name}", master=arguments.master, settings=config.spark)
+    check_writable(config.lake)
+    spark = _session(config, arguments.master)
     tree = run_pipeline(
         config, spark, first=first, last=last, as_of=arguments.as_of, force=arguments.force
     )
     if first == last == "quality":
-        _print_quality(tree, arguments.json)
+        _print_quality(tree, getattr(arguments, "json", False))
         return
     one = first is not None and first == last
     wanted = [s for s in tree["stages"] if s["name"] == first] if one else tree["stages"]
@@ -132,10 +154,9 @@ def _run(arguments: argparse.Namespace, first: str | None, last: str | None) -> 
 def _export(arguments: argparse.Namespace) -> None:
     from qarm.pipeline.context import open_context
     from qarm.pipeline.export_codes import export_codes
-    from qarm.session import open_session
 
     config = _config(arguments)
-    spark = open_session(f"qarm {config.name}", master=arguments.master, settings=config.spark)
+    spark = _session(config, arguments.master)
     context = open_context(config, spark, "export-codes", ("items", "semantic_ids", "codebooks"))
     print(
         json.dumps(
@@ -172,10 +193,9 @@ def _anchor_pools(arguments: argparse.Namespace) -> None:
     from qarm.codes.compare_pools import table_of
     from qarm.pipeline.context import open_context
     from qarm.pipeline.export_codes import measure_anchor_pools
-    from qarm.session import open_session
 
     config = _config(arguments)
-    spark = open_session("qarm anchor-pools", master=arguments.master, settings=config.spark)
+    spark = _session(config, arguments.master)
     context = open_context(config, spark, "anchor-pools")
     print(table_of(measure_anchor_pools(context)))
 

@@ -7,8 +7,12 @@ a Spark task raises arrives wrapped in Spark's own; ``plain_errors`` unwraps it.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -65,6 +69,14 @@ class ConflictError(QarmError):
     exit_code = 8
 
 
+class StorageError(QarmError):
+    """A disk is full, or a folder cannot be written or read."""
+
+
+class StartError(QarmError):
+    """Spark cannot start on this machine."""
+
+
 class SparkMemoryError(QarmError):
     """Spark ran out of memory or lost an executor."""
 
@@ -73,6 +85,15 @@ class SparkMemoryError(QarmError):
 _RAISED_IN_TASK = re.compile(r"^\s*qarm\.errors\.(\w+): (.+)$", re.MULTILINE)
 #: How Spark reports that the JVM's memory is too small, in the midst of long traces.
 _OUT_OF_MEMORY = re.compile(r"(?:OutOfMemoryError|TaskResultLost|Java heap space).*")
+#: A disk's refusal: how Python's and Java's errors report it -> what to do.
+_REFUSALS = {
+    "No space left on device": "Make room, then run the same command again",
+    "Disk quota exceeded": "Make room, then run the same command again",
+    "Read-only file system": "Write the lake to another folder (--lake)",
+    "Permission denied": "Check the owner and the permissions of that folder",
+}
+_REFUSED = re.compile(rf"[^\n]*(?:{'|'.join(_REFUSALS)})[^\n]*")
+_CAUSE = re.compile(r"^Caused by: (?:[\w.$]+: )?(.+)$", re.MULTILINE)
 
 
 def plain_form(error: Exception) -> QarmError | None:
@@ -92,7 +113,26 @@ def plain_form(error: Exception) -> QarmError | None:
             'configuration (section [spark]: "spark.driver.memory" = "8g"); under spark-submit, by '
             f"--driver-memory and --executor-memory. Spark reported: {reported[0][:200]}"
         )
+    refusal = _REFUSED.search(text)
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+    if refusal and (not isinstance(error, OSError) or error.errno in numbers):
+        words = next(words for words in _REFUSALS if words in refusal[0])
+        return StorageError(
+            f"{_brief(refusal[0])}. {_REFUSALS[words]}; the stage published nothing"
+        )
+    if "FAILED_READ_FILE" in text:
+        return InputError(f"{_brief(text.splitlines()[0])}: {_last_cause(text)}")
     return None
+
+
+def _brief(line: str) -> str:
+    """A line without the name of the exception at its beginning."""
+    return re.sub(r"^(?:Caused by: )?(?::? ?[\w.$]+(?:Exception|Error): )*", "", line.strip())[:500]
+
+
+def _last_cause(text: str) -> str:
+    causes = _CAUSE.findall(text)
+    return causes[-1].strip()[:300] if causes else "no cause was given"
 
 
 @contextmanager
@@ -112,7 +152,8 @@ def plain_errors() -> Iterator[None]:
 def guarded(action: Callable[[], None]) -> int:
     """Run ``action`` and return the exit code of the process.
 
-    Errors that a user can act on are printed without a traceback; all others are raised.
+    Errors are printed as a sentence. The traceback of one that is not ours goes to a file, whose
+    name is printed.
     """
     try:
         with plain_errors():
@@ -123,4 +164,27 @@ def guarded(action: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("qarm: interrupted; run the same command again to continue\n")
         return 130
+    except BrokenPipeError:  # `qarm settings | head`: nobody reads the rest
+        # Otherwise Python reports it again when it flushes the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        sys.stderr.write(f"qarm: {_unexpected(error)}\n")
+        return 1
     return 0
+
+
+def _unexpected(error: Exception) -> str:
+    """The sentence for an error that nothing above knows; its traceback goes to a file."""
+    text = "".join(traceback.format_exception(error))
+    handle, path = tempfile.mkstemp(prefix="qarm-", suffix=".trace.txt")
+    with os.fdopen(handle, "w", errors="replace") as file:
+        file.write(text)
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    first = next((line for line in lines if "An error occurred while calling" not in line), "")
+    cause = "".join(f" ({found.strip()[:300]})" for found in _CAUSE.findall(str(error))[-1:])
+    return (
+        f"unexpected {type(error).__name__}: {_brief(first.removeprefix(': '))}{cause}. The trace "
+        f"is in {path}; if the input is as the documentation asks, this is a bug: please report it "
+        "with that file"
+    )

@@ -6,17 +6,22 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qarm.errors import ConfigError
+from qarm.errors import ConfigError, StartError
 from qarm.lake.files import local_path
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+#: Versions of Java that this Spark runs on.
+_JAVA = (17, 21)
 
 
 def defaults_file() -> Path:
@@ -89,7 +94,11 @@ def open_session(
 
     Under ``spark-submit`` all settings come from there. Otherwise a session is started on
     ``master`` with ``spark-defaults.conf``, overridden by ``local_settings`` and ``settings``.
+
+    Raises:
+        StartError: Spark does not start; says why, as far as that can be found out.
     """
+    from pyspark.errors import PySparkRuntimeError
     from pyspark.sql import SparkSession
 
     active = SparkSession.getActiveSession()
@@ -108,10 +117,63 @@ def open_session(
         java = [os.environ.get("SPARK_SUBMIT_OPTS", ""), class_archive_options()]
         os.environ["SPARK_SUBMIT_OPTS"] = " ".join(filter(None, java))
         os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join([*arguments, "pyspark-shell"])
-    session = SparkSession.builder.appName(name).getOrCreate()
+        if cause := what_prevents_start(settings or {}):
+            raise StartError(cause)
+    try:
+        session = SparkSession.builder.appName(name).getOrCreate()
+    except PySparkRuntimeError as error:
+        if "JAVA_GATEWAY_EXITED" not in str(error):
+            raise
+        given = ", ".join(f'"{name}" = "{value}"' for name, value in (settings or {}).items())
+        raise StartError(
+            "Spark's Java process ended at once; the lines above, which it printed, say why. "
+            f"Settings of section [spark], any of which may be wrong: {given or 'none'}. Sizes are "
+            "written as 4g"
+        ) from error
     session.sparkContext.setLogLevel("ERROR")
     _ship_wheels(session)
     return session
+
+
+def what_prevents_start(settings: Mapping[str, str]) -> str | None:
+    """Why Spark's JVM cannot start here, and the remedy, in a sentence; None: nothing is known.
+
+    Args:
+        settings: Spark settings of the configuration.
+    """
+    home = os.environ.get("SPARK_HOME")
+    if home and not os.path.isfile(os.path.join(home, "bin", "spark-submit")):
+        return (
+            f"SPARK_HOME is {home}, where there is no bin/spark-submit; unset it, or set it to "
+            "a folder with Spark"
+        )
+    java = os.environ.get("JAVA_HOME")
+    command = os.path.join(java, "bin", "java") if java else shutil.which("java")
+    versions = " or ".join(map(str, _JAVA))
+    needed = f"Java {versions} is needed (apt-get install openjdk-17-jre-headless)"
+    if command is None:
+        return f"no java on PATH, and JAVA_HOME is not set; {needed}"
+    try:
+        seen = subprocess.run([command, "-version"], capture_output=True, text=True).stderr
+    except OSError:
+        return f"JAVA_HOME is {java}, where there is no bin/java; {needed}"
+    version = re.search(r'version "(?:1\.)?(\d+)', seen)
+    if version and int(version[1]) not in _JAVA:
+        return f"{command} is Java {version[1]}; {needed}, and JAVA_HOME has to name it"
+    options = " ".join(os.environ.get(n, "") for n in ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS"))
+    named = re.search(r"-Duser\.home=(\S+)", options)
+    default = Path(named[1] if named else Path.home()) / ".ivy2.5.2"
+    ivy = Path(settings.get("spark.jars.ivy", default))
+    try:
+        ivy.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=ivy):
+            pass
+    except OSError as error:
+        return (
+            f"{ivy} cannot be written ({error.strerror}), where Spark keeps the jars of Delta; set "
+            '"spark.jars.ivy" in section [spark] to a folder that can'
+        )
+    return None
 
 
 def _ship_wheels(spark: SparkSession) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import re
+from pathlib import Path
+
 import pytest
 
 from qarm.errors import (
@@ -35,8 +39,41 @@ def test_success_interruption_and_bugs(capsys) -> None:
     assert guarded(lambda: None) == 0
     assert guarded(_raise(KeyboardInterrupt())) == 130
     assert "run the same command again" in capsys.readouterr().err
-    with pytest.raises(ZeroDivisionError):
-        guarded(_raise(ZeroDivisionError()))
+
+
+def test_what_nothing_knows_is_a_sentence_and_the_trace_is_in_a_file(capsys) -> None:
+    text = "An error occurred while calling o12.x.\n: java.lang.IllegalStateException: odd\n\tat y"
+    assert guarded(_raise(RuntimeError(f"{text}\nCaused by: a.B: the cause\n"))) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("qarm: unexpected RuntimeError: odd (the cause). The trace is in ")
+    assert "Traceback" not in err
+    path = re.search(r"in (\S+\.trace\.txt);", err)
+    assert path is not None
+    assert "\tat y" in Path(path[1]).read_text()
+    Path(path[1]).unlink()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "'/x/y'. Make room"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "Check the owner"),
+        (RuntimeError("x\nCaused by: java.io.IOException: No space left on device"), "Make room"),
+        (RuntimeError("java.io.FileNotFoundException: /x (Read-only file system)"), "--lake"),
+    ],
+)
+def test_disks_that_refuse(error, words, capsys) -> None:
+    assert guarded(_raise(error)) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("qarm: StorageError: ")
+    assert words in err
+
+
+def test_a_file_that_spark_cannot_read_comes_with_the_last_cause() -> None:
+    text = "[FAILED_READ_FILE.NO_HINT] Encountered error while reading file a.csv.\n at x\n"
+    plain = plain_form(RuntimeError(text + "Caused by: a.B: first\nCaused by: c.D: the cause"))
+    assert isinstance(plain, InputError)
+    assert str(plain).endswith("reading file a.csv.: the cause")
 
 
 def test_too_little_memory_is_reported_in_a_sentence(capsys) -> None:

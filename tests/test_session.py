@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from qarm.session import class_archive, class_archive_options, local_settings
+from qarm.session import class_archive, class_archive_options, local_settings, what_prevents_start
 
 SHUFFLE, SNAPSHOT = "spark.sql.shuffle.partitions", "spark.databricks.delta.snapshotPartitions"
 MEMORY = "spark.driver.memory"
@@ -94,3 +95,45 @@ def test_in_local_mode_spark_listens_on_this_machine_only(spark) -> None:
     ]
     assert listening
     assert all(address.is_loopback for address in listening), listening
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"JAVA_HOME": "/nonexistent"}, "no bin/java; Java 17 or 21 is needed"),
+        ({"JAVA_HOME": "", "PATH": "/nonexistent"}, "no java on PATH"),
+        ({"SPARK_HOME": "/opt/nospark"}, "SPARK_HOME is /opt/nospark"),
+        ({"JDK_JAVA_OPTIONS": "-Duser.home=/proc/nohome"}, "/proc/nohome/.ivy2.* cannot be writt"),
+    ],
+)
+def test_why_spark_has_not_started(monkeypatch, variables, words) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert re.search(words, what_prevents_start({}) or "")
+
+
+def test_another_java_is_named(monkeypatch, tmp_path) -> None:
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text("#!/bin/sh\necho 'openjdk version \"25.0.1\" 2025-10-21' >&2\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    assert "bin/java is Java 25; Java 17 or 21 is needed" in (what_prevents_start({}) or "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "memory", "words"),
+    [
+        ({"JAVA_HOME": "/nonexistent"}, "1g", "StartError: JAVA_HOME is /nonexistent"),
+        ({}, "4 GB", 'may be wrong: "spark.driver.memory" = "4 GB". Sizes are written as 4g'),
+    ],
+)
+def test_a_session_that_cannot_start_is_a_sentence(tmp_path, variables, memory, words) -> None:
+    environment = {**os.environ, **variables}
+    text = f'lake = "{tmp_path}/lake"\n[spark]\n"spark.driver.memory" = "{memory}"\n'
+    (tmp_path / "x.toml").write_text(text)
+    command = [sys.executable, "-m", "qarm.cli", "ingest", "--config", str(tmp_path / "x.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert words in done.stderr

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from qarm.config.section import Section
+
+#: What is legal but odd in the input; see docs/your-data.md.
+Oddity = Literal[
+    "no_positive",
+    "times_of_1970",
+    "one_time",
+    "gap_in_time",
+    "replacement_characters",
+    "similar_users",
+    "similar_items",
+    "equal_vectors",
+]
 
 
 class Gates(Section):
@@ -19,5 +33,8 @@ class Gates(Section):
     """Smallest number of items in the catalogue."""
     min_pairs: int = Field(1, ge=0)
     """Smallest number of rows in table item_pairs."""
+    stop_on: list[Oddity] = []
+    """Oddities of the input that stop the run; others are printed and stand in the report. For
+    example "no_positive": no event of a part is positive."""
     min_metric: dict[str, float] = {}
     """Metric -> smallest allowed value, named as metric/variant/part: "auc/base/test" = 0.7."""

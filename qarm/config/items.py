@@ -35,7 +35,12 @@ class ItemSource(Section):
     numeric_attributes: dict[str, list[float]] = {}
     """Attribute name -> ascending bin edges. The bin of the number is the attribute's value."""
     image: str | None = None
-    """Column of the image: encoded bytes, or a path or URI (relative to the catalogue file)."""
+    """Column of the image: encoded bytes, a path or URI (relative to the catalogue file), or a
+    data: URI. JPEG, PNG, WebP and GIF are read."""
+    image_prefixes: list[str] = []
+    """URIs of folders that images may lie in, such as s3a://media/; those below the catalogue's own
+    folder always may. A catalogue from outside must not name any file that this machine can
+    read."""
     audio: str | None = None
     """Column of an audio vector: an array of numbers, of one length for all items."""
     unknown: Literal["quarantine", "keep"] = "quarantine"

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import posixpath
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -91,10 +92,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
 
     if not files.exists(path):
         raise ConfigError(f"no configuration file at {path}; the shipped ones are in conf/")
-    try:
-        tree = tomllib.loads(files.read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    tree = _parse(path)
     for override in overrides:
         _apply(tree, override)
     try:
@@ -102,6 +100,48 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
     except ValidationError as error:
         raise ConfigError(_explain(error, path)) from error
     return _resolve(config, path)
+
+
+def _parse(path: str) -> dict[str, Any]:
+    from qarm.lake import files
+
+    with files.open_file(path) as file:
+        content = bytes(file.read())
+    try:
+        text = content.decode("utf-8-sig")  # with or without the mark that Windows editors write
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ConfigError(
+            f"{path} is not UTF-8: byte {content[error.start]:#04x} in line {line}; save it as "
+            "UTF-8"
+        ) from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}{_toml_hint(text, error)}") from error
+
+
+#: What people write in place of TOML -> what TOML has.
+_HABITS = {
+    r"=\s*(True|False)\b": "true and false are written in lower case",
+    r"=\s*(None|null)\b": "TOML has no null: leave the setting out",
+    r"=\s*-?\d+,\d+\s*$": "decimals have a point: 0.8",
+    r"^\s*[\w.-]+\s*:": "settings are written as name = value, sections as [name]",
+    r"^\s*-\s": 'lists are written as name = ["a", "b"]',
+    r"=\s*[A-Za-z_/.][^\"'\[{]*$": 'text is written in quotes: name = "text"',
+    r'=\s*"[^"]*\\': 'a backslash in "..." is doubled, or the text is written in single quotes',
+}
+
+
+def _toml_hint(text: str, error: Exception) -> str:
+    """What may be meant by the line that the parser stopped at."""
+    at = re.search(r"at line (\d+)", str(error))
+    lines = text.splitlines()
+    if at is None or not 0 < int(at[1]) <= len(lines):
+        return ""
+    line = lines[int(at[1]) - 1]
+    hint = next((hint for habit, hint in _HABITS.items() if re.search(habit, line)), None)
+    return f"; the line is {line.strip()!r}" + (f": {hint}" if hint else "")
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

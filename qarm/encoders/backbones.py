@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qarm.errors import ConfigError, InputError
-from qarm.ingest.images import open_image
+from qarm.ingest.images import open_image, to_rgb
 
 if TYPE_CHECKING:
     from qarm.config.encoder import Encoder
@@ -175,7 +175,7 @@ def decode_image(content: bytes | None, pixels: int) -> NDArray[np.uint8] | None
         return None
     try:
         with open_image(content) as image:
-            rgb = image.convert("RGB").resize((pixels, pixels), Image.Resampling.BICUBIC)
+            rgb = to_rgb(image).resize((pixels, pixels), Image.Resampling.BICUBIC)
             return np.asarray(rgb)
     except Exception:  # Pillow raises anything from OSError to struct.error for damaged data
         return None

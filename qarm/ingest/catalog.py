@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from qarm.config.items import ItemSource
 from qarm.errors import InputError
 from qarm.ingest import content, images
-from qarm.ingest.log import JSON_OPTIONS, id_text
+from qarm.ingest.ids import bad_id, id_text
+from qarm.ingest.log import JSON_OPTIONS
 from qarm.ingest.sources import (
     FILE,
     MALFORMED,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 #: Reasons that reject a catalogue line, and reasons that remove one modality of an item only.
-LINE_REASONS = ("malformed_row", "null_item", "duplicate_item")
+LINE_REASONS = ("malformed_row", "bad_id", "null_item", "duplicate_item")
 MODALITY_REASONS = ("undecodable_image", "bad_audio")
 #: Parts whose lines may describe an item: later prices and names are unknown in training.
 _KNOWN_PARTS = ("mine", "train")
@@ -49,15 +50,17 @@ def open_catalog(spark: SparkSession, items: ItemSource) -> DataFrame:
 def read_catalog(raw: DataFrame, items: ItemSource) -> DataFrame:
     """One row per catalogue line: item_id, the content columns, content_hash, and its problems.
 
-    Problems are ``reason`` (one of LINE_REASONS; null: the line is an item), ``image_problem`` and
-    ``bad_audio``; lines with a problem have ``raw`` as JSON. Of several lines with one id, the one
-    with the most columns filled is kept; among equals, the one with the smallest fingerprint.
+    Problems are ``reason`` (one of LINE_REASONS; null: the line is an item), ``bad_id`` (the id, as
+    ``ids.bad_id`` has it), ``image_problem`` and ``bad_audio``; lines with a problem have ``raw``
+    as JSON. Of several lines with one id, the one with the most columns filled is kept; among
+    equals, the one with the smallest fingerprint.
     """
     from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     own = visible(raw)
     kinds = {f.name: f.dataType.simpleString() for f in raw.schema}
+    kind = kinds[items.id]
     described = content.described(items, kinds, lambda name: F.col("raw").getField(name))
     binary = [name for name in own if kinds[name] == "binary"]
     parts = [F.to_json(F.struct(*[column(n) for n in own if n not in binary]), JSON_OPTIONS)]
@@ -68,6 +71,7 @@ def read_catalog(raw: DataFrame, items: ItemSource) -> DataFrame:
     malformed = F.col("raw").getField(MALFORMED).isNotNull() if MALFORMED in own else F.lit(False)
     reason = (
         F.when(malformed, "malformed_row")
+        .when(F.col("bad_id").isNotNull(), "bad_id")
         .when(F.col("item_id").isNull(), "null_item")
         .when(F.row_number().over(copies) > 1, "duplicate_item")
         .otherwise(F.lit(None))
@@ -76,7 +80,8 @@ def read_catalog(raw: DataFrame, items: ItemSource) -> DataFrame:
         raw.select(
             F.struct(*[column(name) for name in own]).alias("raw"),
             F.col(FILE).alias("file"),
-            id_text(column(items.id)).alias("item_id"),
+            id_text(column(items.id), kind).alias("item_id"),
+            bad_id(column(items.id), kind).alias("bad_id"),
             F.sha2(F.concat_ws("|", *parts), 256).alias("fingerprint"),
             F.size(
                 F.array_compact(F.array(*[F.when(column(n).isNotNull(), 1) for n in own]))
@@ -95,6 +100,7 @@ def read_catalog(raw: DataFrame, items: ItemSource) -> DataFrame:
         content.content_hash(F.col).alias("content_hash"),
         F.lit(kinds[items.id]).alias("source_type"),
         "reason",
+        "bad_id",
         "image_problem",
         "bad_audio",
         F.when(reported, F.to_json("raw", JSON_OPTIONS)).alias("raw"),
@@ -120,7 +126,8 @@ def _without_bad_media(
     lines = lines.withColumn("audio", F.when(~F.col("bad_audio"), F.col("audio")))
     if items.image is None:
         return lines.withColumn("image_problem", F.lit(None).cast("string"))
-    lines = images.checked(lines, by_uri=kinds[items.image] == "string")
+    by_uri = kinds[items.image] == "string"
+    lines = images.checked(lines, by_uri=by_uri, prefixes=items.image_prefixes)
     return lines.withColumn("image", F.when(F.col("image_problem").isNull(), F.col("image")))
 
 
@@ -129,21 +136,27 @@ def ids(raw: DataFrame, items: ItemSource, known: DataFrame) -> DataFrame:
 
     Items that have left the catalogue keep their events.
     """
-    named = raw.select(id_text(column(items.id)).alias("item_id"))
+    kind = raw.schema[items.id].dataType.simpleString()
+    named = raw.select(id_text(column(items.id), kind).alias("item_id"))
     both = named.unionByName(known.select("item_id"))
     return both.where("item_id IS NOT NULL").distinct()
 
 
-def summary(present: DataFrame) -> dict[str, int]:
-    """Counts of all items, items without text, items with an image and with an audio vector.
+def summary(present: DataFrame) -> tuple[dict[str, int], str | None]:
+    """Counts of all items, items without text, with an image, with an audio vector and with U+FFFD
+    in their text (bytes that are not UTF-8); and one of the latter texts.
 
     Raises:
         InputError: audio vectors differ in length.
     """
     from pyspark.sql import functions as F
 
+    text = F.concat_ws(" ", "title", "text")
+    broken = text.contains("\ufffd")
     row = present.agg(
         F.count("*").alias("items"),
+        F.count_if(broken).alias("with_broken_text"),
+        F.min(F.when(broken, text)).alias("example"),
         F.count_if(F.col("title").isNull() & F.col("text").isNull()).alias("without_text"),
         F.count_if(F.col("image").isNotNull()).alias("with_image"),
         F.count_if(F.col("audio").isNotNull()).alias("with_audio"),
@@ -156,7 +169,8 @@ def summary(present: DataFrame) -> dict[str, int]:
             f"items.audio: vectors must have one length, seen {row['shortest']} to "
             f"{row['longest']}; correct the source or remove the setting items.audio"
         )
-    return {name: int(row[name]) for name in ("items", "without_text", "with_image", "with_audio")}
+    counted = ("items", "without_text", "with_image", "with_audio", "with_broken_text")
+    return {name: int(row[name]) for name in counted}, row["example"]
 
 
 def content_of_lines(raw: DataFrame, items: ItemSource) -> list[Column]:
@@ -214,6 +228,7 @@ def from_lines(events: DataFrame, raw: DataFrame, items: ItemSource, source_type
         content.content_hash(F.col).alias("content_hash"),
         F.lit(source_type).alias("source_type"),
         F.lit(None).cast("string").alias("reason"),
+        F.lit(None).cast("string").alias("bad_id"),
         "image_problem",
         "bad_audio",
         F.to_json(F.struct("item_id", "title", "image_uri")).alias("raw"),
@@ -231,7 +246,7 @@ def rejected(lines: DataFrame, run_id: str) -> DataFrame:
     null = F.lit(None).cast("string")
     usable = F.col("reason").isNull()
     problems = F.array(
-        problem(~usable, F.col("reason"), F.col("item_id")),
+        problem(~usable, F.col("reason"), F.coalesce("bad_id", "item_id")),
         problem(
             usable & F.col("image_problem").isNotNull(),
             F.lit("undecodable_image"),

@@ -61,10 +61,15 @@ def described(
             image = F.when(F.length(value) > 0, value)
         else:
             uri = _trimmed(column(items.image))
-    for field in ("title", *items.text):
-        name = items.title if field == "title" else field
-        if name is not None and kinds[name] == "binary":
-            raise InputError(f"items.text: column {name!r} is of type binary, expected text")
+    for field, name in source_columns(items).items():
+        kind = kinds[name].removeprefix("array<")
+        if field.startswith(("items.image", "items.audio")):
+            continue
+        if kind.startswith(("struct", "map", "binary", "array")):
+            raise InputError(
+                f"{field}: column {name!r} is of type {kinds[name]}, expected text, numbers, or a "
+                "list of these; name a column of the field that is wanted"
+            )
     return {
         "title": _trimmed(column(items.title)) if items.title else null.cast("string"),
         "text": joined_text([_text(column(name), kinds[name]) for name in items.text]),
@@ -121,6 +126,8 @@ def _values(value: Column, kind: str, separator: str | None) -> Column:
     """Distinct non-blank values, in order."""
     from pyspark.sql import functions as F
 
+    if kind in ("float", "double"):
+        value = F.when(~F.isnan(value), value)
     if kind.startswith("array<"):
         parts = value.cast("array<string>")
     elif separator is None:

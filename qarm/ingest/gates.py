@@ -15,8 +15,9 @@ _SHOWN = 5
 #: Reason -> the settings that may be wrong.
 _SETTINGS = {
     "malformed_row": "log.csv_options",
-    "null_user": "log.user",
-    "null_item": "log.item",
+    "bad_id": "log.user and log.item: ids are text or whole numbers",
+    "null_user": "log.user and log.null_words",
+    "null_item": "log.item and log.null_words",
     "null_event": "log.event",
     "unparsable_time": "log.time and log.time_format",
     "future_time": "log.as_of and log.time_format",

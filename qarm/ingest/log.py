@@ -10,6 +10,7 @@ from qarm.config.log import LogSource
 from qarm.config.split import Split
 from qarm.errors import ConfigError, InputError
 from qarm.ingest import expressions, splits, times
+from qarm.ingest.ids import bad_id, id_text
 from qarm.ingest.sources import (
     FILE,
     MALFORMED,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 #: Reasons in the order in which they are checked; a row gets the first that applies.
 REASONS = (
     "malformed_row",
+    "bad_id",
     "null_user",
     "null_item",
     "null_event",
@@ -39,6 +41,8 @@ REASONS = (
 )
 #: Reasons by which the configuration excludes rows on purpose: log.returns and log.rows.
 DELIBERATE = ("return", "not_selected")
+#: Column with the raw row, where expressions see NaN as null.
+_RAW = "__raw"
 #: Longest detail of a malformed row, since an open quote may swallow a file; ``raw`` is complete.
 _DETAIL_CHARACTERS = 200
 #: Column with the part that split.files assigns to all rows of a file.
@@ -123,10 +127,19 @@ def canonical(
             raise InputError(
                 f"log.{field}: column {name!r} is of type {kinds[name]}, expected text or a number"
             )
-    row = F.struct(*[column(name) for name in own])
-    value: Column = F.lit(None).cast("double")
+    # pandas writes NaN for a missing number, and Spark holds it for larger than any other: it would
+    # be a positive of rating >= 4.
+    numbers = {name for name in raw.columns if kinds[name] in ("float", "double")}
+    rows = raw.select(
+        F.struct(*[column(name) for name in own]).alias(_RAW),
+        *[column(name) for name in raw.columns if name not in numbers],
+        *[F.when(~F.isnan(column(name)), column(name)).alias(name) for name in numbers],
+    )
+    value: Column = F.lit(None)
     if source.value is not None:
-        value = column(source.value).try_cast("double")
+        value = F.col(_RAW).getField(source.value)
+    user, item = column(source.user), column(source.item)
+    user_kind, item_kind = kinds[source.user], kinds[source.item]
     malformed = F.col(MALFORMED) if MALFORMED in own else F.lit(None).cast("string")
     part: Column = F.lit(None).cast("string")
     if split.kind == "files":
@@ -140,22 +153,26 @@ def canonical(
         else F.lit(False)
     )
     event = column(source.event).cast("string") if source.event else F.lit(source.event_name)
-    rows = raw.select(
-        row.alias("raw"),
+    rows = rows.select(
+        F.col(_RAW).alias("raw"),
         F.col(FILE).alias("file"),
-        F.sha2(F.to_json(row, JSON_OPTIONS), 256).alias("fingerprint"),
-        id_text(column(source.user)).alias("user_id"),
-        id_text(column(source.item)).alias("item_id"),
-        id_text(event).alias("event"),
+        F.sha2(F.to_json(_RAW, JSON_OPTIONS), 256).alias("fingerprint"),
+        id_text(user, user_kind, source.null_words).alias("user_id"),
+        id_text(item, item_kind, source.null_words).alias("item_id"),
+        F.coalesce(bad_id(user, user_kind), bad_id(item, item_kind)).alias("bad_id"),
+        F.when(user.isNotNull(), user.cast("string")).alias("user_text"),
+        F.when(item.isNotNull(), item.cast("string")).alias("item_text"),
+        F.when(F.length(F.trim(event)) > 0, event).alias("event"),
         times.instant(
             column(source.time),
             kinds[source.time],
             source.time_format,
             f"log.time: column {source.time!r}",
         ).alias("ts"),
-        value.alias("value"),
-        (column(source.value).isNotNull() if source.value else F.lit(False)).alias("has_value"),
+        value.try_cast("double").alias("value"),
+        value.cast("string").alias("value_text"),
         expressions.number(raw, source.weight, "log.weight").alias("weight"),
+        F.expr(f"CAST(({source.weight}) AS STRING)").alias("weight_text"),
         *[
             expressions.condition(raw, sql, f"log.labels.{name}").alias(f"label_{name}")
             for name, sql in source.labels.items()
@@ -175,13 +192,15 @@ def _with_reasons(rows: DataFrame, split: Split, future_at: datetime | None) -> 
     future: Column = F.lit(False)
     if future_at is not None:
         future = F.unix_micros("ts") >= times.micros_of(future_at)
-    unusable_value = F.col("has_value") & (F.col("value").isNull() | ~_finite("value"))
+    has_value = F.col("value_text").isNotNull()
+    unusable_value = has_value & (F.col("value").isNull() | ~_finite("value"))
     unusable_weight = F.col("weight").isNull() | ~_finite("weight") | (F.col("weight") <= 0)
     line = F.substring("malformed", 1, _DETAIL_CHARACTERS)
     early = (
         (F.col("malformed").isNotNull(), "malformed_row", line),
-        (F.col("user_id").isNull(), "null_user", None),
-        (F.col("item_id").isNull(), "null_item", None),
+        (F.col("bad_id").isNotNull(), "bad_id", F.col("bad_id")),
+        (F.col("user_id").isNull(), "null_user", F.col("user_text")),
+        (F.col("item_id").isNull(), "null_item", F.col("item_text")),
         (F.col("event").isNull(), "null_event", None),
         (F.col("ts").isNull(), "unparsable_time", F.col("time_text")),
         (future, "future_time", F.col("ts").cast("string")),
@@ -189,8 +208,8 @@ def _with_reasons(rows: DataFrame, split: Split, future_at: datetime | None) -> 
         (~F.col("selected"), "not_selected", None),
     )
     late = (
-        (unusable_value, "bad_value", F.concat(F.lit("value "), F.col("value").cast("string"))),
-        (unusable_weight, "bad_value", F.concat(F.lit("weight "), F.col("weight").cast("string"))),
+        (unusable_value, "bad_value", F.concat(F.lit("value "), F.col("value_text"))),
+        (unusable_weight, "bad_value", F.concat(F.lit("weight "), _shown("weight_text"))),
     )
     return rows.select(
         *("raw", "file", "fingerprint", "user_id", "item_id", "event", "ts", "value", "weight"),
@@ -220,12 +239,10 @@ def _finite(name: str) -> Column:
     return ~F.isnan(name) & (F.abs(name) != float("inf"))
 
 
-def id_text(value: Column) -> Column:
-    """The id as text, unchanged; blank text becomes null."""
+def _shown(name: str) -> Column:
     from pyspark.sql import functions as F
 
-    text = value.cast("string")
-    return F.when(F.length(F.trim(text)) > 0, text)
+    return F.coalesce(name, F.lit("null"))
 
 
 def judged(rows: DataFrame, known_items: DataFrame | None) -> DataFrame:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from qarm.errors import InputError
+from qarm.errors import InputError, plain_form
 from qarm.ingest.csv_quotes import Marks, check_closed, swallows
+from qarm.ingest.file_formats import detect_format, readable_files
+from qarm.ingest.heads import check_heads
 from qarm.lake import files
 
 if TYPE_CHECKING:
@@ -22,18 +26,8 @@ FILE = "__file"
 #: CSV always has it, JSON lines only if a line is broken.
 MALFORMED = "_corrupt_record"
 
-_ENDINGS = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-}
 #: Longest value of a CSV file, unless csv_options set another limit.
 _CELL_CHARACTERS = 1_000_000
-_COMPRESSED = (".gz", ".bz2", ".zst")
 
 
 def open_files(
@@ -73,13 +67,34 @@ def open_files(
     union: DataFrame | None = None
     for uri in uris:
         kind = detect_format(uri, field) if file_format == "auto" else file_format
-        if kind != "delta" and not files.describe(uri):
-            raise InputError(f"{field}: no file at {uri}; check the path")
-        frame = _open(spark, uri, kind, field, csv_options or {}, text_columns)
+        if kind != "delta":
+            names = readable_files(uri, field)
+            check_heads(spark, names, kind, field, csv_options or {})
+            if kind == "csv" and (odd := [name for name in names if set(name) & set("[]{}*?")]):
+                raise InputError(
+                    f"{field}: {odd[0]} has one of [ ] {{ }} * ? in its path, which Spark's "
+                    "CSV reader takes for a pattern; rename the file or folder"
+                )
+        with partitions_as_text(spark):
+            frame = _open(
+                spark, files.hadoop_path(uri), kind, field, csv_options or {}, text_columns
+            )
         frame = frame.withColumn(FILE, F.input_file_name())
         union = frame if union is None else append(union, frame, field, uris[0], uri)
     assert union is not None
     return union
+
+
+@contextmanager
+def partitions_as_text(spark: SparkSession) -> Iterator[None]:
+    """Values in folder names such as ``item_id=0012`` stay text; Spark would read 12."""
+    name = "spark.sql.sources.partitionColumnTypeInference.enabled"
+    before = spark.conf.get(name)
+    spark.conf.set(name, "false")
+    try:
+        yield
+    finally:
+        spark.conf.set(name, str(before))
 
 
 def append(union: DataFrame, frame: DataFrame, field: str, first: str, name: str) -> DataFrame:
@@ -134,32 +149,6 @@ def _family(kind: Any) -> str:
     return str(kind.simpleString())
 
 
-def detect_format(uri: str, field: str) -> str:
-    """parquet, csv, jsonl or delta: by a folder ``_delta_log``, or by the first file's ending.
-
-    Raises:
-        InputError: nothing there, or an unknown ending.
-    """
-    if "_delta_log" in files.list_dir(uri):
-        return "delta"
-    names = [str(entry["name"]) for entry in files.describe(uri)]
-    names = [n for n in names if not n.rsplit("/", 1)[-1].startswith(("_", "."))]
-    if not names:
-        raise InputError(f"{field}: no file at {uri}; check the path")
-    for name in names:
-        stem = name.lower()
-        for ending in _COMPRESSED:
-            stem = stem.removesuffix(ending)
-        for ending, kind in _ENDINGS.items():
-            if stem.endswith(ending):
-                return kind
-    section = field.split(".")[0] if field.startswith("items") else "log"
-    raise InputError(
-        f"{field}: the format of {names[0]} is not known from its ending; set {section}.format to "
-        f"parquet, csv, jsonl or delta (known endings: {', '.join(_ENDINGS)})"
-    )
-
-
 def _open(
     spark: SparkSession,
     uri: str,
@@ -182,6 +171,8 @@ def _open(
     except (PySparkException, Py4JJavaError) as error:
         lines = [line for line in str(error).splitlines() if not line.startswith("An error occ")]
         seen = lines[0].removeprefix(": ") if lines else type(error).__name__
+        if plain := plain_form(error):
+            seen = str(plain)
         if "exceeds the maximum number of characters" in str(error):
             section = "items" if field.startswith("items") else "log"
             seen = (
@@ -326,7 +317,25 @@ def require_columns(df: DataFrame, wanted: Mapping[str, str], where: str) -> Non
         if name not in seen
     ]
     if missing:
-        raise InputError(f"{where} has no column for {'; '.join(missing)}. Columns seen: {seen}")
+        raise InputError(
+            f"{where} has no column for {'; '.join(missing)}. Columns seen: {seen}{_hint(seen)}"
+        )
+
+
+def _hint(seen: Sequence[str]) -> str:
+    """What the names of columns tell about a CSV file that was read with the wrong options."""
+    if not seen:
+        return ". No row has any column: expected one JSON object per line"
+    for separator in (";", "\t", "|"):
+        if len(seen) == 1 and separator in seen[0]:
+            shown = "\\t" if separator == "\t" else separator
+            return f'. The separator seems to be another: set csv_options = {{ sep = "{shown}" }}'
+    if any(re.fullmatch(r"[-+\d.:T ]*\d[-+\d.:TZ ]*", name) for name in seen):
+        return (
+            ". These look like values: if the file has no header, set csv_options = { header = "
+            '"false" }; columns are then called _c0, _c1 and so on'
+        )
+    return ""
 
 
 def nearest(name: str, seen: Sequence[str]) -> str:

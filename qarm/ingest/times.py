@@ -11,8 +11,11 @@ from qarm.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from pyspark.sql import Column
 
-#: 0001-01-01 and 10000-01-01 in epoch microseconds: numbers outside are in another unit.
-_FIRST_MICROS, _END_MICROS = -62_135_596_800_000_000, 253_402_300_800_000_000
+#: 0001-01-01 and 9999-12-31 in epoch microseconds. Numbers outside are in another unit; the last
+#: day stands for "no date" in databases, and Python's calendar ends with it.
+_FIRST_MICROS, _END_MICROS = -62_135_596_800_000_000, 253_402_214_400_000_000
+#: Spark also reads a time without a date, as one of today, and dates of seven digits.
+_DATE_FIRST = r"^\s*\d{4}(-\d{1,2}(-\d{1,2}([T ].*)?)?)?\s*$"
 _MICROS_PER_UNIT = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1, "order": 1_000_000}
 _EPOCH = datetime(1970, 1, 1)
 
@@ -37,13 +40,13 @@ def instant(value: Column, kind: str, time_format: TimeFormat, where: str) -> Co
                 f"{where} is of type {kind}, expected a timestamp; set log.time_format to iso for "
                 "text, or to epoch_s, epoch_ms, epoch_us or order for numbers"
             )
-        return value.cast("timestamp")
+        return _inside(value.cast("timestamp"))
     if time_format == "iso":
         if kind in ("timestamp", "timestamp_ntz", "date"):  # a reader has parsed it already
-            return value.cast("timestamp")
+            return _inside(value.cast("timestamp"))
         if kind != "string":
             raise InputError(f"{where} is of type {kind}, expected ISO 8601 text")
-        return F.try_to_timestamp(value)
+        return _inside(F.try_to_timestamp(F.when(value.rlike(_DATE_FIRST), value)))
     if kind.split("(")[0] not in (
         *("tinyint", "smallint", "int", "bigint", "float", "double", "decimal", "string"),
     ):
@@ -52,6 +55,13 @@ def instant(value: Column, kind: str, time_format: TimeFormat, where: str) -> Co
     micros = F.round(exact, 0)
     inside = (micros >= _FIRST_MICROS) & (micros < _END_MICROS)
     return F.timestamp_micros(F.when(inside, micros.cast("bigint")))
+
+
+def _inside(moment: Column) -> Column:
+    from pyspark.sql import functions as F
+
+    micros = F.unix_micros(moment)
+    return F.when((micros >= _FIRST_MICROS) & (micros < _END_MICROS), moment)
 
 
 def parse_iso(text: str, field: str) -> datetime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qarm.errors import SchemaError
+from qarm.lake import files
 from schemas.table import Table
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def create_table(spark: SparkSession, path: str, table: Table, *, replace: bool 
         else:
             _renew_constraints(spark, path, table, df)
             return
+    _remove_empty_log(path)
     builder = builder.location(path).comment(table.comment)
     for column in table.columns:
         builder = builder.addColumn(
@@ -54,6 +56,18 @@ def create_table(spark: SparkSession, path: str, table: Table, *, replace: bool 
     for name, condition in table.constraints.items():
         builder = builder.property(f"delta.constraints.{name}", condition)
     builder.execute()
+
+
+def _remove_empty_log(path: str) -> None:
+    """Remove a ``_delta_log`` without a commit, as a full disk leaves it.
+
+    Spark takes such a folder for a table that is there and can neither be read nor created.
+    """
+    log = files.join(path, "_delta_log")
+    if files.exists(log) and not any(
+        n.endswith((".json", ".parquet")) for n in files.list_dir(log)
+    ):
+        files.remove_tree(log)
 
 
 def _add_columns(spark: SparkSession, path: str, table: Table, there: DataFrame) -> None:

@@ -12,6 +12,8 @@ from typing import IO, Any
 
 import fsspec
 
+from qarm.errors import StorageError
+
 _SCHEMES = {"s3a": "s3", "s3n": "s3", "wasbs": "abfs", "abfss": "abfs"}
 
 
@@ -79,6 +81,23 @@ def write_text(uri: str, text: str) -> None:
     write_bytes(uri, text.encode("utf-8"))
 
 
+def check_writable(folder: str) -> None:
+    """Write a small file to the folder and remove it.
+
+    Raises:
+        StorageError: that fails.
+    """
+    uri = join(folder, f".write-test-{uuid.uuid4().hex[:8]}")
+    try:
+        write_text(uri, "x" * 4096)
+        remove_tree(uri)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot be written: {error.strerror or error}; check it, or name another "
+            "folder (--lake)"
+        ) from error
+
+
 def open_file(uri: str, mode: str = "rb", compression: str | None = None) -> IO[Any]:
     """Open for streaming; with compression "infer", decompress by the name's ending."""
     fs, path = _open_fs(uri)
@@ -118,18 +137,50 @@ def describe(uri: str) -> list[dict[str, Any]]:
     Equal answers mean equal content for a source whose files are replaced, not edited in place.
     """
     fs, path = _open_fs(uri)
-    names = fs.glob(path) if any(c in path for c in "*?[") else [path]
     entries: list[dict[str, Any]] = []
-    for name in sorted(names):
-        if not fs.exists(name):
-            continue
-        for file in sorted(fs.find(name)) if fs.isdir(name) else [name]:
+    for found in _matching(fs, path):
+        for file in sorted(fs.find(found)) if fs.isdir(found) else [found]:
             info = fs.info(file)
             mark = info.get("ETag") or info.get("mtime") or info.get("LastModified")
             if mark is None:
                 mark = _mark_without_time(fs, file, info)
             entries.append({"name": str(file), "size": info.get("size"), "mark": str(mark)})
     return entries
+
+
+def _matching(fs: Any, path: str) -> list[str]:
+    """The file or folder of exactly that name, else what matches it as a glob."""
+    if fs.exists(path):
+        return [path]
+    return sorted(fs.glob(path)) if any(c in path for c in "*?[") else []
+
+
+def visible_files(uri: str) -> list[str]:
+    """URIs of the files at ``uri`` (a file, a folder or a glob), sorted.
+
+    Like Spark, leaves out files and folders below it whose names begin with ``_`` or ``.``.
+    """
+    fs, path = _open_fs(uri)
+    found = []
+    for match in _matching(fs, path):
+        for name in fs.find(match) if fs.isdir(match) else [match]:
+            below = str(name)[len(match) :].strip("/").split("/")
+            if not any(part.startswith(".") or _is_hidden(part) for part in below):
+                local = local_path(uri) is not None
+                found.append(str(name) if local else str(fs.unstrip_protocol(name)))
+    return sorted(found)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith("_") and "=" not in name  # _date=2024 is a partition
+
+
+def hadoop_path(uri: str) -> str:
+    """``uri`` for Spark, which takes ``[ ] { } * ?`` for a glob even if a file has that name."""
+    fs, path = _open_fs(uri)
+    if any(c in uri for c in "[]{}*?") and fs.exists(path):
+        return "".join(f"\\{c}" if c in "[]{}*?" else c for c in uri)
+    return uri
 
 
 def _mark_without_time(fs: Any, path: str, info: Mapping[str, Any]) -> str:

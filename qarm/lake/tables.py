@@ -25,6 +25,8 @@ _OVERTAKEN = re.compile(r"DELTA_CONCURRENT_\w+|DELTA_METADATA_CHANGED|DELTA_PROT
 #: Delta's idempotent writes: a number per application that only grows.
 _TXN_APPLICATION = "spark.databricks.delta.write.txnAppId"
 _TXN_VERSION = "spark.databricks.delta.write.txnVersion"
+#: Largest number in a vector.
+_LARGEST = 1e16
 #: Delta's error classes for a broken CHECK or NOT NULL.
 _RULE = re.compile(r"DELTA_VIOLATE_CONSTRAINT_WITH_VALUES|DELTA_NOT_NULL_CONSTRAINT_VIOLATED")
 
@@ -102,16 +104,21 @@ def check_vectors(df: DataFrame, column: str, where: str) -> int:
     """Dimensions of the vectors in ``column``.
 
     Raises:
-        InputError: a vector is null, has NaN or infinity, or lengths differ; gives the counts.
+        InputError: a vector is null, has NaN, infinity or a number beyond 1e16, or lengths differ;
+            gives the counts.
     """
     from pyspark.sql import functions as F
 
     value = F.col(column)
-    not_finite = F.exists(value, lambda x: F.isnan(x) | (F.abs(x) == float("inf")) | x.isNull())
+    infinite = float("inf")
+    not_finite = F.exists(value, lambda x: F.isnan(x) | (F.abs(x) == infinite) | x.isNull())
+    # Squares of float32 overflow at 1.8e19, and searches are exact up to a length of 1e18.
+    too_large = F.exists(value, lambda x: (F.abs(x) > _LARGEST) & (F.abs(x) < infinite))
     row = df.agg(
         F.count("*").alias("rows"),
         F.count_if(value.isNull()).alias("nulls"),
         F.count_if(not_finite).alias("bad"),
+        F.count_if(too_large).alias("large"),
         F.min(F.size(value)).alias("least"),
         F.max(F.size(value)).alias("most"),
     ).first()
@@ -120,6 +127,12 @@ def check_vectors(df: DataFrame, column: str, where: str) -> int:
         raise InputError(
             f"{where}: column {column} has {row['bad']} vectors with NaN or infinity and "
             f"{row['nulls']} nulls among {row['rows']} rows; remove or correct such items"
+        )
+    if row["large"]:
+        raise InputError(
+            f"{where}: column {column} has {row['large']} vectors with a number beyond "
+            f"{_LARGEST:g} among {row['rows']} rows, too large for distances in float32; divide "
+            "all vectors by the same number"
         )
     if row["least"] != row["most"]:
         raise InputError(

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qarm.config import fingerprint
-from qarm.errors import InputError, MissingStageError
+from qarm.errors import InputError, MissingStageError, SchemaError
+from qarm.ingest.ids import bad_id, id_text
 from schemas import Table, ranking_samples
 from schemas.columns import (
     CODEBOOK_ID,
@@ -52,12 +53,52 @@ def with_labels(table: Table, columns: Sequence[str]) -> Table:
     return ranking_samples.table(labels)
 
 
-def ids_as_text(df: DataFrame) -> DataFrame:
-    """``df`` with item_id and user_id, where it has them, as text."""
-    for name in (ITEM_ID, USER_ID):
-        if name in df.columns:
-            df = df.withColumn(name, df[name].cast("string"))
-    return df
+def ids_as_text(df: DataFrame, table: Table, uri: str) -> DataFrame:
+    """``df`` with the source's ids, where it has them, as text, as ingest writes them.
+
+    Args:
+        df: the user's rows.
+        table: their schema.
+        uri: for messages.
+
+    Raises:
+        SchemaError: a column of ids is neither text nor numbers.
+        InputError: an id is missing, or is no whole number; gives count and example. (A codebook's
+            centroids have none.)
+    """
+    from pyspark.sql import functions as F
+
+    names = [name for name, _ in _ID_COLUMNS.values() if name in df.columns]
+    columns, faults = {}, []
+    for name in names:
+        kind = df.schema[name].dataType.simpleString()
+        if kind.split("<")[0] in ("array", "map", "struct", "binary"):
+            raise SchemaError(
+                f"{uri}: column {name} should be text or whole numbers, is {kind}; cast it first"
+            )
+        columns[name], bad = id_text(df[name], kind), bad_id(df[name], kind)
+        missing = columns[name].isNull() & bad.isNull()
+        faults += [
+            F.count_if(missing).alias(f"{name} missing"),
+            F.count_if(bad.isNotNull()).alias(f"{name} bad"),
+            F.min(bad).alias(f"{name} example"),
+        ]
+    if not names:
+        return df
+    seen = df.agg(*faults).first()
+    assert seen is not None
+    for name in names:
+        if seen[f"{name} bad"]:
+            raise InputError(
+                f"{uri}: {seen[f'{name} bad']} rows have no text and no whole number as {name}, "
+                f"such as {seen[f'{name} example']!r}; write ids as text"
+            )
+        if seen[f"{name} missing"] and table.name != "codebooks":
+            raise InputError(
+                f"{uri}: {seen[f'{name} missing']} rows have no {name} (null or blank); remove "
+                "them, or give them ids"
+            )
+    return df.withColumns(columns)
 
 
 def check_key(df: DataFrame, table: Table, uri: str) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from qarm.config import fingerprint
 from qarm.errors import InputError, RowsLostError
+from qarm.ingest.file_formats import readable_files
+from qarm.ingest.heads import check_heads
 from qarm.ingest.parts import check_every_event_has_a_part
 from qarm.lake import files
 from qarm.lake.tables import TableRef, check_vectors, conform
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from qarm.pipeline.stages import Stage
 
 #: Increased when the rules of copying or checking change: older copies are not reused then.
-_RULES = 2
+_RULES = 3
 #: Prefix of the copies' names.
 PREFIX = "external_"
 
@@ -120,7 +122,7 @@ def _copy(
     """The rows of ``df`` under our schema, checked."""
     uri = context.config.external.tables[table.name]
     schema = own_rows.with_labels(table, df.columns)
-    df = own_rows.ids_as_text(df)
+    df = own_rows.ids_as_text(df, schema, uri)
     # Vectors and codes can be used without a catalogue; their items are numbered here then.
     if table.name in ("item_embeddings", "semantic_ids") and "items" not in known:
         df = _numbered_here(context, df)
@@ -173,13 +175,28 @@ def read_any(spark: SparkSession, uri: str, name: str = "") -> DataFrame:
     from delta.tables import DeltaTable
     from pyspark.errors import AnalysisException
 
+    expected = "expected a Delta table, Parquet files or a safetensors file"
     if not files.exists(uri):
-        raise InputError(f"no table at {uri}; expected a Delta table or Parquet files")
+        raise InputError(f"no table at {uri}; {expected}")
     if uri.endswith(own_tensors.SUFFIX):
         return own_tensors.read_tensors(spark, uri, name)
     try:
         if DeltaTable.isDeltaTable(spark, uri):
             return spark.read.format("delta").load(uri)
-        return spark.read.parquet(uri)
+        field = f"external.tables.{name}" if name else "external.tables"
+        odd = next((n for n in files.visible_files(uri) if not _may_be_parquet(n)), None)
+        if odd is not None:
+            raise InputError(f"{field}: {odd} is none of the formats that are read; {expected}")
+        check_heads(spark, readable_files(uri, field), "parquet", field, {})
+        return spark.read.parquet(files.hadoop_path(uri))
     except AnalysisException as error:
-        raise InputError(f"{uri} is neither a Delta table nor Parquet files: {error}") from error
+        raise InputError(
+            f"{uri} cannot be read: {str(error).splitlines()[0]}; {expected}"
+        ) from error
+
+
+def _may_be_parquet(name: str) -> bool:
+    """Whether the ending is Parquet's, or none that is known."""
+    return name.rpartition("/")[2].rpartition(".")[2].lower() not in (
+        *("csv", "tsv", "json", "jsonl", "ndjson", "txt", "npy", "npz", "pt", "pkl", "zip", "gz"),
+    )

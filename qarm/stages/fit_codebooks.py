@@ -13,7 +13,7 @@ from qarm.codes.pools import Pool, choose_pool
 from qarm.codes.refresh import Refit, begin, old_codes
 from qarm.codes.residual import ResidualFit, fit_residual
 from qarm.codes.sampling import sample_by_hash
-from qarm.errors import InputError
+from qarm.errors import GateError, InputError
 from qarm.kernels.nearest import Floats
 from qarm.lake import files, manifest
 from qarm.lake.tables import TableRef
@@ -44,6 +44,7 @@ def run(context: Context) -> StageResult:
     items, drawn = sample_by_hash(usable, rows, config.fit_rows + aside, config.seed)
     kept = len(items) - aside
     sample, held_out = drawn[:kept], drawn[kept:]
+    _check_distinct(context, sample)
     refit = _begin_refit(context, items[:kept], sample, encoder)
     fitted, last = _fit(context, sample, encoder, refit)
     codebook = Codebook(
@@ -88,6 +89,19 @@ def run(context: Context) -> StageResult:
             **(refit.facts if refit is not None else {}),
         },
     )
+
+
+def _check_distinct(context: Context, sample: Floats) -> None:
+    """Say, or stop by gates.stop_on, if all vectors are equal: all items would get one code."""
+    if len(sample) < 2 or not (sample == sample[0]).all():
+        return
+    text = (
+        f"all {len(sample):,} vectors of the sample are equal, so that all items get the same code "
+        "and errors are 0; check the encoder or the source of the vectors"
+    )
+    if "equal_vectors" in context.config.gates.stop_on:
+        raise GateError(f"gates.stop_on: equal_vectors: {text}. Nothing was published")
+    context.say(f"odd: {text}")
 
 
 def _fit(

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from qarm.config import Config
 from qarm.errors import ConfigError, InputError
-from qarm.ingest import catalog, gates, log, merge, registry, splits, statistics, table_rows, times
+from qarm.ingest import (
+    catalog,
+    gates,
+    log,
+    merge,
+    oddities,
+    registry,
+    splits,
+    statistics,
+    table_rows,
+    times,
+)
 from qarm.ingest.content import CONTENT
 from qarm.ingest.expressions import explained
 from qarm.ingest.sources import column
@@ -156,7 +167,7 @@ def _write(context: Context, judged: _Judged, keep: Keeper) -> StageResult:
     seen_users = keep(table_rows.seen(events, "user_id"))
     seen_items = keep(table_rows.seen(events, "item_id"))
     present = judged.catalog_lines.where("reason IS NULL")
-    summary = catalog.summary(present)
+    summary, broken_text = catalog.summary(present)
     columns = ["item_id", *CONTENT, "content_hash", "source_type"]
     catalog_now, log_only = present.select(*columns), 0
     if config.items.unknown == "keep" and not config.items.from_log:
@@ -179,6 +190,14 @@ def _write(context: Context, judged: _Judged, keep: Keeper) -> StageResult:
     last = max(part["last"] for part in parts.values())
     as_of = context.as_of or times.from_micros(last + 1)
     split_id = splits.split_id(config.split, config.log)
+    log_statistics = _log_statistics(config, events, parts, seen_users, seen_items)
+    odd = [
+        *oddities.of_log(parts, log_statistics.get("over_time"), config.log.positive),
+        *oddities.of_text(summary["with_broken_text"], broken_text),
+        *oddities.of_ids(seen_users, "user_id", "users"),
+        *oddities.of_ids(catalog_now, "item_id", "items"),
+    ]
+    oddities.check(config.gates, odd)
 
     changed_users = registry.user_changes(seen_users, known, judged.user_type, keep)
     _commit(context, users.TABLE, changed_users, known, "s.first_seen < t.first_seen")
@@ -203,7 +222,8 @@ def _write(context: Context, judged: _Judged, keep: Keeper) -> StageResult:
     context.overwrite(quarantine.TABLE, rejected)
 
     ledgers, counts = _ledgers(context, judged, present, seen_items)
-    log_statistics = _log_statistics(config, events, parts, seen_users, seen_items)
+    for each in odd:
+        context.say(f"odd: {each.text}")
     facts = {
         "as_of": as_of.isoformat(),
         "split_id": split_id,
@@ -222,6 +242,7 @@ def _write(context: Context, judged: _Judged, keep: Keeper) -> StageResult:
         "items_with_audio": summary["with_audio"],
         "time_order_only": config.log.time_format == "order",
         "log": log_statistics,
+        "oddities": oddities.as_facts(odd),
     }
     return StageResult(ledgers=ledgers, facts=facts)
 

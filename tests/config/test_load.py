@@ -57,6 +57,33 @@ def test_missing_file_and_broken_toml(tmp_path) -> None:
         load(_write(tmp_path, "[log"))
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("train = 0,8", "decimals have a point"),
+        ("from_log = True", "lower case"),
+        ("time = None", "no null"),
+        ("user: user_id", "name = value"),
+        ("user = user_id", "in quotes"),
+        ('lake = "C:\\Users\\x"', "backslash"),
+    ],
+)
+def test_habits_of_other_languages(tmp_path, line, hint) -> None:
+    with pytest.raises(ConfigError, match="not valid TOML") as caught:
+        load(_write(tmp_path, f'name = "x"\n{line}\n'))
+    assert hint in str(caught.value)
+    assert repr(line) in str(caught.value)
+
+
+def test_encodings_of_the_file(tmp_path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(b'\xef\xbb\xbfname = "marked"\n')
+    assert load(str(path)).name == "marked"
+    path.write_bytes('\nname = "Größe"\n'.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"x\.toml is not UTF-8: byte 0xf6 in line 2"):
+        load(str(path))
+
+
 def test_overrides(tmp_path) -> None:
     path = _write(tmp_path, "[ranker]\nepochs = 2")
     config = load(path, ["ranker.epochs=5", "name=two words", "codes.rq_levels=[8, 8]"])

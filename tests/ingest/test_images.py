@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
+import pytest
 from PIL import Image
 
+from qarm.errors import InputError
 from qarm.ingest import images
 
 
@@ -21,7 +25,17 @@ def test_whole_images_decode_and_cut_ones_do_not() -> None:
     assert images.decode_problem(None) is None
     assert images.decode_problem(_jpeg()) is None
     assert "truncated" in (images.decode_problem(_jpeg()[:-200]) or "")
-    assert "UnidentifiedImageError" in (images.decode_problem(b"no image") or "")
+    problem = images.decode_problem(b"no image")
+    assert problem == "UnidentifiedImageError: cannot identify image file this file"  # no address
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    grey = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    with images.open_image(_written(Image.fromarray(grey), "PNG")) as picture:
+        rgb = np.asarray(images.to_rgb(picture))
+    np.testing.assert_array_equal(rgb[..., 0], (grey / 256).astype(np.uint8))
+    with images.open_image(_jpeg()) as picture:
+        assert images.to_rgb(picture).mode == "RGB"
 
 
 def _written(picture: Image.Image, kind: str, **options: object) -> bytes:
@@ -74,3 +88,34 @@ def test_load_returns_the_bytes_or_the_problem(tmp_path: Path) -> None:
         None,
         f"file://{tmp_path}/none.jpg cannot be read: FileNotFoundError",
     )
+
+
+def test_images_lie_below_the_catalogue_or_an_allowed_prefix(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "other").mkdir()
+    for folder in ("own", "other"):
+        (tmp_path / folder / "a.jpg").write_bytes(_jpeg())
+    beside = f"file://{tmp_path}/own/items.jsonl"
+    other = f"{tmp_path}/other"
+    assert images.load(f"{tmp_path}/own/a.jpg", beside) == (_jpeg(), None)
+    for elsewhere in ("../other/a.jpg", f"{other}/a.jpg", f"file://{other}/a.jpg", "/etc/passwd"):
+        with pytest.raises(InputError, match=r"is not below .*items\.image_prefixes"):
+            images.load(elsewhere, beside)
+        with pytest.raises(InputError, match="is not below"):
+            images.load(elsewhere, beside, [f"{tmp_path}/oth"])
+    assert images.load("../other/a.jpg", beside, [other]) == (_jpeg(), None)
+    with pytest.raises(InputError, match="is on the web, which is not read"):
+        images.load("https://example.com/a.jpg", beside)
+    with pytest.raises(InputError, match="is not below"):
+        images.load("s3a://bucket/../media/a.jpg", beside, ["s3a://bucket"])
+
+
+def test_images_within_the_text(tmp_path: Path) -> None:
+    text = base64.b64encode(_jpeg()).decode()
+    beside = f"file://{tmp_path}/items.jsonl"
+    assert images.load(f"data:image/jpeg;base64,{text}", beside) == (_jpeg(), None)
+    assert images.load("data:image/jpeg;base64,%%", beside)[1] == (
+        "a data: URI without valid base64 text"
+    )
+    assert "decode base64 text" in (images.load("A" * 5000, beside)[1] or "")
+    assert images.load("a\0b", beside)[0] is None

@@ -96,7 +96,7 @@ def test_malformed_rows_go_to_quarantine(make_context, tmp_path) -> None:
     log, items = result.ledgers
     assert (log.rows_in, log.rows_out) == (5, 3)
     assert log.dropped == {"malformed_row": 2, "merged_lines": 0}
-    assert items.dropped == {"malformed_row": 1, "null_item": 0, "duplicate_item": 0}
+    assert items.dropped == {"malformed_row": 1, "bad_id": 0, "null_item": 0, "duplicate_item": 0}
     quarantine = context.table("quarantine").collect()
     malformed = [r for r in quarantine if r.reason == "malformed_row"]
     assert [r.table for r in malformed].count("items") == 1

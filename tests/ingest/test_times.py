@@ -25,6 +25,10 @@ def micros(spark, values, kind: str, time_format: str) -> list[int | None]:
     [
         ("iso", "string", ["2024-01-01T12:00:00Z", "2024-01-01T14:00:00.5+02:00"], [0, 500_000]),
         ("iso", "string", ["2024-01-01 12:00:00", "noon", None], [0, None, None]),
+        # Spark takes a time without a date for one of today, and 2024010112 for a year.
+        ("iso", "string", ["12:30", "T12:00:00", "2024010112", "now"], [None] * 4),
+        ("iso", "string", ["9999-12-31", "9999-12-31T23:59:59.999999Z"], [None, None]),
+        ("epoch_s", "bigint", [253_402_300_799], [None]),
         ("epoch_s", "bigint", [NOON, NOON * 1000], [0, None]),  # milliseconds are out of range
         ("epoch_s", "double", [NOON + 0.25, float("nan")], [250_000, None]),
         ("epoch_ms", "string", [f"{NOON}007", "soon"], [7_000, None]),
@@ -35,6 +39,12 @@ def micros(spark, values, kind: str, time_format: str) -> list[int | None]:
 def test_instant(spark, time_format, kind, values, expected) -> None:
     wanted = [None if e is None else NOON * 1_000_000 + e for e in expected]
     assert micros(spark, values, kind, time_format) == wanted
+
+
+def test_years_that_python_does_not_have(spark) -> None:
+    df = spark.sql("SELECT timestamp_micros(400000000000000000) AS t")  # 14645
+    value = times.instant(F.col("t"), "timestamp", "timestamp", "log.time")
+    assert df.where(value.isNull()).count() == 1
 
 
 def test_positions_are_seconds(spark) -> None:

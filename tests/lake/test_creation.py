@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from delta.tables import DeltaTable
@@ -21,6 +22,17 @@ def test_every_schema_creates_with_its_rules(lake) -> None:
         assert detail["properties"]["delta.enableDeletionVectors"] == "false"
         for name, condition in table.constraints.items():
             assert detail["properties"][f"delta.constraints.{name}"] == condition
+
+
+def test_a_log_without_a_commit_is_made_anew(lake, spark) -> None:
+    """A full disk leaves it; Spark can neither read nor create such a table."""
+    log = Path(lake.path("users")) / "_delta_log"
+    log.mkdir(parents=True)
+    (log / ".00000000000000000000.json.1a2b.tmp").write_text("{")
+    lake.create(TABLES["users"])
+    assert lake.version("users") == 0
+    lake.create(TABLES["users"])  # one with a commit stays
+    assert lake.version("users") == 0
 
 
 def test_replaced_when_the_columns_change(lake, spark) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qarm.errors import StorageError
 from qarm.lake import files
 
 
@@ -64,3 +65,27 @@ def test_describe_sees_a_file_of_equal_size_where_the_store_has_no_time(monkeypa
     assert files.describe(uri) == before
     files.write_text(uri, "4")
     assert files.describe(uri) != before
+
+
+def test_names_with_the_characters_of_globs(tmp_path) -> None:
+    folder = tmp_path / "logs [2024]"
+    folder.mkdir()
+    (folder / "a.csv").write_text("1")
+    (folder / "_SUCCESS").write_text("")
+    (folder / "_day=1").mkdir()
+    (folder / "_day=1" / "b.csv").write_text("2")
+    uri = str(folder)
+    assert [d["name"] for d in files.describe(f"{uri}/a.csv")] == [f"{uri}/a.csv"]
+    assert files.visible_files(uri) == [f"{uri}/_day=1/b.csv", f"{uri}/a.csv"]
+    assert files.hadoop_path(uri) == str(tmp_path / "logs \\[2024\\]")
+    assert files.hadoop_path(f"{tmp_path}/*.csv") == f"{tmp_path}/*.csv"
+    files.write_text("memory://visible/a.csv", "1")
+    assert files.visible_files("memory://visible") == ["memory:///visible/a.csv"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path) -> None:
+    files.check_writable(str(tmp_path / "new"))
+    assert files.list_dir(str(tmp_path / "new")) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"file/x cannot be written: Not a directory.*--lake"):
+        files.check_writable(str(tmp_path / "file" / "x"))

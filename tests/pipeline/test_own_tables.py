@@ -212,3 +212,36 @@ def test_schema_of_samples_is_that_of_their_labels() -> None:
     assert own_rows.with_labels(table, ["x"]) is table
     other = TABLES["items"]
     assert own_rows.with_labels(other, ["label_a"]) is other
+
+
+@pytest.mark.parametrize(
+    ("ids", "words"),
+    [
+        ("cast(1.5 as double)", "no whole number as item_id, such as '1.5'"),
+        ("cast(null as string)", r"1 rows have no item_id \(null or blank\)"),
+        ("'  '", r"1 rows have no item_id \(null or blank\)"),
+        ("array('a')", "item_id should be text or whole numbers, is array<string>"),
+    ],
+)
+def test_ids_that_are_none(spark, bring: Bring, ids, words) -> None:
+    with pytest.raises(InputError, match=words):
+        bring("item_embeddings", spark.sql(f"SELECT {ids} item_id, array(1.0) vector"))
+
+
+def test_ids_of_floats_are_whole_numbers(spark, bring: Bring) -> None:
+    rows = spark.sql("SELECT cast(id + 1e7 as double) item_id, array(1.0) vector FROM range(2)")
+    context = bring("item_embeddings", rows)
+    ids = context.table("item_embeddings").select("item_id")
+    assert sorted(row[0] for row in ids.collect()) == ["10000000", "10000001"]
+
+
+def test_vectors_too_large_for_distances(spark, bring: Bring) -> None:
+    with pytest.raises(InputError, match=r"1 vectors with a number beyond 1e\+16 among 1 rows"):
+        bring("item_embeddings", spark.sql("SELECT 'a' item_id, array(1e25) vector"))
+
+
+@pytest.mark.parametrize("name", ["v.csv", "v.npy", "v.jsonl"])
+def test_formats_that_are_not_read(spark, tmp_path, name) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(InputError, match=rf"{name} is none of .* Parquet files or a safetensors"):
+        own_tables.read_any(spark, str(tmp_path / name), "item_embeddings")

@@ -159,7 +159,7 @@ def test_labelled_impressions_with_their_own_split(ingested) -> None:
         "merged_lines": 1,
     }
     assert (catalog.rows_in, catalog.rows_out) == (6, 4)
-    assert catalog.dropped == {"malformed_row": 0, "null_item": 1, "duplicate_item": 1}
+    assert catalog.dropped == {"malformed_row": 0, "bad_id": 0, "null_item": 1, "duplicate_item": 1}
     events = rows(context, "interactions", "user_id", "seq")
     assert [(e["user_id"], e["item_id"], e["seq"], e["lines"]) for e in events] == [
         ("u1", "a", 0, 1),
@@ -335,6 +335,81 @@ def test_bad_input_stops_before_the_first_commit(
     for word in words:
         assert word in str(caught.value)
     assert not (tmp_path / "lake" / "tables").exists()
+
+
+def test_values_that_pandas_and_databases_write(make_context, tmp_path) -> None:
+    """Each would be a false user, a false positive or an event of today."""
+    times = ["2024-01-01T00:00:00", "12:30", "9999-12-31"]
+    table = pa.table(
+        {
+            "user": ["u", "nan", "NULL", "v", '{"$oid": "u"}', "u ", "v"],
+            "item": [1e7, 2.0, 2.0, 2.5, 1e7, 2.0, None],
+            "ts": [*times[:1] * 4, *times[:1], times[0], times[0]],
+            "rating": [float("nan"), 5.0, 5.0, 5.0, 5.0, 5.0, None],
+            "part": ["t"] * 7,
+        }
+    )
+    odd_times = pa.table(
+        {
+            "user": ["w", "w"],
+            "item": [1e7, 1e7],
+            "ts": times[1:],
+            "rating": [5.0, 5.0],
+            "part": ["t", "t"],
+        }
+    )
+    (tmp_path / "user=all").mkdir()
+    parquet.write_table(pa.concat_tables([table, odd_times]), tmp_path / "user=all" / "a.parquet")
+    sections = {
+        "log": {
+            "path": [str(tmp_path / "user=all" / "a.parquet")],
+            "user": "user",
+            "item": "item",
+            "time_format": "iso",
+            "labels": {"positive": "rating >= 4"},
+            "split": "part",
+        },
+        "items": {"from_log": True, "id": "item"},
+        "split": {"kind": "column", "column_values": {"t": "train"}},
+        "gates": {"max_quarantine_share": 1.0},
+    }
+    context = make_context("ingest", **sections)
+    result = ingest.run(context)
+    assert result.ledgers[0].dropped == {
+        "bad_id": 2,
+        "null_user": 2,
+        "null_item": 1,
+        "unparsable_time": 2,
+        "merged_lines": 0,
+    }
+    seen = {
+        (row["user_id"], row["item_id"]): row for row in rows(context, "interactions", "item_id")
+    }
+    assert {key: row["labels"] for key, row in seen.items()} == {
+        ("u", "10000000"): {"positive": 0.0},  # NaN
+        ("u ", "2"): {"positive": 1.0},
+    }
+    details = {(r["reason"], r["detail"]) for r in rows(context, "quarantine", "reason")}
+    assert {("bad_id", "2.5"), ("null_user", "nan"), ("unparsable_time", "12:30")} < details
+    names = [each["name"] for each in result.facts["oddities"]]
+    assert {"one_time", "similar_users"} <= set(names)
+    sections["gates"]["stop_on"] = ["similar_users"]
+    before = context.lake.version("interactions")
+    with pytest.raises(GateError, match=r"similar_users: 2 ids of users .* such as 'u' and 'u '"):
+        ingest.run(make_context("ingest", **sections))
+    assert context.lake.version("interactions") == before
+
+
+def test_attributes_are_no_structs(make_context, sources, tmp_path) -> None:
+    line = json.dumps({"id": "a", "name": "x", "kind": {"brand": "y"}})
+    sources["items"] = {
+        "path": [write(tmp_path / "odd.jsonl", line)],
+        "id": "id",
+        "attributes": {"kind": "kind"},
+    }
+    sources["gates"] = {"max_quarantine_share": 1.0}
+    with pytest.raises(InputError, match=r"items\.attributes\.kind: .* is of type struct"):
+        ingest.run(make_context("ingest", **sources))
 
 
 def test_empty_log(make_context, sources, tmp_path) -> None:
