@@ -20,6 +20,7 @@ per last-level code.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,18 +139,21 @@ def resolve(
         )
         .where("over > 0")
     )
-    row = busy.agg(F.sum("over").alias("over"), F.sum(F.least("over", "free"))).first()
-    over, moved = (int(row[0]), int(row[1])) if row is not None and row[0] else (0, 0)
+    no_room = F.greatest(F.col("over") - F.col("free"), F.lit(0))
+    row = busy.agg(F.sum("over"), F.sum(F.least("over", "free")), F.sum(no_room)).first()
+    over, room, without = (int(number or 0) for number in row) if row is not None else (0, 0, 0)
     plain = F.coalesce("kept", "rq")
     ledger = Ledger(
         name="newcomers beyond the capacity of their code",
         rows_in=over,
-        rows_out=moved,
-        dropped={"no_room_so_plain_code": over - moved},
+        rows_out=0,
+        dropped={"no_room_so_plain_code": without},
     )
-    if not moved:
+    if not room:
         return coded.withColumn("rq_resolved", plain).drop("kept"), ledger
-    moves = _moves(new, taken, busy.select("prefix", "free"), vectors, codebook, capacity)
+    free = busy.select("prefix", "free")
+    moves = keep(_moves(new, taken, free, vectors, codebook, capacity))
+    ledger = replace(ledger, rows_out=moves.count())
     head = F.slice("rq", 1, len(codebook.value.levels) - 1)
     there = F.when(F.col("to").isNotNull(), F.concat(head, F.array("to"))).otherwise(plain)
     resolved = coded.join(moves, "item_id", "left").withColumn("rq_resolved", there)

@@ -46,14 +46,14 @@ def sample_by_hash(
             "no item has a vector, content and an event of the training part; codebooks are fitted "
             "on such items"
         )
-    hashed = items.withColumn("hash", hash_of(seed))
-    if rows > most:
-        # A bound on the hash leaves about ``most`` rows to sort: four standard deviations more, so
-        # that there are almost never fewer.
-        share = (most + 4 * most**0.5) / rows
-        if share < 1:
-            hashed = hashed.where(F.col("hash") < int((share - 0.5) * 2.0**64))
-    table = hashed.select("hash", "item_idx", "vector").toArrow()
+    hashed = items.withColumn("hash", hash_of(seed)).select("hash", "item_idx", "vector")
+    # A bound on the hash leaves about ``most`` rows to sort: four standard deviations more. In one
+    # sample of 30,000 there are fewer, and all rows are sorted.
+    share = (most + 4 * most**0.5) / rows
+    bounded = hashed.where(F.col("hash") < int((share - 0.5) * 2.0**64)) if share < 1 else hashed
+    table = bounded.toArrow()
+    if share < 1 and len(table) < most:
+        table = hashed.toArrow()
     order = np.lexsort((table["item_idx"].to_numpy(), table["hash"].to_numpy()))[:most]
     matrix = lists_to_matrix(table["vector"], "item_embeddings")[order]
     return table["item_idx"].to_numpy()[order].astype(np.int64), matrix

@@ -59,7 +59,8 @@ class LogSource(Section):
     positive: str = "positive"
     """The label whose events are used for mining, alignment and the ranker's history."""
     weight: str = "1.0"
-    """SQL expression on the log's own columns: the event's weight in mining, above 0."""
+    """SQL expression on the log's own columns: the event's weight in mining, from 1e-9 to 1e12.
+    Rows with another weight go to quarantine as bad_value."""
     split: str | None = None
     """Column with the part of each event, for split.kind = "column"."""
     as_of: str | None = None

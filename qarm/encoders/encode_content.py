@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from qarm.encoders.backbones import shared_backbone
 from qarm.errors import InputError
+from qarm.ingest.images import decode_problem
 from qarm.lake import files
 from qarm.lake.tables import check_vectors
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
     from qarm.config.encoder import Encoder
 
@@ -26,6 +27,44 @@ of a text."""
 
 _ITEMS_PER_TASK = {"text": 512, "image": 256}
 _MAX_TASKS = 20_000
+
+
+def has_content(modality: str) -> Column:
+    """Whether an item of table items has the modality; never null."""
+    from pyspark.sql import functions as F
+
+    if modality == "image":
+        return F.col("image").isNotNull() | F.col("image_uri").isNotNull()
+    length = F.length(modality) if modality == "text" else F.size(modality)
+    return F.coalesce(length > 0, F.lit(False))
+
+
+def count_unreadable(items: DataFrame, features: DataFrame, modality: str) -> int:
+    """Items with the modality but without features whose content really cannot be read.
+
+    They are read once more, so that features which got lost are not taken for unreadable ones. Only
+    images can be unreadable.
+
+    Args:
+        items: rows of table items.
+        features: rows of item_features of this modality.
+        modality: text, image or audio.
+    """
+    from pyspark.sql import functions as F
+
+    if modality != "image":
+        return 0
+    without = with_content(items, modality).join(
+        features.select("item_idx", "modality_hash"), ["item_idx", "modality_hash"], "left_anti"
+    )
+    readable = F.udf(_is_readable, "boolean")("content", "uri")
+    return without.where(~readable).count()
+
+
+def _is_readable(content: bytes | None, uri: str | None) -> bool:
+    if content is None:
+        (content,) = fetch_contents(pa.array([None], pa.binary()), pa.array([uri]))
+    return content is not None and decode_problem(bytes(content)) is None
 
 
 def with_content(items: DataFrame, modality: str) -> DataFrame:
@@ -42,14 +81,12 @@ def with_content(items: DataFrame, modality: str) -> DataFrame:
     from pyspark.sql import functions as F
 
     if modality == "image":
-        is_present = F.col("image").isNotNull() | F.col("image_uri").isNotNull()
         content, uri = F.col("image"), F.col("image_uri")
         digest = F.sha2(F.coalesce(F.col("image"), F.col("image_uri").cast("binary")), 256)
     else:
         content, uri = F.col(modality), F.lit(None).cast("string")
         digest = F.sha2(content.cast("string"), 256)
-        is_present = F.length(content) > 0 if modality == "text" else F.size(content) > 0
-    return items.where(is_present).select(
+    return items.where(has_content(modality)).select(
         "item_idx", content.alias("content"), uri.alias("uri"), digest.alias("modality_hash")
     )
 
@@ -119,14 +156,18 @@ def encode_batches(
 
 
 def fetch_contents(contents: pa.Array, uris: pa.Array) -> list[Any]:
-    """Contents (n,), bytes or str, read from the URI where only that is given; None on failure."""
+    """Contents (n,), bytes or str, read from the URI where only that is given.
+
+    None where there is no such file.
+    """
     fetched: list[Any] = contents.to_pylist()
     for i, uri in enumerate(uris.to_pylist()):
         if fetched[i] is None and uri is not None:
             try:
                 with files.open_file(uri) as file:
                     fetched[i] = bytes(file.read())
-            except (OSError, ValueError, ImportError):
+            # A store that is down fails the stage: otherwise its images would count as unreadable.
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
                 continue
     return fetched
 

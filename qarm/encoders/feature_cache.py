@@ -13,7 +13,12 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from qarm.encoders.backbones import BACKBONE_MODALITIES, backbone_id
-from qarm.encoders.encode_content import ROWS_PER_BATCH, encode_content, with_content
+from qarm.encoders.encode_content import (
+    ROWS_PER_BATCH,
+    encode_content,
+    has_content,
+    with_content,
+)
 from qarm.errors import InputError
 from schemas import item_features
 
@@ -52,6 +57,8 @@ class ModalityWork:
     """``backbone_id`` of the rows wanted."""
     contents: int
     """Items that have the modality."""
+    missing: int
+    """Items without it."""
     reused: int
     """Items whose row is valid."""
     to_encode: int
@@ -69,8 +76,15 @@ class FeaturePlan:
     rows: DataFrame | None
     """All rows of these modalities after the update; None: the table is up to date."""
 
-    def counts(self, rows_after: Mapping[str, int]) -> dict[str, ModalityCounts]:
-        """What became of the items, from the number of rows of each modality after the update."""
+    def counts(
+        self, rows_after: Mapping[str, int], unreadable: Mapping[str, int]
+    ) -> dict[str, ModalityCounts]:
+        """What became of the items.
+
+        Args:
+            rows_after: modality -> rows after the update.
+            unreadable: modality -> contents that cannot be read, as ``count_unreadable`` has it.
+        """
         counts = {}
         for modality, work in self.work.items():
             rows = rows_after.get(modality, 0)
@@ -78,8 +92,8 @@ class FeaturePlan:
                 items=self.items,
                 encoded=rows - work.reused,
                 reused=work.reused,
-                missing=self.items - work.contents,
-                unreadable=work.contents - rows,
+                missing=work.missing,
+                unreadable=unreadable.get(modality, 0),
             )
         return counts
 
@@ -118,7 +132,13 @@ def plan_update(
         own = known.where((F.col("modality") == modality) & (F.col("backbone") == backbone))
         valid = own.join(content.select(*key), key, "left_semi").select(*columns)
         missing = content.join(own.select(*key), key, "left_anti")
-        counts = ModalityWork(backbone, content.count(), valid.count(), missing.count())
+        counts = ModalityWork(
+            backbone=backbone,
+            contents=content.count(),
+            missing=items.where(~has_content(modality)).count(),
+            reused=valid.count(),
+            to_encode=missing.count(),
+        )
         work[modality] = counts
         reused.append(valid)
         if counts.to_encode:

@@ -41,6 +41,9 @@ REASONS = (
 )
 #: Reasons by which the configuration excludes rows on purpose: log.returns and log.rows.
 DELIBERATE = ("return", "not_selected")
+#: Smallest and largest weight. Mining adds weights as decimals with 12 places: smaller ones would
+#: lose their digits, and sums of larger ones could overflow.
+WEIGHTS = (1e-9, 1e12)
 #: Column with the raw row, where expressions see NaN as null.
 _RAW = "__raw"
 #: Longest detail of a malformed row, since an open quote may swallow a file; ``raw`` is complete.
@@ -194,7 +197,8 @@ def _with_reasons(rows: DataFrame, split: Split, future_at: datetime | None) -> 
         future = F.unix_micros("ts") >= times.micros_of(future_at)
     has_value = F.col("value_text").isNotNull()
     unusable_value = has_value & (F.col("value").isNull() | ~_finite("value"))
-    unusable_weight = F.col("weight").isNull() | ~_finite("weight") | (F.col("weight") <= 0)
+    usable_weight = _finite("weight") & F.col("weight").between(*WEIGHTS)
+    unusable_weight = ~F.coalesce(usable_weight, F.lit(False))
     line = F.substring("malformed", 1, _DETAIL_CHARACTERS)
     early = (
         (F.col("malformed").isNotNull(), "malformed_row", line),

@@ -28,6 +28,32 @@ def of_live_items(events: DataFrame, items: DataFrame) -> DataFrame:
     return events.join(removed, "item_idx", "left_anti")
 
 
+def count_left_out(
+    events: DataFrame, items: DataFrame | None, as_of: datetime | None
+) -> dict[str, int]:
+    """Reason -> events that ``known_events`` or ``of_live_items`` leave out, counted by themselves.
+
+    Args:
+        events: positive events of the mining period.
+        items: table items; None: there is none.
+        as_of: the run's ``--as-of``.
+    """
+    from pyspark.sql import functions as F
+
+    late, gone = "at_or_after_as_of", "removed_item"
+    reason = F.lit(None).cast("string")
+    counted = dict.fromkeys((late,) if as_of is not None else (), 0) | {gone: 0}
+    if items is not None:
+        left = items.where("removed_at IS NOT NULL").select("item_idx", F.lit(gone).alias("gone"))
+        events = events.join(left, "item_idx", "left")
+        reason = F.col("gone")
+    if as_of is not None:
+        known = F.unix_micros("ts") < micros_of(as_of)
+        reason = F.when(known, reason).otherwise(late)
+    rows = events.groupBy(reason.alias("reason")).count().where("reason IS NOT NULL").collect()
+    return counted | {row["reason"]: int(row["count"]) for row in rows}
+
+
 def describe(events: DataFrame) -> dict[str, Any]:
     """Number of events, users and items, and end: the ISO time right after the last event."""
     from pyspark.sql import functions as F

@@ -44,12 +44,17 @@ def mine(inputs: Inputs) -> SourcePairs:
     )
     pairs = keep(pair_user2item(of_users))
     capped = keep(cap_user2item(pairs, config.max_pairs_per_item))
-    before, after = pairs.count(), capped.count()
-    largest = pairs.groupBy("target").count().agg(F.max("count")).first()
-    assert largest is not None
-    skew["most_pairs_of_a_target"] = int(largest[0] or 0)
+    over = F.greatest(F.col("count") - config.max_pairs_per_item, F.lit(0))
+    of_target = pairs.groupBy("target").count()
+    row = of_target.agg(F.sum("count"), F.max("count"), F.sum(over)).first()
+    assert row is not None
+    before, largest, over_cap = (int(number or 0) for number in row)
+    skew["most_pairs_of_a_target"] = largest
     ledger = Ledger(
-        name="User2Item pairs", rows_in=before, rows_out=after, dropped={"over_cap": before - after}
+        name="User2Item pairs",
+        rows_in=before,
+        rows_out=capped.count(),
+        dropped={"over_cap": over_cap},
     )
     return SourcePairs(pairs=capped, ledgers=[of_targets, ledger], skew=skew, scratch=refs)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from qarm.encoders.encode_content import count_unreadable
 from qarm.encoders.feature_cache import (
     ModalityCounts,
     dense_modalities,
@@ -90,9 +91,15 @@ def update_features(
             )
     context.outputs[ref.name] = ref
     backbones = {modality: work.backbone for modality, work in plan.work.items()}
-    rows, dimensions = measure(context.lake.read(ref), backbones)
+    features = context.lake.read(ref)
+    rows, dimensions = measure(features, backbones)
+    items, unreadable = live_items(context), {}
+    for modality, work in plan.work.items():
+        if work.contents > rows.get(modality, 0):
+            own = features.where(f"modality = '{modality}'")
+            unreadable[modality] = count_unreadable(items, own, modality)
     backbones = {modality: backbones[modality] for modality in dimensions}
-    return FeatureUpdate(ref, backbones, dimensions, plan.counts(rows))
+    return FeatureUpdate(ref, backbones, dimensions, plan.counts(rows, unreadable))
 
 
 def live_items(context: Context) -> DataFrame:

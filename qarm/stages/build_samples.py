@@ -25,6 +25,8 @@ def run(context: Context) -> StageResult:
             the log has none.
         RowsLostError: two samples share an id.
     """
+    from pyspark.sql import functions as F
+
     config = context.config.samples
     labels = label_names(context)
     train_parts = training_parts(context.facts("ingest"))
@@ -34,6 +36,7 @@ def run(context: Context) -> StageResult:
                 context.table("interactions"), context.table("event_splits"), labels
             )
         )
+        read = events.where(F.col("part").isin(*impressions.SAMPLED_PARTS)).count()
         mode = impressions.choose_mode(config.negatives, events)
         context.say(f"{mode} negatives, labels {', '.join(labels)}")
         has_times = not context.facts("ingest").get("time_order_only", False)
@@ -89,7 +92,7 @@ def run(context: Context) -> StageResult:
         facts["negatives_not_found"] = config.negatives_per_positive * kept - sampled
     ledger = Ledger(
         name="events of train, valid and test",
-        rows_in=kept + sum(dropped.values()),
+        rows_in=read,
         rows_out=counts.rows,
         dropped=dropped,
         added={"sampled_negatives": sampled},

@@ -73,7 +73,7 @@ def run(context: Context) -> StageResult:
                 dropped={
                     **dropped,
                     **({"held_out_for_drift": aside} if aside else {}),
-                    "beyond_fit_rows": rows - aside - fitted.rows,
+                    "beyond_fit_rows": max(0, rows - config.fit_rows - aside),
                 },
             )
         ],

@@ -13,6 +13,7 @@ from qarm.pairs.filters import filter_pairs, is_active, needs_features
 from qarm.pairs.id_vectors import train_id_vectors
 from qarm.pairs.mined import PAIR_COLUMNS, coverage
 from qarm.pairs.mined_events import (
+    count_left_out,
     describe,
     known_events,
     nothing_to_mine,
@@ -47,22 +48,18 @@ def run(context: Context) -> StageResult:
         )
         mined = keep(of_parts)
         known = known_events(mined, context.as_of)
-        has_items = context.find("items") is not None
-        events = keep(of_live_items(known, context.table("items")) if has_items else known)
+        items = context.table("items") if context.find("items") is not None else None
+        events = keep(known if items is None else of_live_items(known, items))
         log = describe(events)
         if not log["events"]:
             raise InputError(f"mine-pairs: {nothing_to_mine(mined, parts, context.as_of)}")
         context.say(f"{log['events']:,} events, {log['users']:,} users, {log['items']:,} items")
-        before, before_removals = mined.count(), known.count()
-        dropped = {"removed_item": before_removals - log["events"]}
-        if context.as_of is not None:
-            dropped["at_or_after_as_of"] = before - before_removals
         ledgers = [
             Ledger(
                 name="positive events of the mining period",
-                rows_in=before,
+                rows_in=mined.count(),
                 rows_out=log["events"],
-                dropped=dropped,
+                dropped=count_left_out(mined, items, context.as_of),
             )
         ]
         if not context.is_external("id_vectors"):

@@ -107,7 +107,7 @@ def _write_pairs(context: Context) -> tuple[Ledger, dict[str, list[str]]]:
     parts = {row["part"]: row["count"] for row in written.groupBy("part").count().collect()}
     ledger = Ledger(
         name="item pairs",
-        rows_in=chosen.kept + sum(chosen.dropped.values()),
+        rows_in=context.table("item_pairs").count(),
         rows_out=parts.get("train", 0),
         dropped={**chosen.dropped, "held_out": parts.get("valid", 0)},
     )

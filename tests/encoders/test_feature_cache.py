@@ -33,7 +33,9 @@ def test_only_new_and_changed_content_is_encoded(spark: SparkSession) -> None:
     items = [item(0, audio=[1.0, 2.0]), item(1, audio=[3.0, 4.0]), item(2)]
     frame = spark.createDataFrame(items, ITEM_TYPE)
     first = plan_update(frame, features(spark), Encoder(), ["audio"])
-    assert first.work == {"audio": ModalityWork("source", contents=2, reused=0, to_encode=2)}
+    assert first.work == {
+        "audio": ModalityWork("source", contents=2, missing=1, reused=0, to_encode=2)
+    }
     assert first.rows is not None
     known = spark.createDataFrame(first.rows.collect(), first.rows.schema)
     assert {r.item_idx: r.vector for r in known.collect()} == {0: [1.0, 2.0], 1: [3.0, 4.0]}
@@ -41,7 +43,9 @@ def test_only_new_and_changed_content_is_encoded(spark: SparkSession) -> None:
 
     items[1] = item(1, audio=[5.0, 6.0])
     changed = plan_update(spark.createDataFrame(items, ITEM_TYPE), known, Encoder(), ["audio"])
-    assert changed.work["audio"] == ModalityWork("source", contents=2, reused=1, to_encode=1)
+    assert changed.work["audio"] == ModalityWork(
+        "source", contents=2, missing=1, reused=1, to_encode=1
+    )
     assert changed.rows is not None
     assert {r.item_idx: r.vector for r in changed.rows.collect()} == {
         0: [1.0, 2.0],
@@ -54,12 +58,14 @@ def test_rows_of_removed_items_alone_are_a_change(spark: SparkSession) -> None:
     plan = plan_update(spark.createDataFrame([item(2)], ITEM_TYPE), known, Encoder(), ["audio"])
     assert plan.rows is not None
     assert plan.rows.isEmpty()
-    assert plan.work["audio"] == ModalityWork("source", contents=0, reused=0, to_encode=0)
+    assert plan.work["audio"] == ModalityWork(
+        "source", contents=0, missing=1, reused=0, to_encode=0
+    )
 
 
 def test_counts_add_up_to_the_catalogue() -> None:
-    work = {"image": ModalityWork("net", contents=7, reused=2, to_encode=5)}
-    counts = FeaturePlan(items=10, work=work, rows=None).counts({"image": 6})["image"]
+    work = {"image": ModalityWork("net", contents=7, missing=3, reused=2, to_encode=5)}
+    counts = FeaturePlan(items=10, work=work, rows=None).counts({"image": 6}, {"image": 1})["image"]
     assert (counts.encoded, counts.reused, counts.missing, counts.unreadable) == (4, 2, 3, 1)
     assert counts.items == 4 + 2 + 3 + 1
 

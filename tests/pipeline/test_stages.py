@@ -31,6 +31,14 @@ def test_where_a_training_runs_does_not_make_it_run_again(name, section, setting
     assert (stage(name).settings(config) != stage(name).settings(other)) is again
 
 
+@pytest.mark.parametrize("name", ["evaluate", "quality"])
+def test_what_counts_as_known_from_training_makes_the_judges_run_again(name) -> None:
+    config = Config()
+    changed = config.alignment.model_copy(update={"sources": {"swing": 1.0}})
+    other = config.model_copy(update={"alignment": changed})
+    assert stage(name).settings(config) != stage(name).settings(other)
+
+
 @pytest.mark.parametrize("each", STAGES, ids=lambda each: each.name)
 def test_declarations_name_tables_settings_and_stages_that_exist(each: Stage) -> None:
     tables = {*each.inputs, *each.optional_inputs, *each.outputs}

@@ -339,27 +339,24 @@ def test_bad_input_stops_before_the_first_commit(
 
 def test_values_that_pandas_and_databases_write(make_context, tmp_path) -> None:
     """Each would be a false user, a false positive or an event of today."""
-    times = ["2024-01-01T00:00:00", "12:30", "9999-12-31"]
-    table = pa.table(
-        {
-            "user": ["u", "nan", "NULL", "v", '{"$oid": "u"}', "u ", "v"],
-            "item": [1e7, 2.0, 2.0, 2.5, 1e7, 2.0, None],
-            "ts": [*times[:1] * 4, *times[:1], times[0], times[0]],
-            "rating": [float("nan"), 5.0, 5.0, 5.0, 5.0, 5.0, None],
-            "part": ["t"] * 7,
-        }
-    )
-    odd_times = pa.table(
-        {
-            "user": ["w", "w"],
-            "item": [1e7, 1e7],
-            "ts": times[1:],
-            "rating": [5.0, 5.0],
-            "part": ["t", "t"],
-        }
-    )
+    noon, lost = "2024-01-01T12:00:00", float("nan")
+    odd = [
+        ("u", 1e7, noon, lost, 1.0),  # no positive
+        ("u ", 2.0, noon, 5.0, 1.0),  # a user that looks like another
+        ("nan", 2.0, noon, 5.0, 1.0),
+        ("NULL", 2.0, noon, 5.0, 1.0),
+        ('{"$oid": "u"}', 1e7, noon, 5.0, 1.0),
+        ("v", 2.5, noon, 5.0, 1.0),
+        ("v", None, noon, None, 1.0),
+        ("w", 1e7, "12:30", 5.0, 1.0),
+        ("w", 1e7, "9999-12-31", 5.0, 1.0),
+        ("w", 1e7, noon, 5.0, 1e-12),
+    ]
+    names = ("user", "item", "ts", "rating", "weight")
+    columns = dict(zip(names, map(list, zip(*odd, strict=True)), strict=True))
+    table = pa.table({**columns, "part": ["t"] * len(odd)})
     (tmp_path / "user=all").mkdir()
-    parquet.write_table(pa.concat_tables([table, odd_times]), tmp_path / "user=all" / "a.parquet")
+    parquet.write_table(table, tmp_path / "user=all" / "a.parquet")
     sections = {
         "log": {
             "path": [str(tmp_path / "user=all" / "a.parquet")],
@@ -367,6 +364,7 @@ def test_values_that_pandas_and_databases_write(make_context, tmp_path) -> None:
             "item": "item",
             "time_format": "iso",
             "labels": {"positive": "rating >= 4"},
+            "weight": "weight",
             "split": "part",
         },
         "items": {"from_log": True, "id": "item"},
@@ -376,10 +374,7 @@ def test_values_that_pandas_and_databases_write(make_context, tmp_path) -> None:
     context = make_context("ingest", **sections)
     result = ingest.run(context)
     assert result.ledgers[0].dropped == {
-        "bad_id": 2,
-        "null_user": 2,
-        "null_item": 1,
-        "unparsable_time": 2,
+        **{"bad_id": 2, "null_user": 2, "null_item": 1, "unparsable_time": 2, "bad_value": 1},
         "merged_lines": 0,
     }
     seen = {
@@ -391,6 +386,7 @@ def test_values_that_pandas_and_databases_write(make_context, tmp_path) -> None:
     }
     details = {(r["reason"], r["detail"]) for r in rows(context, "quarantine", "reason")}
     assert {("bad_id", "2.5"), ("null_user", "nan"), ("unparsable_time", "12:30")} < details
+    assert ("bad_value", "weight 1.0E-12") in details
     names = [each["name"] for each in result.facts["oddities"]]
     assert {"one_time", "similar_users"} <= set(names)
     sections["gates"]["stop_on"] = ["similar_users"]
