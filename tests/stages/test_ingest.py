@@ -374,7 +374,11 @@ def test_values_that_pandas_and_databases_write(make_context, tmp_path) -> None:
     context = make_context("ingest", **sections)
     result = ingest.run(context)
     assert result.ledgers[0].dropped == {
-        **{"bad_id": 2, "null_user": 2, "null_item": 1, "unparsable_time": 2, "bad_value": 1},
+        "bad_id": 2,
+        "null_user": 2,
+        "null_item": 1,
+        "unparsable_time": 2,
+        "bad_value": 1,
         "merged_lines": 0,
     }
     seen = {
