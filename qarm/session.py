@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shlex
@@ -10,16 +11,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qarm.errors import ConfigError, StartError
 from qarm.lake.files import local_path
+from qarm.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 
+#: What is removed when this process ends.
+_AT_THE_END = ExitStack()
+atexit.register(_AT_THE_END.close)
 #: Versions of Java that this Spark runs on.
 _JAVA = (17, 21)
 
@@ -185,9 +191,8 @@ def _ship_wheels(spark: SparkSession) -> None:
     shipped = (context.getConf().get("spark.submit.pyFiles") or "").split(",")
     for path in (local_path(p) or p for p in shipped if p.endswith(".whl")):
         if os.path.isfile(path):
-            copy = os.path.join(
-                tempfile.mkdtemp(prefix="qarm-wheel-"), f"{os.path.basename(path)}.zip"
-            )
+            folder = _AT_THE_END.enter_context(temporary_folder("wheel"))
+            copy = os.path.join(folder, f"{os.path.basename(path)}.zip")
             shutil.copyfile(path, copy)
             context.addPyFile(copy)
 

@@ -19,7 +19,7 @@ SOURCES = sorted(
 #: above it only, at the top of a file, inside a function, or for types alone.
 ORDER = (
     "errors progress memory",
-    "ledger",
+    "ledger temporary",
     "lake",
     "config",
     "session worker_daemon",

@@ -21,6 +21,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from qarm.errors import InputError
 from qarm.lake import files as lake_files
+from qarm.temporary import check_own, in_use, remove_abandoned
 from qarm.training import collectives
 from qarm.training.shards import readable
 from qarm.training.wire import to_json
@@ -76,15 +77,21 @@ def open_arrays(
         owner: URI of the training's own folder, so that two trainings never share arrays.
         about: a dataclass from which alone the arrays follow.
         fill: writes the arrays to the folder.
+
+    Raises:
+        StorageError: a folder of that name is there that is not this user's alone.
     """
     digest = hashlib.sha256(f"{owner}\n{to_json(about)}".encode()).hexdigest()[:16]
     folder = os.path.join(tempfile.gettempdir(), f"qarm-items-{digest}")
     builds = collectives.local_rank() == 0
-    if builds and not os.path.exists(folder):
+    if builds and not os.path.lexists(folder):
+        remove_abandoned()
         _build(folder, fill)
     collectives.barrier()
+    check_own(folder)
     try:
-        yield ArrayFolder(folder)
+        with in_use(folder):
+            yield ArrayFolder(folder)
     finally:
         if builds:
             shutil.rmtree(folder, ignore_errors=True)
@@ -93,7 +100,7 @@ def open_arrays(
 def _build(folder: str, fill: Callable[[ArrayFolder], None]) -> None:
     """Fill a folder that appears under its name only when it is complete."""
     temporary = f"{folder}.{uuid.uuid4().hex[:8]}"
-    os.makedirs(temporary)
+    os.makedirs(temporary, mode=0o700)
     try:
         fill(ArrayFolder(temporary))
         try:

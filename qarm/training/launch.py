@@ -31,6 +31,7 @@ from qarm.config.training import Backend, Training
 from qarm.errors import ConfigError, QarmError, TrainingError
 from qarm.lake import files
 from qarm.session import is_local
+from qarm.temporary import temporary_folder
 from qarm.training import collectives, failures
 from qarm.training.collectives import RankLostError
 from qarm.training.failures import Failure
@@ -178,16 +179,14 @@ def child_environment(ranks: int, stall_seconds: int) -> dict[str, str]:
 def _by_file(environment: dict[str, str]) -> Iterator[dict[str, str]]:
     """What of the environment may be on command lines; the rest is in a file while this runs.
 
-    The file is readable by this user only; the ranks read it as they start.
+    The file is in a folder of this user alone; the ranks read it as they start.
     """
     shown = {k: v for k, v in environment.items() if _ON_COMMAND_LINES.fullmatch(k)}
-    handle, path = tempfile.mkstemp(prefix="qarm-environment-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+    with temporary_folder("environment") as folder:
+        path = os.path.join(folder, "environment.json")
+        with open(path, "w", encoding="utf-8") as file:
             json.dump({k: v for k, v in environment.items() if k not in shown}, file)
         yield {**shown, ENVIRONMENT_FILE: path}
-    finally:
-        os.unlink(path)
 
 
 def _stall_environment(stall_seconds: int) -> dict[str, str]:
