@@ -184,7 +184,8 @@ def _by_file(environment: dict[str, str]) -> Iterator[dict[str, str]]:
     shown = {k: v for k, v in environment.items() if _ON_COMMAND_LINES.fullmatch(k)}
     with temporary_folder("environment") as folder:
         path = os.path.join(folder, "environment.json")
-        with open(path, "w", encoding="utf-8") as file:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump({k: v for k, v in environment.items() if k not in shown}, file)
         yield {**shown, ENVIRONMENT_FILE: path}
 
