@@ -93,6 +93,9 @@ _REFUSALS = {
     "Permission denied": "Check the owner and the permissions of that folder",
 }
 _REFUSED = re.compile(rf"[^\n]*(?:{'|'.join(_REFUSALS)})[^\n]*")
+_UNREADABLE = re.compile(r"\[FAILED_READ_FILE[^\n]*")
+#: Exit code of a process that writes to a closed pipe, as shells have it: a stage may have stopped.
+_BROKEN_PIPE = 141
 _CAUSE = re.compile(r"^Caused by: (?:[\w.$]+: )?(.+)$", re.MULTILINE)
 
 
@@ -120,8 +123,8 @@ def plain_form(error: Exception) -> QarmError | None:
         return StorageError(
             f"{_brief(refusal[0])}. {_REFUSALS[words]}; the stage published nothing"
         )
-    if "FAILED_READ_FILE" in text:
-        return InputError(f"{_brief(text.splitlines()[0])}: {_last_cause(text)}")
+    if failed := _UNREADABLE.search(text):
+        return InputError(f"{_brief(failed[0])} {_last_cause(text)}")
     return None
 
 
@@ -167,7 +170,7 @@ def guarded(action: Callable[[], None]) -> int:
     except BrokenPipeError:  # `qarm settings | head`: nobody reads the rest
         # Otherwise Python reports it again when it flushes the rest at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _BROKEN_PIPE
     except Exception as error:
         sys.stderr.write(f"qarm: {_unexpected(error)}\n")
         return 1

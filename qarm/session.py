@@ -80,8 +80,14 @@ def local_settings(master: str) -> dict[str, str]:
     }
     if os.environ.get("PYSPARK_PYTHON", sys.executable) == sys.executable:
         settings["spark.python.daemon.module"] = "qarm.worker_daemon"
-    given = {line.split()[0] for line in defaults_file().read_text().splitlines() if line.split()}
+    given = _defaults()
     return {key: value for key, value in settings.items() if key not in given}
+
+
+def _defaults() -> dict[str, str]:
+    """The settings of ``defaults_file``."""
+    lines = [line.split(None, 1) for line in defaults_file().read_text().splitlines()]
+    return {line[0]: line[1].strip() if line[1:] else "" for line in lines if line}
 
 
 def _quarter_of_memory() -> int:
@@ -166,10 +172,13 @@ def what_prevents_start(settings: Mapping[str, str]) -> str | None:
     version = re.search(r'version "(?:1\.)?(\d+)', seen)
     if version and int(version[1]) not in _JAVA:
         return f"{command} is Java {version[1]}; {needed}, and JAVA_HOME has to name it"
+    given = {**_defaults(), **settings}
+    if "spark.jars.packages" not in given:
+        return None
     options = " ".join(os.environ.get(n, "") for n in ("JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS"))
     named = re.search(r"-Duser\.home=(\S+)", options)
-    default = Path(named[1] if named else Path.home()) / ".ivy2.5.2"
-    ivy = Path(settings.get("spark.jars.ivy", default))
+    home = named[1] if named else os.path.expanduser("~")
+    ivy = Path(given.get("spark.jars.ivy", os.path.join(home, ".ivy2.5.2")))
     try:
         ivy.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=ivy):

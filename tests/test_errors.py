@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,10 +72,25 @@ def test_disks_that_refuse(error, words, capsys) -> None:
 
 
 def test_a_file_that_spark_cannot_read_comes_with_the_last_cause() -> None:
-    text = "[FAILED_READ_FILE.NO_HINT] Encountered error while reading file a.csv.\n at x\n"
-    plain = plain_form(RuntimeError(text + "Caused by: a.B: first\nCaused by: c.D: the cause"))
+    text = (
+        "An error occurred while calling o55.count.\n: org.apache.spark.SparkException: "
+        "[FAILED_READ_FILE.NO_HINT] Encountered error while reading file a.csv.  SQLSTATE: KD001\n"
+        "\tat x\nCaused by: a.B: first\nCaused by: c.D: the cause"
+    )
+    plain = plain_form(RuntimeError(text))
     assert isinstance(plain, InputError)
-    assert str(plain).endswith("reading file a.csv.: the cause")
+    assert "reading file a.csv." in str(plain)
+    assert "o55" not in str(plain)
+    assert str(plain).endswith("the cause")
+
+
+def test_a_closed_pipe_is_quiet_and_no_success(capfd) -> None:
+    """A stage whose progress nobody reads has stopped half-way."""
+    code = "from qarm.errors import guarded; import sys\n"
+    code += "def f(): raise BrokenPipeError\n"
+    code += "sys.exit(guarded(f))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (141, b"", b"")
 
 
 def test_too_little_memory_is_reported_in_a_sentence(capsys) -> None:

@@ -31,9 +31,9 @@ class LogSource(Section):
     item: str = "item_id"
     """Column of the item's id."""
     null_words: list[str] = ["nan", "none", "null", "\\n", "n/a", "<na>", "undefined"]
-    """Texts in lower case that stand for a missing id; rows with one go to quarantine as null_user
-    or null_item. Databases and pandas write them, and all anonymous events would become those of
-    one user. Set [] if such ids are real."""
+    """Texts, of any case, that stand for a missing id in log and catalogue; rows with one go to
+    quarantine as null_user or null_item. Databases and pandas write them, and all anonymous events
+    would become those of one user. Set [] if such ids are real."""
     time: str | None = "ts"
     """Column of the event's time, or of its position where time_format is order."""
     time_format: TimeFormat = "timestamp"

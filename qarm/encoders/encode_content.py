@@ -167,8 +167,9 @@ def fetch_contents(contents: pa.Array, uris: pa.Array) -> list[Any]:
                 with files.open_file(uri) as file:
                     fetched[i] = bytes(file.read())
             # A store that is down fails the stage: otherwise its images would count as unreadable.
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError):
-                continue
+            except (OSError, ValueError) as error:
+                if not files.is_absent(error):
+                    raise
     return fetched
 
 

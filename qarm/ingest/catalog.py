@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qarm.config.items import ItemSource
@@ -47,7 +47,7 @@ def open_catalog(spark: SparkSession, items: ItemSource) -> DataFrame:
     return raw
 
 
-def read_catalog(raw: DataFrame, items: ItemSource) -> DataFrame:
+def read_catalog(raw: DataFrame, items: ItemSource, null_words: Sequence[str] = ()) -> DataFrame:
     """One row per catalogue line: item_id, the content columns, content_hash, and its problems.
 
     Problems are ``reason`` (one of LINE_REASONS; null: the line is an item), ``bad_id`` (the id, as
@@ -80,7 +80,7 @@ def read_catalog(raw: DataFrame, items: ItemSource) -> DataFrame:
         raw.select(
             F.struct(*[column(name) for name in own]).alias("raw"),
             F.col(FILE).alias("file"),
-            id_text(column(items.id), kind).alias("item_id"),
+            id_text(column(items.id), kind, null_words).alias("item_id"),
             bad_id(column(items.id), kind).alias("bad_id"),
             F.sha2(F.concat_ws("|", *parts), 256).alias("fingerprint"),
             F.size(
@@ -131,13 +131,15 @@ def _without_bad_media(
     return lines.withColumn("image", F.when(F.col("image_problem").isNull(), F.col("image")))
 
 
-def ids(raw: DataFrame, items: ItemSource, known: DataFrame) -> DataFrame:
+def ids(
+    raw: DataFrame, items: ItemSource, known: DataFrame, null_words: Sequence[str] = ()
+) -> DataFrame:
     """Distinct item_id that log rows may name: those of the files and those of table items.
 
     Items that have left the catalogue keep their events.
     """
     kind = raw.schema[items.id].dataType.simpleString()
-    named = raw.select(id_text(column(items.id), kind).alias("item_id"))
+    named = raw.select(id_text(column(items.id), kind, null_words).alias("item_id"))
     both = named.unionByName(known.select("item_id"))
     return both.where("item_id IS NOT NULL").distinct()
 
@@ -156,7 +158,7 @@ def summary(present: DataFrame) -> tuple[dict[str, int], str | None]:
     row = present.agg(
         F.count("*").alias("items"),
         F.count_if(broken).alias("with_broken_text"),
-        F.min(F.when(broken, text)).alias("example"),
+        F.min(F.when(broken, F.substring(text, 1, 80))).alias("example"),
         F.count_if(F.col("title").isNull() & F.col("text").isNull()).alias("without_text"),
         F.count_if(F.col("image").isNotNull()).alias("with_image"),
         F.count_if(F.col("audio").isNotNull()).alias("with_audio"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Bytes read of each CSV or JSON file.
 _BYTES = 1 << 16
+#: What Spark unpacks by itself.
+_PACKED = {".gz": "gzip", ".bz2": "bz2"}
 #: More files than these are read by Spark's tasks.
 _MANY = 64
 #: What compressed and other files begin with; what to do about them.
@@ -89,10 +92,13 @@ def read_head(name: str, kind: str, options: Mapping[str, str]) -> Head:
     """The head of one file; ``options`` are those of the CSV reader, names in lower case."""
     if kind == "parquet":
         return _parquet(name)
-    with files.open_file(name, compression="infer") as file:
+    packed = next((kind for ending, kind in _PACKED.items() if name.lower().endswith(ending)), None)
+    with files.open_file(name, compression=packed, block_bytes=_BYTES) as file:
         try:
             start = bytes(file.read(_BYTES))
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
+            if packed is None:
+                raise
             return Head(name, problem=f"cannot be unpacked: {error}")
     if not start:
         return Head(name, empty=True)
@@ -112,7 +118,7 @@ def _each(spark: SparkSession, names: Sequence[str], read: Callable[[str], Head]
 
 def _compare(first: Head, other: Head, field: str) -> None:
     """Raise InputError where two files differ in columns or types."""
-    a, b = dict(first.columns or ()), dict(other.columns or ())
+    a, b = _by_name(first), _by_name(other)
     if a.keys() != b.keys():
         lacks, extra = [n for n in a if n not in b], [n for n in b if n not in a]
         raise InputError(
@@ -128,8 +134,19 @@ def _compare(first: Head, other: Head, field: str) -> None:
             )
 
 
+def _by_name(head: Head) -> dict[str, str]:
+    """Column -> type; names of CSV in lower case, as Spark compares them."""
+    columns = head.columns or ()
+    return {name if kind else name.lower(): kind for name, kind in columns}
+
+
+def _is_utf16(start: bytes) -> bool:
+    """Whether it begins with the mark of UTF-16, or every second byte or so is NUL."""
+    return start.startswith(_UTF16) or start[:1000].count(0) * 3 >= len(start[:1000])
+
+
 def _json(name: str, start: bytes) -> Head:
-    if start.startswith(_UTF16) or b"\x00" in start:
+    if _is_utf16(start):
         return Head(name, problem="looks like UTF-16; convert it to UTF-8")
     if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
         return Head(
@@ -143,20 +160,30 @@ def _json(name: str, start: bytes) -> Head:
 def _csv(name: str, start: bytes, options: Mapping[str, str]) -> Head:
     encoding = options.get("encoding", options.get("charset"))
     if encoding is None:
-        if start.startswith(_UTF16) or b"\x00" in start:
+        if _is_utf16(start):
             return Head(
                 name,
                 problem='looks like UTF-16; set csv_options = { encoding = "UTF-16" }, or convert '
                 "it to UTF-8",
             )
-        encoding = "utf-8-sig"
+        encoding = "utf-8"
+    if encoding.lower().replace("_", "-") in ("utf-8", "utf8"):
+        encoding = "utf-8-sig"  # with or without a byte order mark
     separator = options.get("sep", options.get("delimiter", ","))
     quote = options.get("quote", '"')
-    if options.get("header", "true").lower() != "true" or options.keys() & {"comment", "linesep"}:
+    by_position = options.get("enforceschema", "false").lower() == "true"
+    no_header = options.get("header", "true").lower() != "true"
+    if by_position or no_header or options.keys() & {"comment", "linesep"}:
         return Head(name)
     if len(separator) != 1 or len(quote) > 1:
         return Head(name)  # Python's reader has none of these
-    text = io.StringIO(start.decode(encoding, errors="replace"), newline="")
+    try:
+        decoded = start.decode(encoding, errors="replace")
+    except LookupError:
+        return Head(name)  # an encoding that Java alone may know
+    if len(start) == _BYTES and "\n" not in decoded and "\r" not in decoded:
+        return Head(name)  # the header is longer than what was read
+    text = io.StringIO(decoded, newline="")
     quoting = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
     try:
         header = next((row for row in csv.reader(text, delimiter=separator, **quoting) if row), [])
@@ -179,7 +206,7 @@ def _parquet(name: str) -> Head:
     import pyarrow as pa
     from pyarrow import parquet
 
-    with files.open_file(name) as file:
+    with files.open_file(name, block_bytes=_BYTES) as file:
         problem = _no_parquet(file)
         if problem is not None:
             return Head(name, problem=problem)
@@ -236,4 +263,9 @@ def _spelled(kind: pa.DataType) -> str:
     element = _values(kind)
     if element is not kind:
         return f"list<{_spelled(element)}>"
+    if pa.types.is_map(kind):
+        return f"map<{_spelled(kind.key_type)}, {_spelled(kind.item_type)}>"
+    if pa.types.is_struct(kind):
+        fields = sorted(f"{field.name}: {_spelled(field.type)}" for field in kind)
+        return f"struct<{', '.join(fields)}>"
     return str(kind).removeprefix("large_")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyspark.sql import Column
 
-#: Whole numbers beyond these are not distinct in the type: an id there may be another's.
+#: Whole numbers from here on are not distinct in the type: an id there may be another's.
 _EXACT = {"float": 2**24, "double": 2**53}
 
 
@@ -21,7 +21,7 @@ def id_text(value: Column, kind: str, null_words: Sequence[str] = ()) -> Column:
     Args:
         value: the column.
         kind: its Spark SQL type.
-        null_words: texts in lower case that mean that there is no id, such as ``nan``.
+        null_words: texts, of any case, that mean that there is no id, such as ``nan``.
     """
     from pyspark.sql import functions as F
 
@@ -35,7 +35,8 @@ def id_text(value: Column, kind: str, null_words: Sequence[str] = ()) -> Column:
     if kind == "string":
         usable = usable & ~_is_object(text)
         if null_words:
-            usable = usable & ~F.lower(F.trim(text)).isin(*null_words)
+            words = [word.lower() for word in null_words]
+            usable = usable & ~F.lower(F.trim(text)).isin(*words)
     return F.when(usable, text)
 
 
@@ -61,7 +62,7 @@ def _whole(value: Column, kind: str) -> Column:
     from pyspark.sql import functions as F
 
     if kind in _EXACT:
-        return (F.abs(value) <= _EXACT[kind]) & (value == F.floor(value))
+        return (F.abs(value) < _EXACT[kind]) & (value == F.floor(value))
     return value == F.floor(value)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 MOST_BYTES = 32 << 20
 _LONGEST_PATH = 4096
+#: A path, or a URI whose scheme is one.
+_SCHEME = re.compile(r"(?!.*://)|[A-Za-z][A-Za-z0-9+.-]*://", re.DOTALL)
 #: Checked before anything is decoded: a PNG of 0.5 MB can hold 200 million pixels.
 MOST_PIXELS = 32_000_000
 
@@ -104,7 +106,9 @@ def load(
         with files.open_file(where) as file:
             image = bytes(file.read(MOST_BYTES + 1))
     # An unavailable store or a refused access fails the stage: otherwise all images would be lost.
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:
+    except (OSError, ValueError) as error:
+        if not files.is_absent(error):
+            raise
         return None, f"{where} cannot be read: {type(error).__name__}"
     problem = decode_problem(image)
     return (None, problem) if problem else (image, None)
@@ -124,7 +128,10 @@ def _inline(uri: str) -> tuple[bytes | None, str | None]:
 def _refuse_elsewhere(where: str, folder: str, prefixes: Sequence[str]) -> None:
     """Raise InputError unless ``where`` is below ``folder`` or one of the ``prefixes``."""
     plain = _plain(where)
-    if any(plain.startswith(_plain(each).rstrip("/") + "/") for each in (folder, *prefixes)):
+    chained = "::" in where or not _SCHEME.match(where)  # fsspec opens the first of a chain
+    if not chained and any(
+        plain.startswith(_plain(each).rstrip("/") + "/") for each in (folder, *prefixes)
+    ):
         return
     scheme = where.partition("://")[0] if "://" in where else ""
     if scheme in ("http", "https", "ftp") and not prefixes:
@@ -140,7 +147,7 @@ def _refuse_elsewhere(where: str, folder: str, prefixes: Sequence[str]) -> None:
 
 def _plain(uri: str) -> str:
     """The URI without ``..`` and, for local files, without a scheme."""
-    scheme, found, rest = uri.partition("://")
+    scheme, found, rest = files.with_fsspec_scheme(uri).partition("://")
     if not found or scheme == "file":
         return normpath("/" + uri.removeprefix("file:").lstrip("/"))
     return f"{scheme}://{normpath(rest)}"

@@ -11,7 +11,7 @@ from qarm.errors import GateError
 from qarm.ingest.times import from_micros
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
 _YEAR = 365.25
 _LONG_GAP_DAYS = 10 * _YEAR
@@ -93,8 +93,9 @@ def of_text(broken: int, example: str | None) -> list[Oddity]:
     if not broken:
         return []
     text = (
-        f"{broken:,} items have U+FFFD in their text, such as {example!r}: the file is not UTF-8; "
-        'set items.csv_options = { encoding = "ISO-8859-1" } or what it is'
+        f"{broken:,} items have U+FFFD in their text, such as {example!r}: it was read in another "
+        "encoding than it was written in; for CSV files that are not UTF-8 set csv_options = "
+        '{ encoding = "ISO-8859-1" } or what it is'
     )
     return [Oddity("replacement_characters", broken, text)]
 
@@ -109,9 +110,15 @@ def of_ids(ids: DataFrame, name: str, kind: str) -> list[Oddity]:
     """
     from pyspark.sql import functions as F
 
+    texts = ids.select(F.col(name).cast("string").alias("id"))
+    plain = ~F.col("id").rlike("[^\\x00-\\x7f]")
+    folded = F.lower(F.trim("id")).alias("folded")
+    composed = F.lower(F.udf(_compose, "string")("id")).alias("folded")
+    # Python sees the ids beyond ASCII alone: within a CASE it would see all.
+    both = texts.where(plain).select("id", folded)
+    both = both.unionByName(texts.where(~plain).select("id", composed))
     alike = (
-        ids.select(F.col(name).cast("string").alias("id"))
-        .groupBy(_folded(F.col("id")).alias("folded"))
+        both.groupBy("folded")
         .agg(F.count("*").alias("n"), F.min("id").alias("a"), F.max("id").alias("b"))
         .where("n > 1")
         .agg(F.sum("n").alias("n"), F.min(F.struct("a", "b")).alias("example"))
@@ -127,16 +134,8 @@ def of_ids(ids: DataFrame, name: str, kind: str) -> list[Oddity]:
     return [Oddity(f"similar_{kind}", int(alike["n"]), text)]
 
 
-def _folded(text: Column) -> Column:
-    """The id without what a reader does not see; Python is asked for ids beyond ASCII only."""
-    from pyspark.sql import functions as F
-
-    plain = ~text.rlike("[^\\x00-\\x7f]")
-    composed = F.udf(_compose, "string")(F.when(~plain, text))
-    return F.lower(F.trim(F.when(plain, text).otherwise(composed)))
-
-
 def _compose(text: str | None) -> str | None:
+    """The id without what a reader does not see."""
     import unicodedata
 
     return None if text is None else unicodedata.normalize("NFKC", text).strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import posixpath
@@ -17,14 +18,17 @@ from qarm.errors import StorageError
 _SCHEMES = {"s3a": "s3", "s3n": "s3", "wasbs": "abfs", "abfss": "abfs"}
 
 
-def _open_fs(uri: str) -> tuple[Any, str]:
-    """File system and path of ``uri``; Spark's schemes are mapped to those of fsspec."""
+def with_fsspec_scheme(uri: str) -> str:
+    """``uri`` with Spark's scheme (s3a, wasbs, ...) replaced by that of fsspec."""
     scheme, found, rest = uri.partition("://")
     if found and scheme in _SCHEMES:
-        uri = f"{_SCHEMES[scheme]}://{rest}"
-    elif not found and uri.startswith("file:"):
-        uri = uri.removeprefix("file:")
-    opened: tuple[Any, str] = fsspec.core.url_to_fs(uri)
+        return f"{_SCHEMES[scheme]}://{rest}"
+    return uri if found else uri.removeprefix("file:")
+
+
+def _open_fs(uri: str) -> tuple[Any, str]:
+    """File system and path of ``uri``."""
+    opened: tuple[Any, str] = fsspec.core.url_to_fs(with_fsspec_scheme(uri))
     return opened
 
 
@@ -98,13 +102,31 @@ def check_writable(folder: str) -> None:
         ) from error
 
 
-def open_file(uri: str, mode: str = "rb", compression: str | None = None) -> IO[Any]:
-    """Open for streaming; with compression "infer", decompress by the name's ending."""
+def open_file(
+    uri: str, mode: str = "rb", compression: str | None = None, block_bytes: int | None = None
+) -> IO[Any]:
+    """Open for streaming.
+
+    Args:
+        uri: of the file.
+        mode: rb or wb.
+        compression: gzip or bz2; "infer": by the name's ending.
+        block_bytes: how much a store is asked for at once; by default 5 MB and more.
+    """
     fs, path = _open_fs(uri)
     if "w" in mode:
         fs.makedirs(posixpath.dirname(path), exist_ok=True)
-    opened: IO[Any] = fs.open(path, mode, compression=compression)
+    asked = {} if block_bytes is None else {"block_size": block_bytes}
+    opened: IO[Any] = fs.open(path, mode, compression=compression, **asked)
     return opened
+
+
+def is_absent(error: Exception) -> bool:
+    """Whether an error of opening means that there is no such file; others may pass by."""
+    names = (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError)
+    return isinstance(error, names) or (
+        isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+    )
 
 
 def move(source: str, target: str) -> None:
@@ -163,16 +185,28 @@ def visible_files(uri: str) -> list[str]:
     fs, path = _open_fs(uri)
     found = []
     for match in _matching(fs, path):
+        start = len(match) if match == path else len(posixpath.dirname(match))
         for name in fs.find(match) if fs.isdir(match) else [match]:
-            below = str(name)[len(match) :].strip("/").split("/")
-            if not any(part.startswith(".") or _is_hidden(part) for part in below):
-                local = local_path(uri) is not None
-                found.append(str(name) if local else str(fs.unstrip_protocol(name)))
+            below = str(name)[start:].strip("/").split("/")
+            if not any(_is_hidden(part) for part in below):
+                found.append(_named_like(uri, fs, path, str(name)))
     return sorted(found)
 
 
+def _named_like(uri: str, fs: Any, path: str, name: str) -> str:
+    """A file that ``fs`` calls ``name``, with the scheme, host and account that ``uri`` has."""
+    if local_path(uri) is not None:
+        return name
+    given = uri.rstrip("/")
+    if given.endswith(path.rstrip("/")):
+        return given[: len(given) - len(path.rstrip("/"))] + name
+    return str(fs.unstrip_protocol(name))
+
+
 def _is_hidden(name: str) -> bool:
-    return name.startswith("_") and "=" not in name  # _date=2024 is a partition
+    if name.endswith(("._COPYING_", "_$folder$")):  # marks of HDFS and of EMR
+        return True
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)  # _date=2024 is not
 
 
 def hadoop_path(uri: str) -> str:

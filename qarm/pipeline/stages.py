@@ -64,7 +64,10 @@ _TRAINING = ("loader.shards", "loader.shuffle_rows", "training.mixed_precision")
 _ASSIGN_ONLY = (
     *("resolve_capacity", "vq_exact_anchors", "vq_index_probes", "drift_max_error_ratio"),
 )
-_FIT = tuple(f"codes.{name}" for name in Codes.model_fields if name not in _ASSIGN_ONLY)
+_FIT = (
+    "gates.stop_on",
+    *(f"codes.{name}" for name in Codes.model_fields if name not in _ASSIGN_ONLY),
+)
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -73,7 +76,12 @@ STAGES: tuple[Stage, ...] = (
         module="qarm.stages.ingest",
         sections=(
             *("log", "items", "split"),
-            *("gates.max_quarantine_share", "gates.min_interactions", "gates.min_items"),
+            *(
+                "gates.max_quarantine_share",
+                "gates.min_interactions",
+                "gates.min_items",
+                "gates.stop_on",
+            ),
         ),
         inputs=(),
         outputs=("items", "users", "interactions", "event_splits", "quarantine"),

@@ -110,7 +110,7 @@ def _judge(context: Context, keep: Keeper) -> _Judged:
     else:
         raw_items = catalog.open_catalog(spark, config.items)
         if config.items.unknown == "quarantine":
-            known_ids = catalog.ids(raw_items, config.items, known.items)
+            known_ids = catalog.ids(raw_items, config.items, known.items, config.log.null_words)
 
     total = raw.count()
     catalog_rows = None if raw_items is None else raw_items.count()
@@ -127,7 +127,8 @@ def _judge(context: Context, keep: Keeper) -> _Judged:
     order_only = config.log.time_format == "order"
     events = splits.assign(events, config.split, keep, order_only=order_only)
     if raw_items is not None:
-        catalog_lines = keep(catalog.read_catalog(raw_items, config.items))
+        found = catalog.read_catalog(raw_items, config.items, config.log.null_words)
+        catalog_lines = keep(found)
     else:
         item_type = kinds[config.log.item]
         catalog_lines = keep(catalog.from_lines(events, raw, config.items, item_type))

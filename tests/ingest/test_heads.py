@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,6 +53,11 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path, content, kind, words) -
         (",user_id,item_id\n0,u,i\n", {}),  # the index of pandas
         ("\ufeffuser_id,item_id\nu,i\n", {}),
         ("u,u,u\n", {"header": "false"}),
+        ("u,u,u\n", {"enforceSchema": "true"}),
+        ("user_id,item_id\nu\x00,i\n", {"encoding": "UTF-8"}),
+        ("user_id,item_id\nu\x00x,i and more\n", {}),  # one NUL is no UTF-16
+        (",".join(f"f{n}" for n in range(20_000)), {}),  # the header does not end in what is read
+        ("user_id,item_id\nu,i\n", {"encoding": "x-windows-949"}),  # of Java alone
         ("user_id;item_id\nu;i\n", {"sep": ";"}),
         ("user_id||item_id||user\n", {"sep": "||"}),
         ("user_id,item_id\nü,i\n".encode("latin-1").decode("latin-1"), {"encoding": "ISO-8859-1"}),
@@ -62,6 +68,25 @@ def test_files_that_can_be_read(tmp_path, text, options) -> None:
     _check(tmp_path, "csv", **options)
     (tmp_path / "empty.csv").write_text("")  # as Spark writes a part without rows
     _check(tmp_path, "csv", **options)
+
+
+def test_marks_and_cases_of_headers_make_no_difference(tmp_path) -> None:
+    (tmp_path / "a.csv").write_text("user_id,item_id\n")
+    (tmp_path / "b.csv").write_text("\ufeffUser_ID,item_id\n")
+    _check(tmp_path, "csv")
+    _check(tmp_path, "csv", encoding="UTF-8")
+
+
+def test_packed_files_that_are_damaged_or_not_read(tmp_path) -> None:
+    whole = gzip.compress(LINE.encode() * 1000)
+    (tmp_path / "a.csv.gz").write_bytes(whole[:40] + b"\xff" * 9 + whole[49:])
+    with pytest.raises(InputError, match=r"a\.csv\.gz cannot be unpacked"):
+        _check(tmp_path, "csv")
+    (tmp_path / "a.csv.gz").unlink()
+    with zipfile.ZipFile(tmp_path / "log.zip", "w") as archive:
+        archive.writestr("log.csv", LINE)
+    with pytest.raises(InputError, match=r"log\.zip is a zip archive"):
+        _check(tmp_path, "csv")
 
 
 def test_csv_files_of_one_folder_have_one_header(tmp_path) -> None:
@@ -84,6 +109,17 @@ def test_parquet_files_of_one_folder_have_one_schema(tmp_path) -> None:
     write("c.parquet", user=["w"], rating=["3"])
     with pytest.raises(InputError, match=r"'rating' is of type int64 in .*string in .*c\.parquet"):
         _check(tmp_path, "parquet")
+
+
+def test_types_that_spark_does_not_tell_apart(tmp_path) -> None:
+    """As Spark and pandas write the same structs."""
+    spark = pa.struct([pa.field("a", pa.int64()), pa.field("b", pa.large_string())])
+    pandas = pa.struct([pa.field("b", pa.string()), pa.field("a", pa.int64(), nullable=False)])
+    for name, kind in (("a", spark), ("b", pandas)):
+        column = pa.array([{"a": 1, "b": "x"}], kind)
+        table = pa.table({"s": column, "l": pa.array([["x"]], pa.large_list(pa.string()))})
+        parquet.write_table(table, tmp_path / f"{name}.parquet", store_schema=name == "a")
+    _check(tmp_path, "parquet")
 
 
 def test_nanoseconds_beside_microseconds(tmp_path) -> None:

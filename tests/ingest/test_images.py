@@ -108,6 +108,11 @@ def test_images_lie_below_the_catalogue_or_an_allowed_prefix(tmp_path: Path) -> 
         images.load("https://example.com/a.jpg", beside)
     with pytest.raises(InputError, match="is not below"):
         images.load("s3a://bucket/../media/a.jpg", beside, ["s3a://bucket"])
+    for chain in (f"{tmp_path}/own/../other/a.jpg::file://y", f"{tmp_path}/own/a::memory://b"):
+        with pytest.raises(InputError, match="is not below"):
+            images.load(chain, beside)
+    images._refuse_elsewhere("s3://bucket/cat/a.jpg", "s3a://bucket/cat/", [])
+    assert "OSError" in (images.load("a" * 300, beside)[1] or "")
 
 
 def test_images_within_the_text(tmp_path: Path) -> None:

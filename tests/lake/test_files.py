@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from qarm.errors import StorageError
@@ -80,7 +82,28 @@ def test_names_with_the_characters_of_globs(tmp_path) -> None:
     assert files.hadoop_path(uri) == str(tmp_path / "logs \\[2024\\]")
     assert files.hadoop_path(f"{tmp_path}/*.csv") == f"{tmp_path}/*.csv"
     files.write_text("memory://visible/a.csv", "1")
-    assert files.visible_files("memory://visible") == ["memory:///visible/a.csv"]
+    assert files.visible_files("memory://visible") == ["memory://visible/a.csv"]
+
+
+def test_what_spark_leaves_out_is_not_visible(tmp_path) -> None:
+    for name in ("a.csv", ".a.csv.crc", "_SUCCESS", "b.csv._COPYING_", "x_$folder$"):
+        (tmp_path / name).write_text("1")
+    expected = [str(tmp_path / "a.csv")]
+    assert files.visible_files(str(tmp_path)) == expected
+    assert files.visible_files(f"{tmp_path}/*") == expected
+
+
+def test_files_keep_the_host_and_the_scheme_of_their_folder(tmp_path) -> None:
+    class Stripping:
+        """As file systems of pyarrow and adlfs name files."""
+
+        def unstrip_protocol(self, name: str) -> str:
+            return f"other://{name}"
+
+    named = partial(files._named_like, fs=Stripping())
+    assert named(uri="hdfs://nn2:8020/log", path="/log", name="/log/a") == "hdfs://nn2:8020/log/a"
+    assert named(uri="s3a://b/log/", path="b/log", name="b/log/a") == "s3a://b/log/a"
+    assert named(uri="s3a://b/*.csv", path="b/*.csv", name="b/a.csv") == "s3a://b/a.csv"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path) -> None:
