@@ -107,7 +107,7 @@ def list_keys(vq_q: NDArray[np.integer[Any]], vq: NDArray[np.integer[Any]], ties
 
 
 def _product(a: Floats, b: Floats) -> Floats:
-    """A b^T by torch: NumPy's BLAS may use a slow kernel (see docs/scale.md)."""
+    """A b^T by torch: NumPy's BLAS may have no kernel for the processor."""
     import torch
 
     product: Floats = (torch.from_numpy(a) @ torch.from_numpy(b).T).numpy()

@@ -11,9 +11,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-from qarm.errors import InputError, QarmError
+from qarm.errors import InputError, guarded
 from qarm.lake import files
-from qarm.progress import say
 
 #: Beginnings of the captions of the plots that are shown, in order.
 SHOWN = (
@@ -76,14 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("to", metavar="OUT.svg", help="URI of the picture")
     arguments = parser.parse_args(argv)
 
-    try:
+    def write() -> None:
         if not files.exists(arguments.report):
             raise InputError(f"no report at {arguments.report}; `qarm report` writes it")
         files.write_text(arguments.to, picture(files.read_text(arguments.report)))
-    except QarmError as error:
-        say(f"{parser.prog}: {error}")
-        return error.exit_code
-    return 0
+
+    return guarded(write)
 
 
 if __name__ == "__main__":
