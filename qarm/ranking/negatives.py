@@ -19,6 +19,8 @@ from qarm.ranking.rates import first_seen
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+DRAWN = "drawn"
+"""Column with the numbers of the items that were drawn for a positive."""
 DRAWS_PER_NEGATIVE = 4
 """Draws per negative; those that hit the basket or an earlier draw are skipped."""
 
@@ -49,7 +51,33 @@ def draw(
     seed: int,
     keep: Sequence[str] = (),
 ) -> DataFrame:
-    """Negatives of the wanted positives.
+    """Negatives of the wanted positives, one row for each number of ``draw_numbers``.
+
+    Returns:
+        (user_idx, ts, positive_item_idx, event, slot, item_idx, ``keep``); slot < per_positive.
+    """
+    drawn = draw_numbers(positives, numbers, per_positive=per_positive, seed=seed, keep=keep)
+    return with_items(drawn, numbers)
+
+
+def with_items(drawn: DataFrame, numbers: DataFrame) -> DataFrame:
+    """Rows of ``draw_numbers``, one for each number, with its slot and item in place of it."""
+    from pyspark.sql import functions as F
+
+    others = [name for name in drawn.columns if name != DRAWN]
+    each = drawn.select(*others, F.posexplode(DRAWN).alias("slot", "item_number"))
+    return each.join(numbers, "item_number").drop("item_number")
+
+
+def draw_numbers(
+    positives: DataFrame,
+    numbers: DataFrame,
+    *,
+    per_positive: int,
+    seed: int,
+    keep: Sequence[str] = (),
+) -> DataFrame:
+    """Numbers of the negatives of each wanted positive.
 
     Draws that hit the basket, or an item drawn before for the same positive, are skipped. A
     positive gets fewer negatives if ``DRAWS_PER_NEGATIVE`` x ``per_positive`` draws do not give
@@ -65,7 +93,7 @@ def draw(
         keep: columns of the positive to copy to its negatives.
 
     Returns:
-        (user_idx, ts, positive_item_idx, event, slot, item_idx, ``keep``); slot < per_positive.
+        (user_idx, ts, positive_item_idx, event, ``keep``, ``DRAWN``: at most per_positive numbers).
     """
     from pyspark.sql import functions as F
 
@@ -89,12 +117,11 @@ def draw(
         lambda k: F.pmod(F.xxhash64(*key, k), F.greatest(F.col("items_before"), F.lit(1))),
     )
     good = F.slice(F.array_except(draws, F.col("basket")), 1, per_positive)
-    drawn = targets.select(
+    return targets.select(
         "user_idx",
         "ts",
         F.col("item_idx").alias("positive_item_idx"),
         "event",
         *keep,
-        F.posexplode(good).alias("slot", "item_number"),
+        good.alias(DRAWN),
     )
-    return drawn.join(numbers, "item_number").drop("item_number")

