@@ -46,4 +46,4 @@ def test_the_most_frequent_reasons_have_an_example() -> None:
     message = str(caught.value)
     assert "unknown_item 5 (such as '1.0'; see log.item, items.id" in message
     assert "unparsable_time 4 (such as 'yesterday'; see log.time and log.time_format)" in message
-    assert "null_item 3 (see log.item)" in message
+    assert "null_item 3 (see log.item and log.null_words)" in message

@@ -31,7 +31,7 @@ def _check(folder: Path, kind: str, spark=None, **options: str) -> None:
         (LINE.encode("utf-16"), "csv", "looks like UTF-16"),
         (LINE.encode("utf-16-le"), "csv", "looks like UTF-16"),
         (b"PK\x03\x04rest", "csv", "zip archive; unpack it"),
-        (gzip.compress(LINE.encode()), "csv", r"gzip; let its name end in \.gz"),
+        (gzip.compress(LINE.encode(), mtime=0), "csv", r"gzip; let its name end in \.gz"),
         (b"\x28\xb5\x2f\xfdrest", "jsonl", "zstd, which Spark cannot read"),
         (b"a,b,a\n1,2,3\n", "csv", "column 'a' and column 'a' .columns 1 and 3"),
         (b"rating,Rating\n1,2\n", "csv", "column 'rating' and column 'Rating'"),
