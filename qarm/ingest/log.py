@@ -132,7 +132,7 @@ def canonical(
             )
     # pandas writes NaN for a missing number, and Spark holds it for larger than any other: it would
     # be a positive of rating >= 4.
-    numbers = {name for name in raw.columns if kinds[name] in ("float", "double")}
+    numbers = [name for name in raw.columns if kinds[name] in ("float", "double")]
     rows = raw.select(
         F.struct(*[column(name) for name in own]).alias(_RAW),
         *[column(name) for name in raw.columns if name not in numbers],
@@ -163,8 +163,8 @@ def canonical(
         id_text(user, user_kind, source.null_words).alias("user_id"),
         id_text(item, item_kind, source.null_words).alias("item_id"),
         F.coalesce(bad_id(user, user_kind), bad_id(item, item_kind)).alias("bad_id"),
-        F.when(user.isNotNull(), user.cast("string")).alias("user_text"),
-        F.when(item.isNotNull(), item.cast("string")).alias("item_text"),
+        user.cast("string").alias("user_text"),
+        item.cast("string").alias("item_text"),
         F.when(F.length(F.trim(event)) > 0, event).alias("event"),
         times.instant(
             column(source.time),

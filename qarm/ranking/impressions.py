@@ -132,7 +132,7 @@ def with_sampled_negatives(
     Args:
         samples: see ``observed_samples``.
         events: all events, with ``TOTALS``; their positives form the baskets.
-        numbers: (item_idx, item_number), see ``negatives.draw``.
+        numbers: (item_idx, item_number), see ``negatives.draw_numbers``.
         labels: names of the labels.
         config: section samples.
         keep: persists what was drawn, which is counted before it is used.

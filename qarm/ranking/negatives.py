@@ -43,23 +43,6 @@ def numbered_items(events: DataFrame, totals: DataFrame) -> DataFrame:
     )
 
 
-def draw(
-    positives: DataFrame,
-    numbers: DataFrame,
-    *,
-    per_positive: int,
-    seed: int,
-    keep: Sequence[str] = (),
-) -> DataFrame:
-    """Negatives of the wanted positives, one row for each number of ``draw_numbers``.
-
-    Returns:
-        (user_idx, ts, positive_item_idx, event, slot, item_idx, ``keep``); slot < per_positive.
-    """
-    drawn = draw_numbers(positives, numbers, per_positive=per_positive, seed=seed, keep=keep)
-    return with_items(drawn, numbers)
-
-
 def with_items(drawn: DataFrame, numbers: DataFrame) -> DataFrame:
     """Rows of ``draw_numbers``, one for each number, with its slot and item in place of it."""
     from pyspark.sql import functions as F

@@ -65,14 +65,18 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path, content, kind, words) -
 )
 def test_files_that_can_be_read(tmp_path, text, options) -> None:
     (tmp_path / "x.csv").write_text(text)
-    _check(tmp_path, "csv", **options)
+    lower = {name.lower(): value for name, value in options.items()}
+    assert heads.read_head(str(tmp_path / "x.csv"), "csv", lower).problem is None
     (tmp_path / "empty.csv").write_text("")  # as Spark writes a part without rows
+    assert heads.read_head(str(tmp_path / "empty.csv"), "csv", lower).empty
     _check(tmp_path, "csv", **options)
 
 
 def test_marks_and_cases_of_headers_make_no_difference(tmp_path) -> None:
     (tmp_path / "a.csv").write_text("user_id,item_id\n")
     (tmp_path / "b.csv").write_text("\ufeffUser_ID,item_id\n")
+    marked = heads.read_head(str(tmp_path / "b.csv"), "csv", {})
+    assert marked.columns == (("User_ID", ""), ("item_id", ""))
     _check(tmp_path, "csv")
     _check(tmp_path, "csv", encoding="UTF-8")
 
@@ -119,6 +123,9 @@ def test_types_that_spark_does_not_tell_apart(tmp_path) -> None:
         column = pa.array([{"a": 1, "b": "x"}], kind)
         table = pa.table({"s": column, "l": pa.array([["x"]], pa.large_list(pa.string()))})
         parquet.write_table(table, tmp_path / f"{name}.parquet", store_schema=name == "a")
+    a, b = (heads.read_head(str(tmp_path / f"{name}.parquet"), "parquet", {}) for name in "ab")
+    assert a.columns == b.columns
+    assert a.columns == (("s", "struct<a: int64, b: string>"), ("l", "list<string>"))
     _check(tmp_path, "parquet")
 
 

@@ -13,6 +13,11 @@ from tests.lakes.ranking import START_SECOND, Event, random_log, tables
 PER_POSITIVE = 3
 
 
+def draw(positives, numbers, **options):
+    """Negatives with their items, as the stage joins them."""
+    return negatives.with_items(negatives.draw_numbers(positives, numbers, **options), numbers)
+
+
 @pytest.fixture(scope="module")
 def drawn(spark, log):
     """Rows of ``draw``, twice, with other partitions the second time."""
@@ -23,7 +28,7 @@ def drawn(spark, log):
         totals = rates.totals_before(shuffled)
         numbers = negatives.numbered_items(shuffled, totals)
         known = rates.with_totals(shuffled, totals)
-        frame = negatives.draw(
+        frame = draw(
             known.where("positive").withColumn("wanted", F.col("item_idx") != 1),
             numbers,
             per_positive=PER_POSITIVE,
@@ -85,7 +90,7 @@ def test_draws_are_even(spark):
     log += [Event(user, 99, 1, 5, "train") for user in range(1000)]
     events = impressions.prepare_events(*tables(spark, log), ["positive"])
     totals = rates.totals_before(events)
-    frame = negatives.draw(
+    frame = draw(
         rates.with_totals(events, totals).where("positive").withColumn("wanted", F.lit(True)),
         negatives.numbered_items(events, totals),
         per_positive=2,
@@ -105,7 +110,7 @@ def test_seed_moves_the_draws(spark):
     positives = known.where("positive").withColumn("wanted", F.lit(True))
 
     def drawn(seed: int) -> set[tuple]:
-        rows = negatives.draw(positives, numbers, per_positive=2, seed=seed)
+        rows = draw(positives, numbers, per_positive=2, seed=seed)
         return {tuple(row) for row in rows.collect()}
 
     assert drawn(0) != drawn(1)
