@@ -22,7 +22,7 @@ from qarm.alignment.held_out import METRIC, HeldOutPairs
 from qarm.alignment.item_store import ItemStore, open_store
 from qarm.alignment.known_pairs import KnownPairs
 from qarm.alignment.loss import Temperature, info_nce
-from qarm.config.alignment import Alignment
+from qarm.config.alignment import TEMPERATURE_MAX, Alignment
 from qarm.encoders import artifact
 from qarm.encoders.fusion import ItemEncoder
 from qarm.training import collectives
@@ -61,14 +61,16 @@ def _train(task: EncoderTask, store: ItemStore) -> EncoderResult:
     start_at_principal_axes(encoder, store, alignment.seed)
     model = AlignmentModel(
         encoder,
-        Temperature(alignment.temperature, alignment.temperature_min, alignment.temperature_max),
+        Temperature(alignment.temperature, alignment.temperature_min, TEMPERATURE_MAX),
     ).to(_device())
     collectives.broadcast_model(model)  # also for the metrics before the first epoch
     held_out = HeldOutPairs(task.valid_files, store, _VALID_PAIRS, _VALID_CANDIDATES)
     start = held_out.recall(encoder)
     result = fit(
         model,
-        _loss_function(store, _known_pairs(task, store), alignment),
+        _loss_function(
+            store, KnownPairs(read_pairs(task.train_files, store), len(store)), alignment
+        ),
         _loader(task),
         _optimizer(model, alignment),
         _fit_config(task.fit, alignment, judged=len(held_out) > 0),
@@ -124,14 +126,8 @@ def start_at_principal_axes(encoder: ItemEncoder, store: ItemStore, seed: int) -
     encoder.start(store.batch(rows, features_of=encoder.finetune), seed)
 
 
-def _known_pairs(task: EncoderTask, store: ItemStore) -> KnownPairs | None:
-    if not task.alignment.mask_known_pairs:
-        return None
-    return KnownPairs(read_pairs(task.train_files, store), len(store))
-
-
 def _loss_function(
-    store: ItemStore, known: KnownPairs | None, alignment: Alignment
+    store: ItemStore, known: KnownPairs, alignment: Alignment
 ) -> Callable[[Any, Batch], tuple[Tensor, Tensor]]:
     def loss(model: AlignmentModel, batch: Batch) -> tuple[Tensor, Tensor]:
         pairs = pair_batch(batch, store)

@@ -1,4 +1,4 @@
-"""k-means: Lloyd's algorithm on exact assignments, balanced on request."""
+"""k-means: Lloyd's algorithm on exact assignments."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qarm.codes.balance import Penalties
 from qarm.codes.seeding import Seed, farthest, seed_plus_plus
 from qarm.errors import InputError
 from qarm.kernels.bounds import MovingCentroids
-from qarm.kernels.nearest import Floats, Ints, as_matrix, nearest
+from qarm.kernels.nearest import Floats, Ints, as_matrix
 from qarm.kernels.sums import scale_for, sum_clusters
 
 
@@ -39,7 +38,6 @@ def kmeans(
     iterations: int,
     seed: Seed = 0,
     start: NDArray[np.floating[Any]] | None = None,
-    balance: float = 0.0,
     threads: int = 1,
 ) -> Clusters:
     """Lloyd's algorithm (1982) from drawn or given centres.
@@ -54,7 +52,6 @@ def kmeans(
         iterations: maximum number of iterations; fewer if no point moves.
         seed: of the first centres, drawn by k-means++.
         start: (k, d) centres to start from instead.
-        balance: see ``balance``; 0: each point goes to its nearest centroid.
         threads: the result does not depend on it.
 
     Raises:
@@ -67,24 +64,18 @@ def kmeans(
     centroids = seed_plus_plus(points, k, seed) if start is None else as_matrix(start, "start")
     if centroids.shape != (k, d):
         raise InputError(f"k-means: start should be {(k, d)}, is {centroids.shape}")
-    penalties = Penalties(k, balance)
-    moving = MovingCentroids(penalties.extend_points(points), threads=threads)
+    moving = MovingCentroids(points, threads=threads)
     scale = scale_for(float(max(points.max(), -points.min())))
     inertia: list[float] = []
     before: Ints | None = None
     for _ in range(iterations):
-        codes, costs = moving.nearest(penalties.extend_centroids(centroids))
-        distances = penalties.take_off(costs, codes)
+        codes, distances = moving.nearest(centroids)
         inertia.append(float(distances.mean(dtype=np.float64)))
-        if before is not None and np.array_equal(codes, before) and not balance:
+        if before is not None and np.array_equal(codes, before):
             return Clusters(centroids, inertia, True, codes, distances)
         centroids = update(points, codes, distances, centroids, scale, threads)
-        penalties.adjust(np.bincount(codes, minlength=k), inertia[-1])
         before = codes
-    if balance:  # penalties end here
-        codes, distances = nearest(points, centroids, threads=threads)
-    else:
-        codes, distances = moving.nearest(centroids)
+    codes, distances = moving.nearest(centroids)
     return Clusters(centroids, inertia, False, codes, distances)
 
 

@@ -53,7 +53,6 @@ def fit_residual(
     iterations: int,
     seed: int = 0,
     start: Sequence[Floats] | None = None,
-    balance: float = 0.0,
     shrink: float | None = 0.0,
     threads: int = 1,
 ) -> ResidualFit:
@@ -66,7 +65,6 @@ def fit_residual(
         seed: of the first centres; each level draws its own.
         start: (K_l, d) centroids of each level to start from, in place of drawn ones: a refit that
             keeps to an older codebook.
-        balance: penalty of large clusters, see ``balance``; 0: none.
         shrink: ``pseudo`` of ``shrunk``, from the second level on, whose rests have a mean near
             zero; None: ``pseudo_points`` of each level.
         threads: for assignments; the result does not depend on it.
@@ -85,7 +83,6 @@ def fit_residual(
             iterations=iterations,
             seed=(seed, number),
             start=None if start is None else start[number],
-            balance=balance,
             threads=threads,
         )
         centroids, distances = clusters.centroids, clusters.distances

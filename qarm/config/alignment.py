@@ -9,6 +9,9 @@ from pydantic import Field
 from qarm.config.section import Section
 from qarm.config.training import Optimizer
 
+#: Upper bound of the temperature of the loss.
+TEMPERATURE_MAX = 0.5
+
 
 class Alignment(Section):
     """Contrastive alignment of the encoder with behaviour."""
@@ -31,17 +34,13 @@ class Alignment(Section):
     valid_share: float = Field(0.05, ge=0, lt=1)
     """Share of trigger-target pairs that are held out, by hash, to choose the epoch; 0: the last
     epoch is kept."""
-    temperature: float = Field(0.35, gt=0)
-    """Initial value of the learned temperature of the loss."""
+    temperature: float = Field(0.35, gt=0, le=TEMPERATURE_MAX)
+    """Initial value of the learned temperature of the loss, which stays below 0.5."""
     temperature_min: float = Field(0.3, gt=0)
     """Lower bound of the temperature. On small catalogues a low value overfits the known pairs;
     catalogues of millions of items need a lower bound, such as 0.05."""
-    temperature_max: float = Field(0.5, gt=0)
-    """Upper bound of the temperature."""
     logq: bool = True
     """Correct in-batch negatives for the popularity of items (logQ correction)."""
-    mask_known_pairs: bool = True
-    """Do not use other known partners of an item as its negatives."""
     optimizer: Optimizer = Optimizer(learning_rate=1e-2, weight_decay=1e-4)
     seed: int = 0
     """Seed of initialisation, held-out pairs and order."""

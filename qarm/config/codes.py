@@ -17,10 +17,6 @@ class Codes(Section):
     level larger than the number of items is an error."""
     rq_iterations: int = Field(25, ge=1)
     """Maximum number of Lloyd iterations per level; the fit stops earlier if no item moves."""
-    rq_balanced: float = Field(0.0, ge=0)
-    """Evens out cluster sizes while fitting: adds a penalty of rq_balanced x (mean squared
-    distance) x sqrt(cluster size / mean cluster size) to the distance. 0: off; 0.3: moderate; above
-    1 the error rises. Codes are nearest centroids in either case."""
     rq_last: str = "kmeans"
     """Kind of the last level. kmeans: like the other levels; fsq: bits of a trained projection
     (Res-KmeansFSQ), for which the last entry of rq_levels is a power of two."""

@@ -119,7 +119,6 @@ def _fit(
         iterations=config.rq_iterations,
         seed=config.seed,
         start=None if refit is None else refit.start,
-        balance=config.rq_balanced,
         shrink=None if config.rq_shrink == "auto" else config.rq_shrink,
         threads=torch.get_num_threads(),
     )
@@ -152,7 +151,6 @@ def _parameters(
         "rq_shrunk_by": fitted.shrunk_by,
         "rq_iterations": config.rq_iterations,
         "rq_start": "parent" if warm else "k-means++",
-        "rq_balanced": config.rq_balanced,
         "vq_anchors": len(pool.items),
         "vq_k": config.vq_k,
         "vq_pool": pool.rule,
