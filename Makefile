@@ -1,7 +1,7 @@
 # `make demo` and `make test` are all a newcomer needs. Both run the set-up first (seconds if it is up to date).
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick evidence lint format wheel docs clean
+.PHONY: help setup demo test quick evidence lint audit format wheel docs clean
 BIN := .venv/bin
 STEP := source scripts/step.sh; step
 # Arguments of pytest, e.g. make test PYTEST="tests/lake -x"
@@ -32,6 +32,9 @@ quick: lint ## run lint, types and the tests that need neither Spark nor ranks
 
 evidence: setup ## run the shipped configurations with three seeds each; print means and deviations
 	@$(STEP) "evidence" $(BIN)/python -m qarm.evidence
+
+audit: setup ## compare the installed packages with published advisories (needs PyPI)
+	@$(STEP) "audit" scripts/audit.sh
 
 format: setup ## sort imports, format
 	@$(STEP) "ruff check --fix" $(BIN)/ruff check --select I --fix .

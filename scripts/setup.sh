@@ -3,8 +3,8 @@
 # itself (editable). Does nothing if nothing has changed since the last run.
 #   PYTHON       interpreter to use (3.11 or 3.12)
 #   QARM_CACHE   see build_horovod.sh; its other variables are used too
-# Packages come from the index that pip is configured for. For a CPU-only torch, set PIP_EXTRA_INDEX_URL, or install it
-# into .venv first.
+# Packages come from the index that pip is configured for. PIP_EXTRA_INDEX_URL serves torch alone, such as its CPU-only
+# build: indexes are never mixed, so that none can put a package of another's name into the environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/step.sh
@@ -40,22 +40,28 @@ make_venv() {
 pip_setting() { "$venv/bin/python" -m pip config get "$1" 2>/dev/null || true; }
 
 install_packages() {
-    local wanted=(--editable ".[all]" wheel)
+    local wanted=(--editable ".[all]" wheel==0.48.0) torch
+    torch=$(grep -oE 'torch==[0-9.]+' setup.py)
     # uv resolves and unpacks several times faster than pip. If it is not available or fails, pip is used.
-    if "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv; then
+    if "$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv==0.13.9; then
         # uv does not read pip's configuration: pass on the settings that select the index.
         local index extra cert=${PIP_CERT:-$(pip_setting global.cert)}
         index=${PIP_INDEX_URL:-$(pip_setting global.index-url)}
         extra=${PIP_EXTRA_INDEX_URL:-$(pip_setting global.extra-index-url)}
-        if env ${cert:+SSL_CERT_FILE="$cert"} ${index:+UV_DEFAULT_INDEX="$index"} \
-            ${extra:+UV_INDEX="$extra"} ${extra:+UV_INDEX_STRATEGY=unsafe-best-match} \
-            UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-180}" \
-            "$venv/bin/uv" pip install --python "$venv/bin/python" "${wanted[@]}"; then
+        uv_install() {
+            env -u UV_INDEX -u UV_INDEX_STRATEGY ${cert:+SSL_CERT_FILE="$cert"} UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-180}" \
+                "$venv/bin/uv" pip install --python "$venv/bin/python" "$@"
+        }
+        if { [ -z "$extra" ] || uv_install --no-deps --default-index "$extra" "$torch"; } &&
+            uv_install ${index:+--default-index "$index"} "${wanted[@]}"; then
             return
         fi
         echo "    uv failed; trying pip" >&2
     fi
-    "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "${wanted[@]}"
+    local pip=("$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off)
+    local extra=${PIP_EXTRA_INDEX_URL:-$(pip_setting global.extra-index-url)}
+    [ -z "$extra" ] || PIP_EXTRA_INDEX_URL="" "${pip[@]}" --no-deps --index-url "$extra" "$torch"
+    PIP_EXTRA_INDEX_URL="" "${pip[@]}" "${wanted[@]}"
 }
 
 install_horovod() {

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from qarm.config.section import Section
 
-Backend = Literal["auto", "local", "horovodrun", "spark"]
+Backend = Literal["auto", "local", "spark"]
 
 
 class Optimizer(Section):
@@ -47,9 +47,8 @@ class Training(Section):
     ranks: int = Field(2, ge=1)
     """Number of Horovod ranks."""
     backend: Backend = "auto"
-    """local: one process without Horovod. horovodrun: processes on this machine. spark: executors
-    (horovod.spark.run). auto: spark on a cluster, else local for one rank and horovodrun for
-    more."""
+    """local: processes on this machine; a single rank does not need Horovod. spark: executors
+    (horovod.spark.run). auto: spark on a cluster, else local."""
     checkpoint_steps: int = Field(1000, ge=0)
     """Steps between checkpoints; 0: at the end of epochs only."""
     restarts: int = Field(2, ge=0)

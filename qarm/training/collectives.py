@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import signal
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,8 +25,7 @@ _NOT_BUILT = (
     "more than one rank needs Horovod, and it cannot be imported here ({error}); build it with "
     "`make setup`, or set training.ranks = 1"
 )
-# What horovodrun prints about the process that ended first.
-_ENDED = re.compile(r"Process name: (\d+)\s+Exit code: (\d+)")
+_LOOPBACK = "127.0.0.1"
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 2e-5, 1e-3
 _horovod: Any = None
 _started = False
@@ -335,25 +332,47 @@ def launch_environment(stall_seconds: int) -> dict[str, str]:
     }
 
 
-def first_ended(log: str) -> tuple[int, int] | None:
-    """Rank and exit code of the process that ended first, from horovodrun's output."""
-    found = _ENDED.search(log)
-    return (int(found[1]), int(found[2])) if found else None
+@contextmanager
+def rendezvous(ranks: int) -> Iterator[list[dict[str, str]]]:
+    """Where ``ranks`` processes of this machine find each other, by gloo; variables for each.
 
-
-def horovodrun_command(ranks: int) -> list[str]:
-    """Command prefix that starts ``ranks`` processes on this machine, with gloo.
+    It answers on 127.0.0.1 only. ``horovodrun`` does the same on all addresses, and its launcher
+    shows the variables that it hands on in command lines.
 
     Raises:
-        TrainingError: Horovod is not installed.
+        TrainingError: there are several ranks, and Horovod is not installed.
     """
+    if ranks == 1:
+        yield [{}]
+        return
     try:
-        import horovod  # noqa: F401
+        from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
+        from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
+        from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
     except ImportError as error:
         raise TrainingError(_NOT_BUILT.format(error=error)) from error
-    script = shutil.which("horovodrun", path=os.path.dirname(sys.executable))
-    start = [sys.executable, script] if script else [sys.executable, "-m", "horovod.runner.launch"]
-    return [*start, "--gloo", "-np", str(ranks), "-H", f"localhost:{ranks}"]
+    plan = get_host_assignments(parse_hosts(f"localhost:{ranks}"), ranks)
+    with RendezvousHTTPServer((_LOOPBACK, 0), RendezvousHandler, False) as server:
+        server.init(plan)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        shared = create_run_env_vars(_LOOPBACK, [_loopback_name()], server.server_port)
+        try:
+            yield [{**_strings(shared), **create_slot_env_vars(slot)} for slot in plan]
+        finally:
+            server.shutdown()
+
+
+def _loopback_name() -> str:
+    """Name of the network interface that has 127.0.0.1, such as lo."""
+    import psutil
+
+    addresses = psutil.net_if_addrs()
+    names = [n for n, of in addresses.items() if _LOOPBACK in [each.address for each in of]]
+    return str(names[0])
+
+
+def _strings(variables: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in variables.items()}
 
 
 def run_in_spark(

@@ -1,4 +1,4 @@
-"""Starts the ranks of a training: in one plain process, by ``horovodrun``, or in Spark executors.
+"""Starts the ranks of a training: as processes of this machine, or in Spark executors.
 
 The same function ``train(task) -> result`` runs on each of them (``qarm.training.worker``); task
 and result are dataclasses and travel as JSON. Ranks are processes of their own, so that the JVM,
@@ -11,12 +11,8 @@ since each has its own reader; Horovod's elastic mode would also return to the l
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,15 +27,13 @@ from qarm.config.training import Backend, Training
 from qarm.errors import ConfigError, QarmError, TrainingError
 from qarm.lake import files
 from qarm.session import is_local
-from qarm.temporary import temporary_folder
 from qarm.training import collectives, failures
 from qarm.training.collectives import RankLostError
 from qarm.training.failures import Failure
+from qarm.training.processes import Ended, run_processes
 from qarm.training.wire import from_json, to_json
 from qarm.training.worker import (
-    ENVIRONMENT_FILE,
     LAUNCHER_PID,
-    PROGRESS,
     RESULT_FILE,
     STALL_SECONDS,
 )
@@ -55,18 +49,9 @@ LOG_FILE = "ranks.log"
 TASK_FILE = "task.json"
 
 _TAIL_LINES = 30
-_GRACE_SECONDS = 10.0
-_BY_SIGNAL = 128  # added to the signal's number, as shells do
 _SLOTS_TIMEOUT_SECONDS = 300
 # The parent's gateway to its JVM; a child that starts Spark needs its own.
 _PARENT_ONLY = ("PYSPARK_GATEWAY_PORT", "PYSPARK_GATEWAY_SECRET", "PYSPARK_SUBMIT_ARGS")
-# What a process needs before it can read a file. All other variables, secrets of stores among them,
-# reach the ranks by a file: Horovod's launcher puts what it gets on the ranks' command lines, where
-# `ps` shows it to everybody.
-_ON_COMMAND_LINES = re.compile(
-    r"PATH|HOME|USER|SHELL|TMPDIR|TZ|LANG|VIRTUAL_ENV|PYTHON[A-Z]+|"
-    r"(LC|LD|DYLD|OMP|MKL|MALLOC|GLIBC|CUDA|NVIDIA|NCCL|GLOO|HOROVOD|QARM)_\w+"
-)
 # By default glibc returns every large tensor to the kernel, and page faults in the next step take
 # up to a third of a rank's time. With these settings freed memory is reused, in pages of 2 MB where
 # the kernel offers them (table look-ups: 5 % faster). Other systems ignore these variables.
@@ -111,7 +96,7 @@ def launch(
         RankLostError: a rank was lost after the last restart; the error names it.
         TrainingError: a rank failed otherwise: the first traceback, and the end of the log.
     """
-    backend = choose_backend(training.backend, training.ranks, spark)
+    backend = choose_backend(training.backend, spark)
     content = to_json(task)
     files.write_text(files.join(work_dir, TASK_FILE), content)
     world = training.ranks
@@ -123,7 +108,7 @@ def launch(
                 if backend == "spark":
                     assert spark is not None
                     return from_json(result, start.in_spark(content, spark))
-                return from_json(result, start.here(backend))
+                return from_json(result, start.here())
             except _NoSlotsError:
                 fewer = [r for r in range(1, world) if (shards or 0) % r == 0] if shards else []
                 if not restart or restart == training.restarts or not fewer:
@@ -138,23 +123,19 @@ def launch(
     raise AssertionError("the last restart returns or raises")
 
 
-def choose_backend(
-    backend: Backend, ranks: int, spark: SparkSession | None
-) -> Literal["local", "horovodrun", "spark"]:
+def choose_backend(backend: Backend, spark: SparkSession | None) -> Literal["local", "spark"]:
     """The backend that ``auto`` stands for, and checks of the others.
 
     Raises:
-        ConfigError: local with several ranks, or spark without a session.
+        ConfigError: spark without a session.
     """
-    if backend == "local" and ranks > 1:
-        raise ConfigError(f"training.backend = 'local' runs one rank, training.ranks is {ranks}")
     if backend == "spark" and spark is None:
         raise ConfigError("training.backend = 'spark' needs a Spark session")
     if backend != "auto":
         return backend
     if spark is not None and not is_local(spark):
         return "spark"
-    return "local" if ranks == 1 else "horovodrun"
+    return "local"
 
 
 def child_environment(ranks: int, stall_seconds: int) -> dict[str, str]:
@@ -173,21 +154,6 @@ def child_environment(ranks: int, stall_seconds: int) -> dict[str, str]:
     environment["PYTHONUNBUFFERED"] = "1"
     environment[LAUNCHER_PID] = str(os.getpid())
     return environment
-
-
-@contextmanager
-def _by_file(environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """What of the environment may be on command lines; the rest is in a file while this runs.
-
-    The file is in a folder of this user alone; the ranks read it as they start.
-    """
-    shown = {k: v for k, v in environment.items() if _ON_COMMAND_LINES.fullmatch(k)}
-    with temporary_folder("environment") as folder:
-        path = os.path.join(folder, "environment.json")
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({k: v for k, v in environment.items() if k not in shown}, file)
-        yield {**shown, ENVIRONMENT_FILE: path}
 
 
 def _stall_environment(stall_seconds: int) -> dict[str, str]:
@@ -222,24 +188,22 @@ class _Start:
     stall_seconds: int
     log: IO[str]
 
-    def here(self, backend: Literal["local", "horovodrun"]) -> str:
+    def here(self) -> str:
         """In processes on this machine."""
         task = files.join(self.work_dir, TASK_FILE)
         command = [sys.executable, "-m", "qarm.training.worker", "--function", self.function]
         command += ["--task", task, "--work-dir", self.work_dir]
         environment = child_environment(self.ranks, self.stall_seconds)
-        if backend == "local":
-            return self._result(lambda: _in_subprocess(command, environment, self.log))
-        command = collectives.horovodrun_command(self.ranks) + command
-        with _by_file(environment) as shown:
-            return self._result(lambda: _in_subprocess(command, shown, self.log))
+        with collectives.rendezvous(self.ranks) as worlds:
+            environments = [{**environment, **world} for world in worlds]
+            return self._result(lambda: run_processes(command, environments, self.log))
 
     def in_spark(self, task: str, spark: SparkSession) -> str:
         """In Spark executors."""
         return self._result(lambda: _in_spark(self, task, spark))
 
-    def _result(self, run: Callable[[], str | None]) -> str:
-        """The result after ``run``, which returns what went wrong, or None."""
+    def _result(self, run: Callable[[], Ended | str | None]) -> str:
+        """The result after ``run``, which returns the rank or what went wrong, or None."""
         uri = files.join(self.work_dir, RESULT_FILE)
         files.remove_tree(uri)
         failures.clear(self.work_dir, self.ranks)
@@ -252,47 +216,6 @@ class _Start:
         if fault is not None:
             raise _failure(fault, self.ranks, self.work_dir, Path(self.log.name), begin)
         return files.read_text(uri)
-
-
-def _in_subprocess(command: list[str], environment: dict[str, str], log: IO[str]) -> str | None:
-    """Run ``command`` in a process group of its own; returns what went wrong, or None."""
-    with subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                log.write(line)
-                log.flush()
-                if PROGRESS in line:
-                    progress.say(f"  {line.partition(PROGRESS)[2].rstrip()}")
-            code = process.wait()
-        except BaseException:
-            _kill_group(process)
-            raise
-    if code < 0:
-        return f"the ranks were ended by signal {-code} ({signal.Signals(-code).name})"
-    return f"the ranks left with exit code {code}" if code else None
-
-
-def _kill_group(process: subprocess.Popen[str]) -> None:
-    """Ask the process group to end, so that horovodrun ends its ranks; then make it."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(_GRACE_SECONDS)
-        except ProcessLookupError:
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
 
 
 def _in_spark(start: _Start, task: str, spark: SparkSession) -> str | None:
@@ -337,7 +260,7 @@ def _in_spark(start: _Start, task: str, spark: SparkSession) -> str | None:
     return None
 
 
-def _failure(fault: str, ranks: int, work_dir: str, log: Path, begin: int) -> QarmError:
+def _failure(fault: Ended | str, ranks: int, work_dir: str, log: Path, begin: int) -> QarmError:
     """The error to raise: the first one that a rank left, or that of a rank that left none.
 
     Args:
@@ -352,21 +275,17 @@ def _failure(fault: str, ranks: int, work_dir: str, log: Path, begin: int) -> Qa
     text = log.read_bytes()[begin:].decode("utf-8", errors="replace")
     tail = "\n".join(text.splitlines()[-_TAIL_LINES:])
     cause = f"First error, of rank {first.rank}:\n{first.traceback}\n" if first else ""
-    rest = f"{fault}.\n{cause}End of the log {log}:\n{tail}"
+    said = fault if isinstance(fault, str) else f"rank {fault.rank} ended: {fault.how}"
+    rest = f"{said}.\n{cause}End of the log {log}:\n{tail}"
     if is_cause:
         return TrainingError(f"training failed: {rest}")
-    return RankLostError(f"training failed: {_lost(ranks, left, text)}; {rest}")
+    return RankLostError(f"training failed: {_lost(ranks, left, fault)}; {rest}")
 
 
-def _lost(ranks: int, left: Sequence[Failure], log: str) -> str:
+def _lost(ranks: int, left: Sequence[Failure], fault: Ended | str) -> str:
     """Which rank is gone: the process that ended first without an error, or all that left none."""
-    ended = collectives.first_ended(log)
-    if ended is not None and ended[0] not in [failure.rank for failure in left]:
-        rank, code = ended
-        how = f"exit code {code}"
-        if code > _BY_SIGNAL:
-            how = f"killed by signal {code - _BY_SIGNAL}"
-        return f"rank {rank} was lost ({how})"
+    if isinstance(fault, Ended) and fault.rank not in [failure.rank for failure in left]:
+        return f"rank {fault.rank} was lost ({fault.how})"
     if left:  # this rank waited for the others' errors, and names those that left none
         return left[0].message
     return f"{failures.named(list(range(ranks)))} left no error"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
-import json
 import logging
 import os
 import sys
@@ -37,9 +36,6 @@ LAUNCHER_PID = "QARM_LAUNCHER_PID"
 
 STALL_SECONDS = "QARM_STALL_SECONDS"
 """Environment variable: a rank that waits this many seconds in a collective gives up."""
-
-ENVIRONMENT_FILE = "QARM_ENVIRONMENT_FILE"
-"""Environment variable: a JSON file with more of them, which must not be on command lines."""
 
 _ORPHANED = 143
 _POLL_SECONDS = 1.0
@@ -167,9 +163,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", required=True, help="URI of the function's argument, as JSON")
     parser.add_argument("--work-dir", required=True, help="URI of the folder for the result")
     given = parser.parse_args(arguments)
-    if more := os.environ.get(ENVIRONMENT_FILE):
-        with open(more, encoding="utf-8") as file:
-            os.environ.update(json.load(file))
     if os.environ.get(LAUNCHER_PID):
         _end_with(int(os.environ[LAUNCHER_PID]))
     # Petastorm logs a line per reader; only our own messages reach the launcher.

@@ -333,9 +333,10 @@ def fail(spec: dict[str, Any]) -> dict[str, Any]:
 
 def wait(spec: dict[str, Any]) -> dict[str, Any]:
     """Leave the process id in a folder, and wait."""
+    collectives.barrier()
     Path(spec["pids"]).mkdir(exist_ok=True)
     Path(spec["pids"], str(os.getpid())).touch()
-    time.sleep(120)
+    time.sleep(spec.get("seconds", 120))
     return {}
 
 

@@ -1,4 +1,4 @@
-"""Real ranks: one plain process, two by horovodrun, two in Spark executors."""
+"""Real ranks: one and two as processes of this machine, two in Spark executors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import qarm.training.launch as launch_module
@@ -19,7 +21,7 @@ from qarm.config.training import Training
 from qarm.errors import ConfigError, InputError, TrainingError
 from qarm.training.collectives import RankLostError
 from qarm.training.launch import LOG_FILE, child_environment, choose_backend, launch
-from qarm.training.worker import ENVIRONMENT_FILE, LAUNCHER_PID, resolve
+from qarm.training.worker import LAUNCHER_PID, resolve
 from tests.training import ranks
 
 ROWS = 144
@@ -71,7 +73,7 @@ def test_collectives(both):
         "dense_value": 1.5,
         "unused_value": 0.0,
         "threads": max(1, len(os.sched_getaffinity(0)) // 2),
-        "secret": ["hush-hush", "hush-hush"],  # by a file: not on the command line of any process
+        "secret": ["hush-hush", "hush-hush"],  # inherited: not on the command line of any process
         "shown": [],
         "cores": seen["cores"],
         "gateway": None,
@@ -330,25 +332,35 @@ def test_ranks_run_in_spark_executors(spark, files, tmp_path):
 
 
 def test_backends_are_chosen_and_checked(spark):
-    assert choose_backend("auto", 1, None) == "local"
-    assert choose_backend("auto", 2, spark) == "horovodrun"
-    assert choose_backend("horovodrun", 1, None) == "horovodrun"
-    with pytest.raises(ConfigError, match=r"'local' runs one rank, training.ranks is 2"):
-        choose_backend("local", 2, None)
+    assert choose_backend("auto", None) == "local"
+    assert choose_backend("auto", spark) == "local"
+    assert choose_backend("spark", spark) == "spark"
     with pytest.raises(ConfigError, match="needs a Spark session"):
-        choose_backend("spark", 2, None)
+        choose_backend("spark", None)
 
 
-def test_what_is_shown_on_command_lines_are_no_secrets() -> None:
-    shown = ["PATH", "PYTHONPATH", "OMP_NUM_THREADS", "LD_LIBRARY_PATH", "MALLOC_TRIM_THRESHOLD_"]
-    hidden = ["AWS_SECRET_ACCESS_KEY", "LDAP_PASSWORD", "PYTHON_TOKEN", "PATH_KEY", "MLFLOW_URI"]
-    environment = dict.fromkeys([*shown, *hidden], "x")
-    with launch_module._by_file(environment) as given:
-        path = Path(given.pop(ENVIRONMENT_FILE))
-        assert sorted(given) == sorted(shown)
-        assert sorted(json.loads(path.read_text())) == sorted(hidden)
-        assert path.stat().st_mode & 0o777 == 0o600
-    assert not path.exists()
+@pytest.mark.horovod
+def test_ranks_listen_on_this_machine_only(tmp_path) -> None:
+    pids = tmp_path / "pids"
+    run = threading.Thread(
+        target=lambda: ranks.run("wait", {"pids": str(pids), "seconds": 3}, 2, tmp_path)
+    )
+    run.start()
+    end = time.monotonic() + 120
+    while len(list(pids.iterdir()) if pids.exists() else []) < 2 and time.monotonic() < end:
+        time.sleep(0.1)
+    processes = [psutil.Process(int(path.name)) for path in pids.iterdir()]
+    listening = [
+        (process.pid, connection.laddr.ip)
+        for process in [psutil.Process(), *processes]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    run.join()
+    assert {pid for pid, _ in listening} == {
+        process.pid for process in [psutil.Process(), *processes]
+    }
+    assert {address for _, address in listening} == {"127.0.0.1"}, listening
 
 
 def test_children_share_the_cores_and_find_the_package(monkeypatch):
