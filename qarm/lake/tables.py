@@ -169,13 +169,15 @@ class Lake:
 
     @contextmanager
     def _commit(
-        self, table: Table, lineage: Mapping[str, Any], drawn_at: int | None = None
+        self, table: Table, lineage: Mapping[str, Any], before: int, drawn_at: int | None
     ) -> Iterator[Callable[[], TableRef]]:
         """Store ``lineage`` in the commit made within; gives what finds that commit afterwards.
 
         Args:
             table: what is written to.
             lineage: metadata of the commit.
+            before: version of the table; 0: nothing has been written yet, so that the first writer
+                wins.
             drawn_at: as ``merge`` has it.
 
         Raises:
@@ -186,19 +188,21 @@ class Lake:
         from pyspark.errors import PySparkException
 
         path = self.path(table.name)
-        token, before = uuid.uuid4().hex, self.version(table.name)
+        token = uuid.uuid4().hex
         settings = {
             _USER_METADATA: json.dumps({**lineage, "commit": token}, sort_keys=True, default=str)
         }
-        if drawn_at is not None:
+        first_only = before == 0 or drawn_at is not None
+        if first_only:
             # Delta commits nothing if this number, or a larger one, has been committed before.
-            settings |= {_TXN_APPLICATION: "qarm-numbers", _TXN_VERSION: str(drawn_at + 1)}
+            number = max(drawn_at or 0, 0) + 1
+            settings |= {_TXN_APPLICATION: "qarm-numbers", _TXN_VERSION: str(number)}
         for name, value in settings.items():
             self.spark.conf.set(name, value)
 
         def committed() -> TableRef:
             version = _version_of_commit(path, token, before, self.version(table.name))
-            if version is None and drawn_at is not None:
+            if version is None and first_only:
                 raise _conflict(path, lineage)
             return TableRef(table.name, path, before if version is None else version)
 
@@ -230,8 +234,11 @@ class Lake:
         self.create(table, replace=True)
         path = self.path(table.name)
         rows = conform(df, table, f"stage {lineage.get('stage')}")
-        with self._commit(table, lineage, drawn_at) as committed:
-            rows.write.format("delta").mode("overwrite").save(path)
+        before = self.version(table.name)
+        with self._commit(table, lineage, before, drawn_at) as committed:
+            # To replace nothing takes Delta twice the time.
+            mode = "append" if before == 0 else "overwrite"
+            rows.write.format("delta").mode(mode).save(path)
             return committed()
 
     def merge(
@@ -248,7 +255,8 @@ class Lake:
     ) -> TableRef:
         """MERGE on the table's key (source is ``s``, target is ``t``); the version it committed.
 
-        A MERGE that changes no row commits nothing; the version is then that of before.
+        A MERGE that changes no row commits nothing; the version is then that of before. What goes
+        into a table that nothing has been written to is appended.
 
         Args:
             table: the schema; ``df`` has at most one row per key.
@@ -273,6 +281,11 @@ class Lake:
         self.create(table)
         path = self.path(table.name)
         rows = conform(df, table, f"stage {lineage.get('stage')}")
+        before = self.version(table.name)
+        if before == 0:
+            with self._commit(table, lineage, before, drawn_at) as committed:
+                rows.write.format("delta").mode("append").save(path)
+                return committed()
         if leave is not None:
             keys = leave.select(*table.key).withColumn("__leave", F.lit(True))
             rows = rows.withColumn("__leave", F.lit(False))
@@ -289,7 +302,7 @@ class Lake:
         builder = builder.whenNotMatchedInsertAll(None if leave is None else "NOT s.__leave")
         if delete_missing_where is not None:
             builder = builder.whenNotMatchedBySourceDelete(delete_missing_where)
-        with self._commit(table, lineage, drawn_at) as committed:
+        with self._commit(table, lineage, before, drawn_at) as committed:
             builder.execute()
             return committed()
 

@@ -142,8 +142,9 @@ def update(scratch: Scratch, miner: Miner, now: DataFrame, recount: Recount, kee
     keys = changed.select(*miner.key)
     tally: dict[str, int] = {}
     if recounted or left:
-        nothing = F.lit(None).cast("bigint")
-        _write_ledger(scratch, miner, leaving.withColumn("fingerprint", nothing))
+        if ledger.version:  # otherwise it has no fingerprint that a killed run could leave behind
+            nothing = F.lit(None).cast("bigint")
+            _write_ledger(scratch, miner, leaving.withColumn("fingerprint", nothing))
         new = Recounted(tuple(rows.limit(0) for rows in kept), {})
         if recounted:
             new = recount(keys)
