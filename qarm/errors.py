@@ -85,6 +85,8 @@ class SparkMemoryError(QarmError):
 _RAISED_IN_TASK = re.compile(r"^\s*qarm\.errors\.(\w+): (.+)$", re.MULTILINE)
 #: How Spark reports that the JVM's memory is too small, in the midst of long traces.
 _OUT_OF_MEMORY = re.compile(r"(?:OutOfMemoryError|TaskResultLost|Java heap space).*")
+#: How Spark reports a Python worker that was killed, by the system where memory is short.
+_WORKER_GONE = re.compile(r"Python worker exited unexpectedly \(crashed\)")
 #: A disk's refusal: how Python's and Java's errors report it -> what to do.
 _REFUSALS = {
     "No space left on device": "Make room, then run the same command again",
@@ -116,6 +118,12 @@ def plain_form(error: Exception) -> QarmError | None:
             'configuration (section [spark]: "spark.driver.memory" = "8g"); under spark-submit, by '
             f"--driver-memory and --executor-memory. Spark reported: {reported[0][:200]}"
         )
+    if _WORKER_GONE.search(text):
+        return SparkMemoryError(
+            "a Python worker of Spark was ended from outside, as the system does where memory is "
+            "short; nothing was published. Run the same command again, with fewer slots (--master "
+            "local[2]) or, on a cluster, more spark.executor.memoryOverhead"
+        )
     refusal = _REFUSED.search(text)
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
     if refusal and (not isinstance(error, OSError) or error.errno in numbers):
@@ -125,6 +133,11 @@ def plain_form(error: Exception) -> QarmError | None:
         )
     if failed := _UNREADABLE.search(text):
         return InputError(f"{_brief(failed[0])} {_last_cause(text)}")
+    if isinstance(error, OSError) and not isinstance(error, FileNotFoundError | BrokenPipeError):
+        return StorageError(
+            f"a file or store could not be reached ({error}); the stage published nothing. Run the "
+            "same command again"
+        )
     return None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +64,7 @@ def test_what_nothing_knows_is_a_sentence_and_the_trace_is_in_a_file(capsys) -> 
         (PermissionError(errno.EACCES, "Permission denied", "/x"), "Check the owner"),
         (RuntimeError("x\nCaused by: java.io.IOException: No space left on device"), "Make room"),
         (RuntimeError("java.io.FileNotFoundException: /x (Read-only file system)"), "--lake"),
+        (ConnectionError("503 Slow Down"), "could not be reached (503 Slow Down)"),
     ],
 )
 def test_disks_that_refuse(error, words, capsys) -> None:
@@ -120,5 +123,14 @@ def test_errors_of_tasks_arrive_as_themselves(spark) -> None:
         plain_errors(),
     ):
         spark.range(3).mapInArrow(fail, "id bigint").collect()
+
+    def killed(batches):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with (
+        pytest.raises(SparkMemoryError, match="a Python worker of Spark was ended"),
+        plain_errors(),
+    ):
+        spark.range(3).mapInArrow(killed, "id bigint").collect()
     with pytest.raises(Exception, match="division by zero"), plain_errors():
         spark.range(3).mapInArrow(lambda batches: [1 / 0], "id bigint").collect()

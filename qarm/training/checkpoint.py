@@ -15,6 +15,7 @@ import os
 import re
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -187,9 +188,14 @@ def _write_tensors(uri: str, tensors: Mapping[str, Tensor]) -> str:
         return hashlib.sha256(content).hexdigest()
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-    save_file(tensors, temporary)
-    digest = _hash(temporary)
-    os.replace(temporary, path)
+    try:
+        save_file(tensors, temporary)
+        digest = _hash(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):  # a part of it may be what fills the disk
+            os.remove(temporary)
+        raise
     return digest
 
 

@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
-from qarm.errors import ConfigError
+from qarm.errors import ConfigError, plain_form
 from qarm.lake import files
 from qarm.training import collectives, failures
 from qarm.training.collectives import RankLostError
@@ -80,7 +80,8 @@ def run_rank(function: str, task: str, work_dir: str) -> None:
     except RankLostError as error:
         raise _named(error, work_dir, rank) from error
     except BaseException as error:
-        failures.record(work_dir, rank, error, traceback.format_exc())
+        plain = plain_form(error) if isinstance(error, Exception) else None
+        failures.record(work_dir, rank, plain or error, traceback.format_exc())
         raise
     if rank == 0:
         files.write_text(files.join(work_dir, RESULT_FILE), result)

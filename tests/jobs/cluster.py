@@ -7,12 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pyspark
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,9 +118,17 @@ def standalone(folder: Path, workers: int = 2) -> Iterator[Cluster]:
 
 
 def submit(
-    cluster: Cluster, job: Path, *arguments: str, master: str | None = None, timeout: float = 1200
+    cluster: Cluster,
+    job: Path,
+    *arguments: str,
+    master: str | None = None,
+    timeout: float = 1200,
+    heard: Callable[[str], None] = lambda line: None,
 ) -> str:
     """spark-submit with the wheel by --py-files; its standard output.
+
+    Args:
+        heard: called with each line of progress while the job runs.
 
     Raises:
         AssertionError: it failed; with the end of what it printed.
@@ -137,12 +148,45 @@ def submit(
         "--conf", "spark.locality.wait=0",
         str(job), *arguments,
     ]  # fmt: skip
-    done = subprocess.run(
-        command, env=environment(cluster.python), cwd=cluster.wheel.parent, capture_output=True,
-        text=True, timeout=timeout, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{job.name}: {done.stdout[-2000:]}\n{done.stderr[-6000:]}"
-    return done.stdout
+    said: list[str] = []
+    with (
+        tempfile.TemporaryFile("w+") as out,
+        subprocess.Popen(
+            command, env=environment(cluster.python), cwd=cluster.wheel.parent, stdout=out,
+            stderr=subprocess.PIPE, text=True,
+        ) as process,
+    ):  # fmt: skip
+        limit = threading.Timer(timeout, process.kill)
+        limit.start()
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(line)
+            heard(line)
+        code = process.wait()
+        limit.cancel()
+        out.seek(0)
+        printed = out.read()
+    assert code == 0, f"{job.name}: {printed[-2000:]}\n{''.join(said)[-6000:]}"
+    return printed
+
+
+def kill_an_executor() -> int:
+    """``kill -9`` of one executor of the cluster; its process id."""
+    executors = [
+        each
+        for each in psutil.Process().children(recursive=True)
+        if "CoarseGrainedExecutorBackend" in " ".join(_command_line(each))
+    ]
+    assert executors, "the cluster has no executor"
+    executors[0].kill()
+    return executors[0].pid
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has ended
+        return []
 
 
 def _wait_for(log: Path, pattern: str, seconds: float = 60) -> str:

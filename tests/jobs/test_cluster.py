@@ -1,4 +1,4 @@
-"""Someone else's log through all stages: in local mode, and on a standalone cluster.
+"""Someone else's log through all stages: in local mode, and on a standalone cluster under fire.
 
 design.md: ingest, counts, samples, and codes of given vectors are exactly equal; floating sums to
 1e-4; training is compared on pinned inputs at the same number of ranks.
@@ -17,12 +17,14 @@ import pytest
 from qarm.cli import main
 from qarm.lake import manifest
 from qarm.lake.tables import Lake
-from tests.jobs.cluster import ROOT, Cluster, standalone, submit
+from tests.jobs.cluster import ROOT, Cluster, kill_an_executor, standalone, submit
 from tests.lakes import news
 
 # The pipeline runs twice before the first comparison.
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.slow]
 
+#: What stages say while an executor is killed.
+UNDER_FIRE = ("mine-pairs: Swing pairs", "embed-catalog: encoding", "changed items to code")
 EXACT = {
     "items": ["item_id"],
     "users": ["user_id"],
@@ -57,15 +59,24 @@ def cluster(tmp_path_factory):
 def lakes(local: tuple[Path, str], config: Path, cluster: Cluster) -> tuple[Path, Path]:
     """The lake of local mode, and that of the same run by spark-submit on the cluster.
 
-    The cluster's run takes local mode's ID vectors, so that what follows has pinned inputs.
+    The cluster's run takes local mode's ID vectors, so that what follows has pinned inputs. While
+    it mines, embeds and assigns, an executor is killed.
     """
     remote = config.parent / "remote"
+    waiting, killed = list(UNDER_FIRE), []
+
+    def fire(line: str) -> None:
+        if waiting and waiting[0] in line:
+            killed.append((waiting.pop(0), kill_an_executor()))
+
     vectors = manifest.pinned(str(local[0]), "id_vectors")
     assert vectors is not None
     submit(
         cluster, ROOT / "jobs" / "run.py", "--config", str(config), "--lake", str(remote),
-        "--set", f"external.tables.id_vectors={json.dumps(vectors.path)}",
+        "--set", f"external.tables.id_vectors={json.dumps(vectors.path)}", heard=fire,
     )  # fmt: skip
+    assert not waiting, f"never said {waiting[0]!r}"
+    assert len({pid for _, pid in killed}) == len(UNDER_FIRE)
     return local[0], remote
 
 

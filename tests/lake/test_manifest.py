@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from qarm.errors import InputError
@@ -38,6 +40,21 @@ def test_of_two_stages_the_newest_version_counts(tmp_path) -> None:
     assert ref is not None
     assert ref.version == 4
     assert set(manifest.all_of(root)) == {"embed-catalog", "train-alignment"}
+
+
+def test_a_disk_that_fills_leaves_what_was_published(small_disk) -> None:
+    root = str(small_disk)
+    _publish(root, "ingest", "one", items=0)
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    with pytest.raises(OSError, match="No space left"):
+        _publish(root, "ingest", "two", items=1)
+    found = manifest.find(root, "ingest")
+    assert found is not None
+    assert found.run_id == "one"
+    (small_disk / "filler").unlink()
+    _publish(root, "ingest", "two", items=1)
+    assert manifest.pinned(root, "items") == TableRef("items", "/t/items", 1)
+    assert not list(small_disk.rglob("*.tmp"))
 
 
 def test_damaged_and_later_files_are_errors(tmp_path) -> None:

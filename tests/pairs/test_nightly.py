@@ -7,6 +7,7 @@ import itertools
 import pytest
 from pyspark.sql import functions as F
 
+from qarm.lake.caching import Keeper
 from qarm.lake.tables import Lake
 from qarm.pairs.nightly import Miner, Recounted, Scratch, update
 from qarm.pairs.scratch import ITEMCF_ITEMS, LEDGER
@@ -42,9 +43,10 @@ def night(spark):
             return Recounted((mine, totals), {"counted": mine.count()})
 
         scratch = Scratch(lake=lake, lineage={"stage": "test"}, code_version="1")
-        return update(scratch, MINER, now, recount, lambda frame: frame)
+        return update(scratch, MINER, now, recount, keep)
 
-    return run
+    with Keeper() as keep:
+        yield run
 
 
 def contents(night) -> list[list[tuple]]:

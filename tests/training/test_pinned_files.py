@@ -10,6 +10,7 @@ from qarm.config.training import Loader
 from qarm.errors import InputError
 from qarm.lake.tables import Lake, TableRef
 from qarm.training.loader import WEIGHT, EpochLoader
+from schemas import TABLES
 
 OFF = {"delta.enableDeletionVectors": "false"}
 SET = "ALTER TABLE {{table}} SET TBLPROPERTIES ('delta.{}' = '{}')"
@@ -67,6 +68,18 @@ def test_a_pinned_version_outlives_delete_append_and_overwrite(lake):
     assert rows(lake, deleted) == expected(range(30, 50))
     assert rows(lake, appended) == expected(range(30, 60))
     assert rows(lake, replaced) == expected(range(90, 100))
+
+
+def test_optimize_and_vacuum_between_two_epochs_change_nothing(lake):
+    """Vacuum keeps what left the table within the retention that our tables have."""
+    ref = write(lake, "t", range(50), **TABLES["ranking_samples"].all_properties)
+    files = lake.live_files(ref)
+    assert len(files) == 3
+    run(lake, ref, "OPTIMIZE {table}")
+    assert len(lake.live_files(TableRef("t", ref.path, lake.version("t")))) == 1
+    run(lake, ref, "VACUUM {table}")
+    assert lake.live_files(ref) == files
+    assert rows(lake, ref) == expected(range(50))
 
 
 def test_deletion_vectors_are_refused_until_the_table_is_fixed_as_the_message_says(lake):
