@@ -18,6 +18,7 @@ from qarm.session import class_archive, class_archive_options, local_settings, w
 
 SHUFFLE, SNAPSHOT = "spark.sql.shuffle.partitions", "spark.databricks.delta.snapshotPartitions"
 MEMORY = "spark.driver.memory"
+LISTING = "spark.sql.sources.parallelPartitionDiscovery.parallelism"
 DAEMON = {"spark.python.daemon.module": "qarm.worker_daemon"}
 
 
@@ -37,7 +38,7 @@ def this_python(monkeypatch) -> None:
     ],
 )
 def test_partitions_follow_the_cores(master: str, cores: int) -> None:
-    sizes = {SHUFFLE: str(4 * cores), SNAPSHOT: str(min(cores, 50))}
+    sizes = {SHUFFLE: str(4 * cores), LISTING: str(4 * cores), SNAPSHOT: str(min(cores, 50))}
     found = local_settings(master)
     assert 1024 <= int(found.pop(MEMORY).removesuffix("m")) <= 8192
     assert found == {**sizes, **DAEMON}
@@ -47,12 +48,12 @@ def test_a_settings_file_that_names_them_is_left_alone(tmp_path, monkeypatch) ->
     own = tmp_path / "spark.conf"
     own.write_text(f"{SHUFFLE}  31\n# {SNAPSHOT} 9\n{MEMORY} 3g\n")
     monkeypatch.setenv("QARM_SPARK_DEFAULTS", str(own))
-    assert local_settings("local[2]") == {SNAPSHOT: "2", **DAEMON}
+    assert local_settings("local[2]") == {SNAPSHOT: "2", LISTING: "8", **DAEMON}
 
 
 def test_another_python_of_the_workers_has_its_own_daemon(monkeypatch) -> None:
     monkeypatch.setenv("PYSPARK_PYTHON", "/usr/bin/elsewhere")
-    assert set(local_settings("local[2]")) == {SHUFFLE, SNAPSHOT, MEMORY}
+    assert set(local_settings("local[2]")) == {SHUFFLE, SNAPSHOT, MEMORY, LISTING}
 
 
 def test_an_archive_that_does_not_fit_is_left_aside_in_silence(tmp_path, monkeypatch) -> None:
