@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from qarm.errors import MissingStageError
+from qarm.errors import MissingStageError, RowsLostError
 from qarm.evaluation import held_out_pairs
 from qarm.lake import files, manifest
-from qarm.stages import quality
+from qarm.stages import evaluate, quality
 from qarm.stages.evaluate import _test_pairs, run
 from tests.lakes.evaluation import write
 
@@ -56,6 +56,18 @@ def test_rows_add_up_and_every_figure_is_in_the_table(result) -> None:
     assert table.count() == len(found.metrics)
     names = {m.metric for m in found.metrics}
     assert {"auc", "auc[top]", "uauc", "gauc", "log_loss", "auc_gain", "recall@2"} <= names
+
+
+def test_predictions_that_are_lost_do_not_add_up(tiny_context, monkeypatch) -> None:
+    """Fault injected: a tenth of the predictions is not judged."""
+    judge = evaluate.ranking_metrics.evaluate
+    monkeypatch.setattr(
+        evaluate.ranking_metrics,
+        "evaluate",
+        lambda rows, *given: judge(rows.where("monotonically_increasing_id() % 10 <> 0"), *given),
+    )
+    with pytest.raises(RowsLostError, match="predictions"):
+        evaluate._evaluate_ranker(tiny_context()).ledgers[0].close("evaluate")
 
 
 def test_recall_of_every_space(result) -> None:

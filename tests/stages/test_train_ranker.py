@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from safetensors.numpy import load
 
-from qarm.errors import InputError
+from qarm.errors import InputError, RowsLostError
 from qarm.lake import files
 from qarm.lake import manifest as manifests
 from qarm.stages import build_samples, train_ranker
@@ -88,6 +88,21 @@ def test_two_ranks_predict_every_held_out_sample_once(spark, root):
     assert tensors["items.codes.vq.weight"].shape == (7, 8)
     assert "rq_prefixes.1" in tensors
     assert not files.exists(context.work_dir("checkpoints"))
+
+
+@pytest.mark.horovod
+def test_predictions_that_are_lost_do_not_add_up(spark, root, monkeypatch) -> None:
+    """Fault injected: a tenth of the models' scores does not reach the table."""
+    rows = train_ranker._ranker_rows
+    monkeypatch.setattr(
+        train_ranker,
+        "_ranker_rows",
+        lambda *given: rows(*given).where("monotonically_increasing_id() % 10 <> 0"),
+    )
+    ranker = {"variants": ["base"], "epochs": 1, "batch_size": 64}
+    context = context_on(spark, root, "train-ranker", ranker=ranker, training={"ranks": 1})
+    with pytest.raises(RowsLostError, match="held-out samples"):
+        train_ranker.run(context).ledgers[0].close("train-ranker")
 
 
 def test_codes_of_two_codebooks(spark, root):
