@@ -128,7 +128,7 @@ def submit(
     """spark-submit with the wheel by --py-files; its standard output.
 
     Args:
-        heard: called with each line of progress while the job runs.
+        heard: called with each line that the job prints, while it runs.
 
     Raises:
         AssertionError: it failed; with the end of what it printed.
@@ -148,26 +148,27 @@ def submit(
         "--conf", "spark.locality.wait=0",
         str(job), *arguments,
     ]  # fmt: skip
-    said: list[str] = []
+    printed: list[str] = []  # spark-submit hands on both outputs of the driver's Python as one
     with (
-        tempfile.TemporaryFile("w+") as out,
+        tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(
-            command, env=environment(cluster.python), cwd=cluster.wheel.parent, stdout=out,
-            stderr=subprocess.PIPE, text=True,
+            command, env=environment(cluster.python), cwd=cluster.wheel.parent,
+            stdout=subprocess.PIPE, stderr=errors, text=True,
         ) as process,
     ):  # fmt: skip
         limit = threading.Timer(timeout, process.kill)
         limit.start()
-        assert process.stderr is not None
-        for line in process.stderr:
-            said.append(line)
+        assert process.stdout is not None
+        for line in process.stdout:
+            printed.append(line)
             heard(line)
         code = process.wait()
         limit.cancel()
-        out.seek(0)
-        printed = out.read()
-    assert code == 0, f"{job.name}: {printed[-2000:]}\n{''.join(said)[-6000:]}"
-    return printed
+        errors.seek(0)
+        said = errors.read()
+    out = "".join(printed)
+    assert code == 0, f"{job.name}: {out[-2000:]}\n{said[-6000:]}"
+    return out
 
 
 def kill_an_executor() -> int:
