@@ -20,7 +20,7 @@ from qarm.pipeline.runner import run_stage
 from qarm.pipeline.stages import stage
 from schemas import TABLES
 
-pytestmark = [pytest.mark.spark, pytest.mark.slow]
+pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.fire]
 WRITTEN = ("items", "users", "interactions", "event_splits", "quarantine")
 
 

@@ -42,6 +42,7 @@ def test_of_two_stages_the_newest_version_counts(tmp_path) -> None:
     assert set(manifest.all_of(root)) == {"embed-catalog", "train-alignment"}
 
 
+@pytest.mark.fire
 def test_a_disk_that_fills_leaves_what_was_published(small_disk) -> None:
     root = str(small_disk)
     _publish(root, "ingest", "one", items=0)

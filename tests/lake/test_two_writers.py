@@ -92,6 +92,7 @@ def other(lake: Lake) -> Iterator[Other]:
     started.process.communicate()
 
 
+@pytest.mark.fire
 def test_numbers_are_distinct_and_versions_are_the_writers_own(lake: Lake, other: Other) -> None:
     expected: dict[str, int] = {}
 

@@ -80,6 +80,7 @@ def test_only_changed_keys_are_recounted_and_a_quiet_night_writes_no_commit(nigh
     assert [row["key"] for row in ledger.collect()] == ["2020-01-02"]
 
 
+@pytest.mark.fire
 def test_a_run_killed_between_any_two_commits_changes_no_later_run(night, lake, monkeypatch):
     """The next run may be of an earlier, the same or a later date; it equals that of a new lake."""
     same = {**LATER, 1: {0: 7.0}, 5: {3: 3.0}}

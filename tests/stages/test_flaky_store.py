@@ -13,7 +13,7 @@ from qarm.lake import files
 from qarm.lake.tables import Lake
 from tests.lakes.codes import SMALL, World, unit_vectors
 
-pytestmark = pytest.mark.spark
+pytestmark = [pytest.mark.spark, pytest.mark.fire]
 STAGES = ("fit-codebooks", "assign-codes")
 VECTORS = {f"i{n}": v for n, v in enumerate(unit_vectors(60))}
 

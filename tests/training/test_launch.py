@@ -180,6 +180,7 @@ def damage_latest(folder: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.fire
 @pytest.mark.slow
 @pytest.mark.horovod
 @pytest.mark.parametrize("seed", [0, 1])
@@ -212,6 +213,7 @@ def test_killed_ranks_resume_in_mid_epoch(both, files, tmp_path, capsys, seed):
     assert again["rows_per_rank"] == whole["rows_per_rank"]
 
 
+@pytest.mark.fire
 @pytest.mark.slow
 @pytest.mark.horovod
 def test_one_command_restarts_after_a_lost_rank(both, files, tmp_path, capsys):
@@ -225,6 +227,7 @@ def test_one_command_restarts_after_a_lost_rank(both, files, tmp_path, capsys):
     assert result["losses"] == whole["losses"]
 
 
+@pytest.mark.fire
 @pytest.mark.horovod
 def test_fewer_ranks_resume_what_more_began(both, files, tmp_path):
     """Two canonical shards: the rows of each step stay, though one rank reads both."""
@@ -239,6 +242,7 @@ def test_fewer_ranks_resume_what_more_began(both, files, tmp_path):
     assert one["rows_per_rank"] == [ROWS]
 
 
+@pytest.mark.fire
 def test_a_disk_that_fills_while_a_checkpoint_is_written(both, files, tmp_path, small_disk):
     """One sentence, no restart; with room the same command gives the undisturbed weights."""
     spec = killed_run(files, small_disk)
@@ -277,6 +281,7 @@ def test_restarts_take_the_ranks_that_spark_has_slots_for(monkeypatch, tmp_path,
     assert started == [4, 4], "without canonical shards other ranks would read other rows"
 
 
+@pytest.mark.fire
 @pytest.mark.horovod
 @pytest.mark.parametrize(
     ("function", "rank", "line"),
@@ -297,6 +302,7 @@ def test_a_stalled_rank_is_named(tmp_path, function, rank, line):
     assert f"rank {rank} stopped or stalled" in left["message"]
 
 
+@pytest.mark.fire
 @pytest.mark.horovod
 @pytest.mark.parametrize(("world", "number"), [(2, signal.SIGKILL), (1, signal.SIGINT)])
 def test_no_rank_outlives_its_launcher(tmp_path, world, number):

@@ -70,6 +70,7 @@ def test_a_pinned_version_outlives_delete_append_and_overwrite(lake):
     assert rows(lake, replaced) == expected(range(90, 100))
 
 
+@pytest.mark.fire
 def test_optimize_and_vacuum_between_two_epochs_change_nothing(lake):
     """Vacuum keeps what left the table within the retention that our tables have."""
     ref = write(lake, "t", range(50), **TABLES["ranking_samples"].all_properties)
