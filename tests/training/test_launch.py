@@ -363,6 +363,7 @@ def test_backends_are_chosen_and_checked(spark):
 @pytest.mark.horovod
 def test_ranks_listen_on_this_machine_only(tmp_path) -> None:
     pids = tmp_path / "pids"
+    before = {each.laddr for each in psutil.Process().net_connections("inet")}
     run = threading.Thread(
         target=lambda: ranks.run("wait", {"pids": str(pids), "seconds": 3}, 2, tmp_path)
     )
@@ -371,7 +372,8 @@ def test_ranks_listen_on_this_machine_only(tmp_path) -> None:
     while len(list(pids.iterdir()) if pids.exists() else []) < 2 and time.monotonic() < end:
         time.sleep(0.1)
     launcher = psutil.Process().net_connections("inet")
-    used = [each for each in launcher if each.status == psutil.CONN_LISTEN]
+    used = [each for each in launcher if each.laddr not in before]
+    assert psutil.CONN_LISTEN in [each.status for each in used]
     for path in pids.iterdir():
         between_ranks = psutil.Process(int(path.name)).net_connections("inet")
         assert between_ranks
