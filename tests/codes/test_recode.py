@@ -178,6 +178,7 @@ run_stage(stage("assign-codes"), config, spark)
 """
 
 
+@pytest.mark.fire
 def test_killed_job_and_rerun_give_the_same_table(make_world) -> None:
     """SIGKILL to all processes of a job, as soon as its MERGE has written a file."""
     world = make_world()
