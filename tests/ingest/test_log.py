@@ -34,22 +34,23 @@ def make_sections(tmp_path: Path, **files: str) -> dict[str, Any]:
     }
 
 
-def one_file(tmp_path: Path, lines: str) -> dict[str, Any]:
-    sections = make_sections(tmp_path)
-    (tmp_path / "log.csv").write_text(HEADER + lines)
-    sections["log"]["path"] = [str(tmp_path / "log.csv")]
-    sections["split"] = {"kind": "leave_last_n", "valid_events": 0}
-    return sections
-
-
-def test_the_file_gives_the_part(make_context, tmp_path) -> None:
-    files = {"train": HEADER + TRAIN, "valid": HEADER + VALID, "test": HEADER + TEST}
-    context = make_context("ingest", **make_sections(tmp_path, **files))
+def test_the_file_gives_the_part_and_malformed_rows_go_to_quarantine(
+    make_context, tmp_path
+) -> None:
+    bad = "u1,Lamp, red,2024-01-01T00:00:00,1\nu1,a\n"
+    files = {"train": HEADER + TRAIN + bad, "valid": HEADER + VALID, "test": HEADER + TEST}
+    sections = make_sections(tmp_path, **files)
+    with (tmp_path / "items.csv").open("a") as catalog:
+        catalog.write("d,Lamp, green\n")
+    context = make_context("ingest", **sections)
     result = ingest.run(context)
-    result.ledgers[0].close("ingest")
-    assert (result.ledgers[0].rows_in, result.ledgers[0].rows_out) == (6, 5)
+    for ledger in result.ledgers:
+        ledger.close("ingest")
+    log, items = result.ledgers
+    assert (log.rows_in, log.rows_out) == (8, 5)
     # u1's event with a is in train and test: as a test event it is not trained on.
-    assert result.ledgers[0].dropped["exact_duplicate"] == 1
+    assert log.dropped == {"malformed_row": 2, "exact_duplicate": 1, "merged_lines": 0}
+    assert items.dropped == {"malformed_row": 1, "bad_id": 0, "null_item": 0, "duplicate_item": 0}
     assert result.facts["parts"] == {"train": 2, "valid": 1, "test": 2}
     assert result.facts["positives"] == {"train": 1, "valid": 1, "test": 2}
     found = {(r.user_id, r.item_id): r.part for r in context.table("event_splits").collect()}
@@ -62,6 +63,13 @@ def test_the_file_gives_the_part(make_context, tmp_path) -> None:
     }
     titles = {r.item_id: r.title for r in context.table("items").collect()}
     assert titles == {"a": 'The "A", or\nso', "b": "B", "c": "C"}
+    quarantine = context.table("quarantine").collect()
+    malformed = [r for r in quarantine if r.reason == "malformed_row"]
+    assert [r.table for r in malformed].count("items") == 1
+    details = {r.detail for r in malformed if r.table == "interactions"}
+    assert details == set(bad.splitlines())
+    lost = next(r for r in quarantine if r.table == "items")
+    assert "d,Lamp, green" in json.loads(lost.raw).values()
 
 
 @pytest.mark.parametrize(
@@ -84,46 +92,13 @@ def test_parts_with_other_columns_are_refused(make_context, tmp_path, header, ro
         assert word in str(caught.value)
 
 
-def test_malformed_rows_go_to_quarantine(make_context, tmp_path) -> None:
-    bad = "u1,Lamp, red,2024-01-01T00:00:00,1\nu1,a\n"
-    sections = one_file(tmp_path, TRAIN + bad)
-    with (tmp_path / "items.csv").open("a") as catalog:
-        catalog.write("d,Lamp, green\n")
-    context = make_context("ingest", **sections)
-    result = ingest.run(context)
-    for ledger in result.ledgers:
-        ledger.close("ingest")
-    log, items = result.ledgers
-    assert (log.rows_in, log.rows_out) == (5, 3)
-    assert log.dropped == {"malformed_row": 2, "merged_lines": 0}
-    assert items.dropped == {"malformed_row": 1, "bad_id": 0, "null_item": 0, "duplicate_item": 0}
-    quarantine = context.table("quarantine").collect()
-    malformed = [r for r in quarantine if r.reason == "malformed_row"]
-    assert [r.table for r in malformed].count("items") == 1
-    details = {r.detail for r in malformed if r.table == "interactions"}
-    assert details == set(bad.splitlines())
-    lost = next(r for r in quarantine if r.table == "items")
-    assert "d,Lamp, green" in json.loads(lost.raw).values()
-
-
-def test_a_title_of_the_log_keeps_its_quotes_and_newlines(make_context, tmp_path) -> None:
-    sections = one_file(tmp_path, "")
-    (tmp_path / "log.csv").write_text(
-        'user_id,item_id,name,ts\nu,a,"The ""A"", or\nso",2024-01-01T00:00:00\n'
-        "u,b,B,2024-01-02T00:00:00\nu,c,C,2024-01-03T00:00:00\n"
-    )
-    sections["log"]["labels"] = {"positive": "true"}
-    sections["items"] = {"from_log": True, "title": "name"}
-    context = make_context("ingest", **sections)
-    ingest.run(context)
-    titles = {r.item_id: r.title for r in context.table("items").collect()}
-    assert titles["a"] == 'The "A", or\nso'
-
-
 def test_a_gate_shows_what_it_saw(make_context, tmp_path) -> None:
     lines = "u1,1.0,2024-01-01T00:00:00,1\nu1,a,yesterday,1\n,a,2024-01-01T00:00:00,1\n"
-    gates = {"max_quarantine_share": 1.0}
-    context = make_context("ingest", **one_file(tmp_path, lines), gates=gates)
+    sections = make_sections(tmp_path)
+    (tmp_path / "log.csv").write_text(HEADER + lines)
+    sections["log"]["path"] = [str(tmp_path / "log.csv")]
+    sections["split"] = {"kind": "leave_last_n", "valid_events": 0}
+    context = make_context("ingest", **sections, gates={"max_quarantine_share": 1.0})
     with pytest.raises(GateError, match="none of the 3 log rows") as caught:
         ingest.run(context)
     message = str(caught.value)

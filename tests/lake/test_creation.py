@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,13 @@ LINEAGE = {"stage": "test", "run_id": "r1"}
 def test_every_schema_creates_with_its_rules(lake) -> None:
     for table in TABLES.values():
         lake.create(table)
-        detail = DeltaTable.forPath(lake.spark, lake.path(table.name)).detail().first()
-        assert detail["properties"]["delta.enableDeletionVectors"] == "false"
+        commit = Path(lake.path(table.name)) / "_delta_log" / f"{0:020d}.json"
+        actions = [json.loads(line) for line in commit.read_text().splitlines()]
+        (metadata,) = (action["metaData"] for action in actions if "metaData" in action)
+        properties = metadata["configuration"]
+        assert properties["delta.enableDeletionVectors"] == "false"
         for name, condition in table.constraints.items():
-            assert detail["properties"][f"delta.constraints.{name}"] == condition
+            assert properties[f"delta.constraints.{name}"] == condition
 
 
 def test_a_log_without_a_commit_is_made_anew(lake, spark) -> None:
@@ -70,9 +74,7 @@ def test_a_table_of_an_earlier_release_keeps_its_rows(lake, spark, name) -> None
     later = replace(now, columns=(*now.columns, col("note", "string", "It's new", nullable=True)))
     lake.overwrite(now, _rows_of(spark, now, 3), LINEAGE)
     ref = lake.merge(later, _rows_of(spark, later, 1).limit(0), LINEAGE)
-    rows = lake.read(ref)
-    assert rows.count() == 3
-    assert rows.where("note IS NULL").count() == 3
+    assert [row["note"] for row in lake.read(ref).collect()] == [None] * 3
     # The other way round, an earlier release does not touch a table that it does not know.
     with pytest.raises(SchemaError, match=r"has columns \['note'\], which this version of qarm"):
         lake.merge(now, _rows_of(spark, now, 1), LINEAGE)

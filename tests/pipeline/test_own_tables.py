@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from qarm.config import Config
 from qarm.errors import InputError, MissingStageError, RowsLostError, SchemaError
 from qarm.lake import manifest
 from qarm.lake.tables import Lake
@@ -35,8 +38,7 @@ def _publish(lake: Lake, name: str, df: DataFrame) -> None:
     )
 
 
-@pytest.fixture
-def catalogue(spark: SparkSession, lake: Lake) -> None:
+def _publish_catalogue(spark: SparkSession, lake: Lake) -> None:
     """Items a, b, c (0, 1, 2) and users u, v (0, 1)."""
     items = spark.createDataFrame([("a", 0), ("b", 1), ("c", 2)], "item_id string, item_idx long")
     rows = items.selectExpr("*", "'h' content_hash", "'string' source_type")
@@ -46,14 +48,30 @@ def catalogue(spark: SparkSession, lake: Lake) -> None:
     _publish(lake, "users", users.selectExpr("*", seen, "'string' source_type"))
 
 
-@pytest.fixture
-def bring(make_context: Callable[..., Context], tmp_path) -> Bring:
-    """Context of a stage for which ``df`` is the user's table ``name``, adopted or not yet."""
+@pytest.fixture(scope="module")
+def catalogue(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake with a catalogue; each test brings sources of its own, and sees no other's."""
+    lake = Lake(spark, str(tmp_path_factory.mktemp("catalogue")))
+    _publish_catalogue(spark, lake)
+    return lake
 
-    def write(name: str, df: DataFrame, adopted: bool = True) -> Context:
+
+@pytest.fixture(scope="module")
+def bare(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake without a catalogue."""
+    return Lake(spark, str(tmp_path_factory.mktemp("bare")))
+
+
+@pytest.fixture
+def bring_to(make_context: Callable[..., Context], tmp_path: Path) -> Bring:
+    """Context of a stage on a lake, for which ``df`` is the user's table ``name``, adopted or not
+    yet."""
+
+    def write(lake: Lake, name: str, df: DataFrame, adopted: bool = True) -> Context:
         path = str(tmp_path / f"own-{name}")
         df.write.mode("overwrite").parquet(path)
-        context = make_context("test", external={"tables": {name: path}})
+        tree = {"lake": lake.root, "external": {"tables": {name: path}}}
+        context = make_context("test", Config.model_validate(tree))
         if adopted:
             own_tables.adopt(context)
         return context
@@ -61,19 +79,39 @@ def bring(make_context: Callable[..., Context], tmp_path) -> Bring:
     return write
 
 
-def test_pairs_by_the_sources_ids(spark, catalogue, bring: Bring) -> None:
+@pytest.fixture
+def bring(bring_to: Bring, catalogue: Lake) -> Bring:
+    """``bring_to`` the lake with a catalogue."""
+    return partial(bring_to, catalogue)
+
+
+@pytest.fixture
+def bring_to_bare(bring_to: Bring, bare: Lake) -> Bring:
+    """``bring_to`` the lake without one."""
+    return partial(bring_to, bare)
+
+
+def test_pairs_by_the_sources_ids_are_copied_before_the_stage_reads_them(
+    spark, bring: Bring
+) -> None:
+    """Reading them copies nothing, and needs a declaration."""
     df = spark.createDataFrame(
         [("a", "b", 0.5), ("b", "c", 0.25)],
         "trigger_item_id string, target_item_id string, score double",
     )
-    rows = bring("item_pairs", df).table("item_pairs").collect()
+    context = bring("item_pairs", df, adopted=False)
+    with pytest.raises(LookupError, match="stage test reads item_pairs, which is not among its"):
+        context.find("item_pairs")
+    own_tables.adopt_inputs(context, stage("evaluate"))  # item_pairs is one of its inputs
+    assert context.ref("item_pairs").path.endswith("external_item_pairs")
+    rows = context.table("item_pairs").collect()
     assert {(r.trigger, r.target, r.source, r.score) for r in rows} == {
         (0, 1, "user", 0.5),
         (1, 2, "user", 0.25),
     }
 
 
-def test_unknown_ids_are_named(spark, catalogue, bring: Bring) -> None:
+def test_unknown_ids_are_named(spark, bring: Bring) -> None:
     df = spark.createDataFrame(
         [("a", "b"), ("b", "zz")], "trigger_item_id string, target_item_id string"
     )
@@ -84,20 +122,14 @@ def test_unknown_ids_are_named(spark, catalogue, bring: Bring) -> None:
 @pytest.mark.parametrize(
     ("row", "column"), [((0, 7), "target"), ((7, 0), "trigger")], ids=["target", "trigger"]
 )
-def test_unknown_numbers_of_pairs_are_named(spark, catalogue, bring: Bring, row, column) -> None:
+def test_unknown_numbers_of_pairs_are_named(spark, bring: Bring, row, column) -> None:
     df = spark.createDataFrame([(0, 1), row], "trigger int, target int")
     with pytest.raises(InputError, match=rf"1 values of {column} are not in items.*\[7\]"):
         bring("item_pairs", df).table("item_pairs")
 
 
-def test_known_numbers_are_taken(spark, catalogue, bring: Bring) -> None:
-    df = spark.createDataFrame([(0, 1), (2, 1)], "trigger int, target int")
-    rows = bring("item_pairs", df).table("item_pairs").collect()
-    assert {(r.trigger, r.target) for r in rows} == {(0, 1), (2, 1)}
-
-
 def test_vectors_by_number_get_their_ids_and_unknown_ones_do_not_vanish(
-    spark, catalogue, bring: Bring
+    spark, bring: Bring
 ) -> None:
     columns = "item_idx long, vector array<double>"
     good = spark.createDataFrame([(0, [1.0]), (2, [2.0])], columns)
@@ -112,7 +144,7 @@ def test_vectors_by_number_get_their_ids_and_unknown_ones_do_not_vanish(
     assert len(named.split(",")) == 3  # of the four
 
 
-def test_numbers_of_another_lake_do_not_name_other_items(spark, catalogue, bring: Bring) -> None:
+def test_numbers_of_another_lake_do_not_name_other_items(spark, bring: Bring) -> None:
     df = spark.createDataFrame(
         [("a", 0, [1.0]), ("b", 2, [1.0])], "item_id string, item_idx long, vector array<double>"
     )
@@ -120,13 +152,13 @@ def test_numbers_of_another_lake_do_not_name_other_items(spark, catalogue, bring
         bring("item_embeddings", df).table("item_embeddings")
 
 
-def test_null_where_a_number_must_be_is_refused(spark, catalogue, bring: Bring) -> None:
+def test_null_where_a_number_must_be_is_refused(spark, bring: Bring) -> None:
     df = spark.createDataFrame([(0, [1.0]), (None, [2.0])], "item_idx long, vector array<double>")
     with pytest.raises(SchemaError, match="rule of table external_id_vectors"):
         bring("id_vectors", df).table("id_vectors")
 
 
-def test_centroids_have_no_item(spark, catalogue, bring: Bring) -> None:
+def test_centroids_have_no_item(spark, bring: Bring) -> None:
     columns = "kind string, level int, code int, item_idx long, vector array<float>"
     rows = [("rq", 0, 0, None, [1.0]), ("vq", 0, 0, 2, [1.0])]
     context = bring("codebooks", spark.createDataFrame(rows, columns))
@@ -146,7 +178,7 @@ def _samples(spark: SparkSession, *, user: int = 0, **labels: float) -> DataFram
     )  # fmt: skip
 
 
-def test_every_label_of_samples_is_kept(spark, catalogue, bring: Bring) -> None:
+def test_every_label_of_samples_is_kept(spark, bring: Bring) -> None:
     df = _samples(spark, click=1.0, positive=0.0, buy=1.0)
     found = bring("ranking_samples", df).table("ranking_samples")
     labels = [c for c in found.columns if c.startswith("label_")]
@@ -157,12 +189,12 @@ def test_every_label_of_samples_is_kept(spark, catalogue, bring: Bring) -> None:
         bring("ranking_samples", _samples(spark)).table("ranking_samples")
 
 
-def test_unknown_users_are_named(spark, catalogue, bring: Bring) -> None:
+def test_unknown_users_are_named(spark, bring: Bring) -> None:
     with pytest.raises(InputError, match=r"1 values of user_idx are not in users.*\[4\]"):
         bring("ranking_samples", _samples(spark, user=4, positive=1.0)).table("ranking_samples")
 
 
-def test_rows_that_get_lost_stop_the_run(spark, catalogue, bring: Bring, monkeypatch) -> None:
+def test_rows_that_get_lost_stop_the_run(spark, bring: Bring, monkeypatch) -> None:
     df = spark.createDataFrame([(0, 1), (2, 1)], "trigger int, target int")
     context = bring("item_pairs", df, adopted=False)
     conform = own_tables.conform
@@ -170,40 +202,34 @@ def test_rows_that_get_lost_stop_the_run(spark, catalogue, bring: Bring, monkeyp
         patch.setattr(own_tables, "conform", lambda df, *more: conform(df, *more).limit(1))
         with pytest.raises(RowsLostError, match=r"all 2 rows of item_pairs .* seen 1"):
             own_tables.adopt(context)
-    own_tables.adopt(context)
-    assert context.table("item_pairs").count() == 2  # the short copy is not taken later
+    own_tables.adopt(context)  # the short copy is not taken later
+    rows = context.table("item_pairs").collect()
+    assert sorted((r.trigger, r.target) for r in rows) == [(0, 1), (2, 1)]
 
 
 def test_what_could_not_be_checked_is_checked_once_there_are_items(
-    spark, lake, bring: Bring, request
+    spark, lake, bring_to: Bring
 ) -> None:
     df = spark.createDataFrame([(0, 1), (2, 9)], "trigger int, target int")
-    context = bring("item_pairs", df)
+    context = bring_to(lake, "item_pairs", df)
     assert context.table("item_pairs").count() == 2  # nothing to check against
-    request.getfixturevalue("catalogue")
+    _publish_catalogue(spark, lake)
     with pytest.raises(InputError, match=r"target are not in items, such as \[9\]"):
         own_tables.adopt(context)
 
 
-def test_reading_copies_nothing_and_needs_a_declaration(spark, catalogue, bring: Bring) -> None:
-    df = spark.createDataFrame([(0, 1)], "trigger int, target int")
-    context = bring("item_pairs", df, adopted=False)
-    with pytest.raises(LookupError, match="stage test reads item_pairs, which is not among its"):
-        context.find("item_pairs")
-    own_tables.adopt_inputs(context, stage("evaluate"))  # item_pairs is one of its inputs
-    assert context.ref("item_pairs").path.endswith("external_item_pairs")
-
-
-def test_ids_without_a_catalogue_name_the_stage_to_run(spark, bring: Bring) -> None:
+def test_ids_without_a_catalogue_name_the_stage_to_run(spark, bring_to_bare: Bring) -> None:
     df = spark.createDataFrame([("a", "b")], "trigger_item_id string, target_item_id string")
     with pytest.raises(MissingStageError, match=r"trigger_item_id .* no table items; run stage in"):
-        bring("item_pairs", df)
+        bring_to_bare("item_pairs", df)
 
 
-def test_items_of_the_users_own_are_not_looked_up_in_themselves(spark, bring: Bring) -> None:
+def test_items_of_the_users_own_are_not_looked_up_in_themselves(
+    spark, bring_to_bare: Bring
+) -> None:
     df = spark.createDataFrame([("a",)], "item_id string")
     with pytest.raises(SchemaError, match="table items needs column"):
-        bring("items", df).table("items")
+        bring_to_bare("items", df).table("items")
 
 
 def test_schema_of_samples_is_that_of_their_labels() -> None:
@@ -223,21 +249,21 @@ def test_schema_of_samples_is_that_of_their_labels() -> None:
         ("array('a')", "item_id should be text or whole numbers, is array<string>"),
     ],
 )
-def test_ids_that_are_none(spark, bring: Bring, ids, words) -> None:
+def test_ids_that_are_none(spark, bring_to_bare: Bring, ids, words) -> None:
     with pytest.raises(InputError, match=words):
-        bring("item_embeddings", spark.sql(f"SELECT {ids} item_id, array(1.0) vector"))
+        bring_to_bare("item_embeddings", spark.sql(f"SELECT {ids} item_id, array(1.0) vector"))
 
 
-def test_ids_of_floats_are_whole_numbers(spark, bring: Bring) -> None:
+def test_ids_of_floats_are_whole_numbers(spark, bring_to_bare: Bring) -> None:
     rows = spark.sql("SELECT cast(id + 1e7 as double) item_id, array(1.0) vector FROM range(2)")
-    context = bring("item_embeddings", rows)
+    context = bring_to_bare("item_embeddings", rows)
     ids = context.table("item_embeddings").select("item_id")
     assert sorted(row[0] for row in ids.collect()) == ["10000000", "10000001"]
 
 
-def test_vectors_too_large_for_distances(spark, bring: Bring) -> None:
+def test_vectors_too_large_for_distances(spark, bring_to_bare: Bring) -> None:
     with pytest.raises(InputError, match=r"1 vectors with a number beyond 1e\+16 among 1 rows"):
-        bring("item_embeddings", spark.sql("SELECT 'a' item_id, array(1e25) vector"))
+        bring_to_bare("item_embeddings", spark.sql("SELECT 'a' item_id, array(1e25) vector"))
 
 
 @pytest.mark.parametrize("name", ["v.csv", "v.npy", "v.jsonl"])

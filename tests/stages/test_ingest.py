@@ -2,117 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from delta.tables import DeltaTable
 from pyarrow import parquet
+from pyspark.sql import SparkSession
 
-from qarm.config import Config
+from qarm.config import Config, ItemSource
 from qarm.errors import ConfigError, GateError, InputError
+from qarm.ingest import catalog
 from qarm.ingest.times import parse_iso
+from qarm.lake.caching import Keeper
 from qarm.lake.tables import Lake
 from qarm.ledger import StageResult
 from qarm.pipeline.context import Context
 from qarm.stages import ingest
+from tests.stages.sources import LOG, jpeg, make_sources, write
 
 pytestmark = pytest.mark.spark
-
-LOG = """\
-user,item,event,ms,click,bought,fold
-u1,a,show,1700000000000,1,0,tr
-u1,b,show,1700000001000,0,0,tr
-u1,b,show,1700000001000,0,0,tr
-u1,c,show,1700000002000,1,1,va
-u2,a,show,1700000003000,0,0,tr
-u2,a,show,1700000003000,1,0,tr
-u2,c,show,1700000004000,1,0,te
-,c,show,1700000004000,1,0,te
-u3,,show,1700000004000,1,0,te
-u3,a,show,yesterday,1,0,te
-u3,a,show,4000000000000,1,0,te
-u3,zz,show,1700000005000,1,0,te
-u3,a,junk,1700000005000,1,0,te
-u3,007,show,1700000006000,0,,te
-"""
-
-
-def write(path: Path, text: str) -> str:
-    path.write_text(text)
-    return str(path)
-
-
-def jpeg() -> bytes:
-    from PIL import Image
-
-    out = io.BytesIO()
-    Image.new("RGB", (40, 30), (200, 10, 10)).save(out, "JPEG")
-    return out.getvalue()
-
-
-def make_sources(tmp_path: Path) -> dict[str, Any]:
-    """A labelled CSV of impressions with a split of its own; JSON lines with image paths."""
-    pictures = tmp_path / "my pictures"
-    pictures.mkdir(parents=True)
-    (pictures / "a.jpg").write_bytes(jpeg())
-    (pictures / "b.jpg").write_bytes(jpeg()[:200])
-    catalog = [
-        {
-            "id": "a",
-            "name": "Red lamp",
-            "about": ["glass", "tall"],
-            "kind": "home; light",
-            "price": 3.5,
-            "picture": "my pictures/a.jpg",
-            "sound": [0.5, 1.0],
-        },
-        {
-            "id": "b",
-            "name": "Blue lamp.",
-            "about": ["wood"],
-            "kind": "home",
-            "price": None,
-            "picture": "my pictures/b.jpg",
-            "sound": [0.25, "NaN"],
-        },
-        {"id": "c", "name": " ", "kind": "", "price": 99, "picture": "my pictures/none.jpg"},
-        {"id": "007", "name": "Spy kit", "price": 1},
-        {"id": "a", "name": "Red lamp again"},
-        {"id": None, "name": "nobody"},
-    ]
-    items = write(tmp_path / "items.jsonl", "\n".join(json.dumps(row) for row in catalog))
-    return {
-        "log": {
-            "path": [write(tmp_path / "log.csv", LOG)],
-            "user": "user",
-            "item": "item",
-            "event": "event",
-            "time": "ms",
-            "time_format": "epoch_ms",
-            "rows": "event = 'show'",
-            "labels": {"positive": "click = 1", "bought": "bought = 1"},
-            "split": "fold",
-            "as_of": "2024-01-01T00:00:00",
-        },
-        "items": {
-            "path": [items],
-            "id": "id",
-            "title": "name",
-            "text": ["name", "about"],
-            "attributes": {"kind": "kind"},
-            "attribute_separator": {"kind": ";"},
-            "numeric_attributes": {"price": [1, 2, 5]},
-            "image": "picture",
-            "audio": "sound",
-        },
-        "split": {
-            "kind": "column",
-            "column_values": {"tr": "train", "va": "valid", "te": "test"},
-        },
-    }
 
 
 @pytest.fixture
@@ -121,12 +33,9 @@ def sources(tmp_path: Path) -> dict[str, Any]:
     return make_sources(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def ingested(spark, tmp_path_factory) -> tuple[Context, StageResult]:
-    """One run on the sources as they are."""
-    folder = tmp_path_factory.mktemp("ingest")
-    config = Config.model_validate({"lake": str(folder / "lake"), **make_sources(folder)})
-    context = Context(
+def context_on(spark: SparkSession, lake: str, sections: dict[str, Any]) -> Context:
+    config = Config.model_validate({"lake": lake, **sections})
+    return Context(
         config=config,
         spark=spark,
         lake=Lake(spark, config.lake),
@@ -135,6 +44,13 @@ def ingested(spark, tmp_path_factory) -> tuple[Context, StageResult]:
         code_version="test",
         config_hash="test",
     )
+
+
+@pytest.fixture(scope="module")
+def ingested(spark, tmp_path_factory) -> tuple[Context, StageResult]:
+    """One run on the sources as they are; its tables are read at the versions that it wrote."""
+    folder = tmp_path_factory.mktemp("ingest")
+    context = context_on(spark, str(folder / "lake"), make_sources(folder))
     return context, ingest.run(context)
 
 
@@ -146,9 +62,9 @@ def test_labelled_impressions_with_their_own_split(ingested) -> None:
     context, result = ingested
     for ledger in result.ledgers:
         ledger.close("ingest")
-    log, catalog = result.ledgers
-    assert (log.rows_in, log.rows_out) == (14, 6)
-    assert log.dropped == {
+    of_log, of_catalog = result.ledgers
+    assert (of_log.rows_in, of_log.rows_out) == (14, 6)
+    assert of_log.dropped == {
         "null_user": 1,
         "null_item": 1,
         "unparsable_time": 1,
@@ -158,8 +74,13 @@ def test_labelled_impressions_with_their_own_split(ingested) -> None:
         "exact_duplicate": 1,
         "merged_lines": 1,
     }
-    assert (catalog.rows_in, catalog.rows_out) == (6, 4)
-    assert catalog.dropped == {"malformed_row": 0, "bad_id": 0, "null_item": 1, "duplicate_item": 1}
+    assert (of_catalog.rows_in, of_catalog.rows_out) == (6, 4)
+    assert of_catalog.dropped == {
+        "malformed_row": 0,
+        "bad_id": 0,
+        "null_item": 1,
+        "duplicate_item": 1,
+    }
     events = rows(context, "interactions", "user_id", "seq")
     assert [(e["user_id"], e["item_id"], e["seq"], e["lines"]) for e in events] == [
         ("u1", "a", 0, 1),
@@ -217,69 +138,26 @@ def test_content_of_the_catalogue(ingested) -> None:
     assert result.facts["items_with_image"] == 1
 
 
-def test_again_changes_nothing_and_new_items_come_last(make_context, sources) -> None:
-    sources["items"]["unknown"] = "keep"
-    first = make_context("ingest", **sources)
-    result = ingest.run(first)
-    result.ledgers[0].close("ingest")
-    before = {t: rows(first, t, t[:-1] + "_idx") for t in ("items", "users")}
-    kept = next(row for row in before["items"] if row["item_id"] == "zz")
-    assert kept["title"] is kept["text"] is kept["removed_at"] is None
-    assert (result.facts["items"], result.facts["items_only_in_log"]) == (5, 1)
-    again = make_context("ingest", **sources)
-    assert ingest.run(again).facts == result.facts
-    for table, seen in before.items():
-        assert rows(again, table, table[:-1] + "_idx") == seen
-        assert again.outputs[table] == first.outputs[table]  # nothing was committed
-
-    # An item earlier in time than all others arrives; b leaves the catalogue.
-    log = Path(sources["log"]["path"][0])
-    log.write_text(LOG + "u0,new,show,1600000000000,1,0,tr\n")
-    catalog = Path(sources["items"]["path"][0])
-    lines = [x for x in catalog.read_text().splitlines() if '"b"' not in x]
-    catalog.write_text("\n".join([*lines, json.dumps({"id": "new", "name": "New"})]))
-    third = make_context("ingest", **sources)
-    result = ingest.run(third)
-    items = {row["item_id"]: row for row in rows(third, "items", "item_idx")}
-    assert list(items) == ["a", "b", "c", "zz", "007", "new"]
-    assert items["b"]["removed_at"] is not None
-    assert items["b"]["title"] == "Blue lamp."
-    assert items["a"]["removed_at"] is items["zz"]["removed_at"] is None
-    assert [u["user_id"] for u in rows(third, "users", "user_idx")] == ["u1", "u2", "u3", "u0"]
-    assert (result.facts["items"], result.facts["items_removed"]) == (5, 1)
-    # Events of an item that has left stay; it comes back without a new index.
-    assert third.table("interactions").where("item_id = 'b'").count() == 1
-    catalog.write_text(catalog.read_text() + "\n" + json.dumps({"id": "b", "name": "Blue lamp."}))
-    fourth = make_context("ingest", **sources)
-    ingest.run(fourth)
-    back = {row["item_id"]: row for row in rows(fourth, "items", "item_idx")}["b"]
-    assert back["removed_at"] is None
-    assert back["item_idx"] == 1
+def by_id(context: Context, table: str) -> dict[str, dict[str, Any]]:
+    """Rows of items or users by id, in the order of their indices."""
+    kind = table[:-1]
+    return {row[f"{kind}_id"]: row for row in rows(context, table, f"{kind}_idx")}
 
 
-def test_run_after_a_crash_finishes_a_catalogue_made_from_an_order_only_log(
-    make_context, tmp_path, monkeypatch
+def test_new_items_come_last_and_nobody_gets_another_index(
+    spark, ingested, tmp_path, monkeypatch
 ) -> None:
-    lines = [("u", "x", 0, "Old"), ("u", "y", 1, "Y"), ("u", "x", 2, "New"), ("v", "x", 0, None)]
-    table = pa.table(
-        {
-            name: [line[k] for line in lines]
-            for k, name in enumerate(("who", "what", "position", "name"))
-        }
-    )
-    parquet.write_table(table, tmp_path / "log.parquet")
-    sections: dict[str, Any] = {
-        "log": {
-            "path": [str(tmp_path / "log.parquet")],
-            "user": "who",
-            "item": "what",
-            "time": "position",
-            "time_format": "order",
-        },
-        "items": {"from_log": True, "title": "name", "text": ["name"]},
-        "split": {"kind": "leave_last_n"},
-    }
-    crashed = make_context("ingest", **sections)
+    """Two more runs on the lake of the first: one that crashes before its end, and one after it."""
+    first, of_first = ingested
+    seen = {table: by_id(first, table) for table in ("items", "users")}
+    sources = make_sources(tmp_path)
+    sources["items"]["unknown"] = "keep"
+    # An item earlier in time than all others arrives; b leaves the catalogue.
+    Path(sources["log"]["path"][0]).write_text(LOG + "u0,new,show,1600000000000,1,0,tr\n")
+    path = Path(sources["items"]["path"][0])
+    lines = [*path.read_text().splitlines(), json.dumps({"id": "new", "name": "New"})]
+    path.write_text("\n".join(line for line in lines if '"b"' not in line))
+    crashed = context_on(spark, first.config.lake, sources)
     write = crashed.overwrite
 
     def crash(table, df, **lineage):
@@ -290,23 +168,87 @@ def test_run_after_a_crash_finishes_a_catalogue_made_from_an_order_only_log(
     monkeypatch.setattr(crashed, "overwrite", crash)
     with pytest.raises(RuntimeError, match="disk full"):
         ingest.run(crashed)
+    items, users = by_id(crashed, "items"), by_id(crashed, "users")
+    assert list(items) == ["a", "b", "c", "007", "new", "zz"]
+    assert [row["item_idx"] for row in items.values()] == [0, 1, 2, 3, 4, 5]
+    assert items["b"]["removed_at"] is not None
+    assert {**items["b"], "removed_at": None} == seen["items"]["b"]  # with its title
+    for same in ("a", "c", "007"):
+        assert items[same] == seen["items"][same]
+    assert items["zz"]["title"] is items["zz"]["text"] is items["zz"]["removed_at"] is None
+    assert list(users) == ["u1", "u2", "u3", "u0"]
+    assert [users[u]["user_idx"] for u in users] == [0, 1, 2, 3]
+    # Events of an item that has left stay.
+    assert crashed.table("interactions").where("item_id = 'b'").count() == 1
+
+    # Now b comes back without a new index, and c leaves.
+    path.write_text("\n".join(line for line in lines if '"c"' not in line))
+    after = context_on(spark, first.config.lake, sources)
+    result = ingest.run(after)
+    for ledger in result.ledgers:
+        ledger.close("ingest")
+    last = by_id(after, "items")
+    assert last["c"]["removed_at"] is not None
+    assert {**last, "c": items["c"]} == {**items, "b": seen["items"]["b"]}
+    assert by_id(after, "users") == users
+    assert after.table("event_splits").count() == after.table("interactions").count() == 8
+    # Of what has not changed, nothing was committed.
+    assert after.outputs["users"] == crashed.outputs["users"]
+    assert after.outputs["items"].version == crashed.outputs["items"].version + 1
+    history = DeltaTable.forPath(spark, after.outputs["items"].path).history(1).first()
+    touched = [history["operationMetrics"][f"numTargetRows{x}"] for x in ("Updated", "Inserted")]
+    assert touched == ["2", "0"]
+    names = ("items", "items_removed", "items_only_in_log")
+    assert [result.facts[name] for name in names] == [5, 1, 1]
+    for name in ("as_of", "split_id", "split", "labels", "has_mine", "items_with_image"):
+        assert result.facts[name] == of_first.facts[name]
+
+
+def test_catalogue_made_from_an_order_only_log(make_context, tmp_path) -> None:
+    log_file = write(
+        tmp_path / "log.csv",
+        'who,what,position,name\nu,x,0,"The ""Old"", or\nso"\nu,y,1,Y\nu,x,2,New\nU,x,0,\n',
+    )
+    sections: dict[str, Any] = {
+        "log": {
+            "path": [log_file],
+            "user": "who",
+            "item": "what",
+            "time": "position",
+            "time_format": "order",
+        },
+        "items": {"from_log": True, "title": "name", "text": ["name"]},
+        "split": {"kind": "leave_last_n"},
+    }
     context = make_context("ingest", **sections)
     result = ingest.run(context)
     for ledger in result.ledgers:
         ledger.close("ingest")
     titles = [(row["item_id"], row["title"]) for row in rows(context, "items", "item_idx")]
-    assert titles == [("x", "Old"), ("y", "Y")]  # New is the name in a test line only
+    # New is the name in a test line only.
+    assert titles == [("x", 'The "Old", or\nso'), ("y", "Y")]
     assert context.table("event_splits").count() == context.table("interactions").count() == 4
     assert result.facts["parts"] == {"train": 1, "valid": 1, "test": 2}
     assert result.facts["time_order_only"]
+    assert [odd["name"] for odd in result.facts["oddities"]] == ["similar_users"]  # u and U
 
 
-def test_as_of_of_the_run_is_the_limit_without_one_of_the_log(make_context, sources) -> None:
+def assert_nothing_written(tmp_path: Path) -> None:
+    assert not (tmp_path / "lake" / "tables").exists()
+
+
+def test_as_of_of_the_run_is_the_limit_without_one_of_the_log(
+    make_context, sources, tmp_path
+) -> None:
     del sources["log"]["as_of"]
+    sources["gates"] = {"max_quarantine_share": 0.3}
     context = make_context("ingest", **sources)
     context.as_of = parse_iso("2023-11-14T22:13:24", "as_of")
-    with pytest.raises(GateError, match="future_time 5"):
+    with pytest.raises(GateError) as caught:
         ingest.run(context)
+    for word in ("gates.max_quarantine_share", "limit is 30.0%", "future_time 5", "null_user 1"):
+        assert word in str(caught.value)
+    assert_nothing_written(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -321,9 +263,6 @@ def test_as_of_of_the_run_is_the_limit_without_one_of_the_log(make_context, sour
         ("log", "labels", {"positive": "click"}, ConfigError, ["condition", "click = 1"]),
         ("log", "weight", "sum(click)", ConfigError, ["log.weight"]),
         ("split", "column_values", {"tr": "train"}, ConfigError, ["'te'", "'va'", "test"]),
-        ("gates", "max_quarantine_share", 0.3, GateError, ["max_quarantine_share", "null_user 1"]),
-        ("gates", "min_interactions", 7, GateError, ["min_interactions", "6"]),
-        ("gates", "min_items", 5, GateError, ["min_items", "4"]),
     ],
 )
 def test_bad_input_stops_before_the_first_commit(
@@ -334,7 +273,20 @@ def test_bad_input_stops_before_the_first_commit(
         ingest.run(make_context("ingest", **sources))
     for word in words:
         assert word in str(caught.value)
-    assert not (tmp_path / "lake" / "tables").exists()
+    assert_nothing_written(tmp_path)
+
+
+def test_too_few_events_or_items_stop_before_the_first_commit(
+    make_context, sources, tmp_path
+) -> None:
+    """Both gates see one reading of the sources."""
+    with Keeper() as keep:
+        judged = ingest._judge(make_context("ingest", **sources), keep)
+        for field, least, seen in (("min_interactions", 7, "6"), ("min_items", 5, "4")):
+            context = make_context("ingest", **sources, gates={field: least})
+            with pytest.raises(GateError, match=rf"gates\.{field}: {seen} "):
+                ingest._write(context, judged, keep)
+    assert_nothing_written(tmp_path)
 
 
 def test_values_that_pandas_and_databases_write(make_context, tmp_path) -> None:
@@ -371,45 +323,40 @@ def test_values_that_pandas_and_databases_write(make_context, tmp_path) -> None:
         "split": {"kind": "column", "column_values": {"t": "train"}},
         "gates": {"max_quarantine_share": 1.0},
     }
-    context = make_context("ingest", **sections)
-    result = ingest.run(context)
-    assert result.ledgers[0].dropped == {
+    sections["gates"]["stop_on"] = ["one_time", "similar_users"]
+    with Keeper() as keep:
+        context = make_context("ingest", **sections)
+        judged = ingest._judge(context, keep)
+        with pytest.raises(GateError) as caught:
+            ingest._write(context, judged, keep)
+        events = {(row["user_id"], row["item_id"]): row for row in judged.events.collect()}
+        rejected = judged.lines.where("reason IS NOT NULL").collect()
+    assert "one_time: " in str(caught.value)
+    similar = r"similar_users: 2 ids of users .* such as 'u' and 'u '"
+    assert re.search(similar, str(caught.value))
+    assert_nothing_written(tmp_path)
+    assert judged.reasons == {
         "bad_id": 2,
         "null_user": 2,
         "null_item": 1,
         "unparsable_time": 2,
         "bad_value": 1,
-        "merged_lines": 0,
     }
-    seen = {
-        (row["user_id"], row["item_id"]): row for row in rows(context, "interactions", "item_id")
+    assert {key: (row["label_positive"], row["lines"]) for key, row in events.items()} == {
+        ("u", "10000000"): (False, 1),  # NaN
+        ("u ", "2"): (True, 1),
     }
-    assert {key: row["labels"] for key, row in seen.items()} == {
-        ("u", "10000000"): {"positive": 0.0},  # NaN
-        ("u ", "2"): {"positive": 1.0},
-    }
-    details = {(r["reason"], r["detail"]) for r in rows(context, "quarantine", "reason")}
+    details = {(row["reason"], row["detail"]) for row in rejected}
     assert {("bad_id", "2.5"), ("null_user", "nan"), ("unparsable_time", "12:30")} < details
     assert ("bad_value", "weight 1.0E-12") in details
-    names = [each["name"] for each in result.facts["oddities"]]
-    assert {"one_time", "similar_users"} <= set(names)
-    sections["gates"]["stop_on"] = ["similar_users"]
-    before = context.lake.version("interactions")
-    with pytest.raises(GateError, match=r"similar_users: 2 ids of users .* such as 'u' and 'u '"):
-        ingest.run(make_context("ingest", **sections))
-    assert context.lake.version("interactions") == before
 
 
-def test_attributes_are_no_structs(make_context, sources, tmp_path) -> None:
+def test_attributes_are_no_structs(spark, tmp_path) -> None:
     line = json.dumps({"id": "a", "name": "x", "kind": {"brand": "y"}})
-    sources["items"] = {
-        "path": [write(tmp_path / "odd.jsonl", line)],
-        "id": "id",
-        "attributes": {"kind": "kind"},
-    }
-    sources["gates"] = {"max_quarantine_share": 1.0}
+    path = write(tmp_path / "odd.jsonl", line)
+    items = ItemSource(path=[path], id="id", attributes={"kind": "kind"})
     with pytest.raises(InputError, match=r"items\.attributes\.kind: .* is of type struct"):
-        ingest.run(make_context("ingest", **sources))
+        catalog.read_catalog(catalog.open_catalog(spark, items), items)
 
 
 def test_empty_log(make_context, sources, tmp_path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame
 
@@ -29,11 +31,10 @@ from qarm.stages import (
     train_alignment,
 )
 from schemas import items as items_schema
-from tests.lakes.codes import unit_vectors
+from tests.lakes.codes import SMALL, unit_vectors
 from tests.lakes.encoders import item
 from tests.lakes.ranking import context_on, publish_log
 from tests.pairs.reference import random_log as random_events
-from tests.stages.test_ingest import make_sources
 
 pytestmark = pytest.mark.spark
 
@@ -65,38 +66,57 @@ def close(result: StageResult) -> None:
         ledger.close("test")
 
 
+def not_closing(result: StageResult) -> list[str]:
+    """Names of the ledgers that do not close."""
+    names = []
+    for ledger in result.ledgers:
+        try:
+            ledger.close("test")
+        except RowsLostError:
+            names.append(ledger.name)
+    return names
+
+
 def test_ingest(make_context, tmp_path: Path, lossy) -> None:
+    log = {"who": [f"u{n % 4}" for n in range(40)], "what": [f"i{n % 7}" for n in range(40)]}
+    pq.write_table(pa.table({**log, "position": range(40)}), tmp_path / "log.parquet")
+    source = {"path": [str(tmp_path / "log.parquet")], "time_format": "order"}
+    names = {"user": "who", "item": "what", "time": "position"}
+    context = make_context(
+        "ingest",
+        log={**source, **names},
+        items={"from_log": True},
+        split={"kind": "leave_last_n"},
+    )
     lossy(merge, "merge_lines")
     with pytest.raises(RowsLostError, match="log lines"):
-        close(ingest.run(make_context("ingest", **make_sources(tmp_path))))
+        close(ingest.run(context))
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "ledger"),
-    [
-        (mine_pairs, "of_live_items", "positive events of the mining period"),
-        (source_u2i, "cap_user2item", "item pairs: .*u2i over_cap"),
-    ],
-)
-def test_mine_pairs(make_context, fill, spark, lossy, module, name, ledger) -> None:
-    context = make_context("mine-pairs", pairs={"sources": ["u2i"], "id_vectors": {"rank": 3}})
+def test_mine_pairs(make_context, fill, spark, lossy) -> None:
+    """Events are lost before the pairs are mined, and pairs after it."""
+    pairs = {"sources": ["u2i"], "id_vectors": {"rank": 3, "iterations": 2}}
+    context = make_context("mine-pairs", pairs=pairs)
     fill(context, random_events(1, users=16, items=16, events=170))
     items = spark.range(16).selectExpr(
         "cast(id as string) item_id", "id item_idx", "'h' content_hash", "'string' source_type"
     )
     context.overwrite(items_schema.TABLE, items)
-    lossy(module, name)
-    with pytest.raises(RowsLostError, match=ledger):
-        close(mine_pairs.run(context))
+    lossy(mine_pairs, "of_live_items")
+    lossy(source_u2i, "cap_user2item")
+    result = mine_pairs.run(context)
+    events = "positive events of the mining period"
+    assert not_closing(result) == ["item pairs", events, "User2Item pairs"]
+    with pytest.raises(RowsLostError, match=r"item pairs: .*u2i over_cap"):
+        close(result)
 
 
-def test_features(make_context, write_items, tiny_text_model, lossy) -> None:
-    write_items([item(i, text=f"text {i}") for i in range(12)])
-    encoder = {"modalities": ["text"], "text_backbone": tiny_text_model}
-    context = make_context("embed-catalog", encoder=encoder)
+def test_features(make_context, write_items, lossy) -> None:
+    write_items([item(i, audio=[float(i), 1.0]) for i in range(12)])
+    context = make_context("embed-catalog", encoder={"modalities": ["audio"]})
     lossy(feature_cache, "encode_content")
     update = update_features(context, context.config.encoder)
-    with pytest.raises(RowsLostError, match="items with text features"):
+    with pytest.raises(RowsLostError, match="items with audio features"):
         update.ledgers()[0].close("test")
 
 
@@ -108,30 +128,34 @@ def test_fit_codebooks(make_world, lossy) -> None:
         world.run("fit-codebooks")
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "settings", "ledger"),
-    [
-        (assign_codes, "assign_files", {}, "item vectors"),
-        (resolve, "_moves", {"resolve_capacity": 1}, "newcomers beyond the capacity"),
-    ],
-)
-def test_assign_codes(make_world, lossy, module, name, settings, ledger) -> None:
-    world = make_world()
+def test_assign_codes(make_world, make_context, lossy) -> None:
+    """Items are lost before codes are resolved, and moved ones after it."""
+    world = make_world(codes={**SMALL, "resolve_capacity": 1})
     world.vectors({f"i{i}": v for i, v in enumerate(unit_vectors(60))})
-    world.run("fit-codebooks", **settings)
-    lossy(module, name)
-    with pytest.raises(RowsLostError, match=ledger):
-        world.run("assign-codes", **settings)
+    world.run("fit-codebooks")
+    lossy(assign_codes, "assign_files")
+    lossy(resolve, "_moves")
+    result = assign_codes.run(make_context("assign-codes", world.config))
+    moved = "newcomers beyond the capacity of their code"
+    assert not_closing(result) == ["item vectors", "semantic ids", moved]
+
+
+@pytest.fixture(scope="module")
+def folder_with_log(spark, tmp_path_factory, log) -> Path:
+    """Of a lake that only the log has been published in."""
+    folder = tmp_path_factory.mktemp("log")
+    publish_log(context_on(spark, folder, "build-samples"), log)
+    return folder
 
 
 @pytest.mark.parametrize(
     ("module", "name", "mode"),
     [(impressions, "finished", "observed"), (negatives, "with_items", "sampled")],
+    ids=["finished", "with_items"],
 )
-def test_build_samples(spark, tmp_path: Path, log, lossy, module, name, mode) -> None:
-    samples = {"history_length": 5, "negatives": mode}
-    context = context_on(spark, tmp_path, "build-samples", samples=samples, loader={"shards": 2})
-    publish_log(context, log)
+def test_build_samples(spark, folder_with_log: Path, lossy, module, name, mode) -> None:
+    sections = {"samples": {"history_length": 5, "negatives": mode}, "loader": {"shards": 2}}
+    context = context_on(spark, folder_with_log, "build-samples", **sections)
     lossy(module, name)
     with pytest.raises(RowsLostError, match="events of train, valid and test"):
         close(build_samples.run(context))
