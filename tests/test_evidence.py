@@ -98,6 +98,9 @@ def test_a_request_to_end_ends_the_pipeline_too(tmp_path: Path) -> None:
             pipelines += map(int, children.split())
         process.terminate()
         assert process.wait(30) == 128 + signal.SIGTERM
+    end = time.monotonic() + 20  # whoever inherits a process that has ended may take a moment
+    while Path(f"/proc/{pipelines[1]}").exists() and time.monotonic() < end:
+        time.sleep(0.1)
     assert not Path(f"/proc/{pipelines[1]}").exists()
 
 
