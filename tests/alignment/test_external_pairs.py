@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import SparkSession
 
 from qarm.errors import InputError
 from qarm.pipeline import own_tables
@@ -19,15 +21,15 @@ pytestmark = pytest.mark.spark
 def test_pairs_of_the_users_own_are_trained_on(
     world: Callable[..., None],
     make_context: Callable[..., Context],
-    spark: SparkSession,
-    tmp_path,
-    capsys,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     world()
     ids = [row["item_id"] for row in catalogue()]
-    rows = [(ids[i], ids[(i + 6) % ITEMS]) for i in range(ITEMS)] + [(ids[0], ids[ITEMS])]
-    path = str(tmp_path / "own")
-    spark.createDataFrame(rows, "trigger_item_id string, target_item_id string").write.parquet(path)
+    targets = [ids[(i + 6) % ITEMS] for i in range(ITEMS)] + [ids[ITEMS]]
+    own = {"trigger_item_id": [*ids[:ITEMS], ids[0]], "target_item_id": targets}
+    path = str(tmp_path / "own.parquet")
+    pq.write_table(pa.table(own), path)
     context = make_context(
         "train-alignment",
         external={"tables": {"item_pairs": path}},

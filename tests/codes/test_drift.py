@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from qarm.codes import drift
 from qarm.codes.codebook import Codebook
 from qarm.codes.drift import error_ratio, figures, judge, rows_to_hold_out, usage_shift
 from qarm.codes.residual import fit_residual
-from qarm.config import Config
 from qarm.config.codes import Codes
+from qarm.pipeline.code_inputs import load_codebook
 from qarm.pipeline.runner import run_stage
 from qarm.pipeline.stages import stage
+from qarm.stages.assign_codes import _check_drift
 from tests.lakes.codes import unit_vectors
 
 SIZES = [32, 16]
@@ -103,7 +105,7 @@ def test_how_many_are_held_out() -> None:
 
 
 @pytest.mark.spark
-def test_stage_says_when_a_refit_is_due(make_world, monkeypatch, capsys) -> None:
+def test_stage_says_when_a_refit_is_due(make_world, make_context, monkeypatch, capsys) -> None:
     monkeypatch.setattr(drift, "MIN_ITEMS", 30)
 
     def items(x, first=0):
@@ -112,40 +114,45 @@ def test_stage_says_when_a_refit_is_due(make_world, monkeypatch, capsys) -> None
     settings = {"rq_levels": [8, 6], "vq_anchors": 5, "vq_k": 2}
     world = make_world(codes=settings | {"drift_holdout": 0.2})
     vectors = items(unit_vectors(300)) | {"i300": np.zeros(11, np.float32)}
-    world.vectors(vectors)
+    of_fit = world.vectors(vectors)
     fit = world.run("fit-codebooks")
     assert (fit["rows_out"], fit["dropped"]["held_out_for_drift"]) == (240, 60)
 
     def run(when):
-        tree = world.config.model_dump()
-        config = Config.model_validate(tree)
-        entry = run_stage(stage("assign-codes"), config, world.spark, as_of=datetime(2024, 1, when))
+        entry = run_stage(
+            stage("assign-codes"), world.config, world.spark, as_of=datetime(2024, 1, when)
+        )
         return {
             m["metric"]: m
             for m in entry["metrics"]
             if "drift" in m["metric"] or "refit" in m["metric"]
         }
 
+    def check_now():
+        context = make_context("assign-codes", world.config)
+        tables = (context.table("item_embeddings"), context.table("semantic_ids"))
+        metrics = _check_drift(context, load_codebook(context), *tables)
+        return {m.metric: m for m in metrics}, capsys.readouterr().err
+
     assert run(1) == {}  # nothing is new
-    vectors |= items(unit_vectors(20, 1), 301)
+    vectors |= items(unit_vectors(80, 1), 301)
     world.vectors(vectors)
-    assert run(2) == {}
-    assert "20 new items since the fit: too few" in capsys.readouterr().err
-    vectors |= items(unit_vectors(60, 2), 400)
-    world.vectors(vectors)
-    figures = run(3)
-    assert (figures["refit_due"]["value"], figures["refit_due"]["n"]) == (0, 80)
-    assert "no refit is due: 80 new items" in capsys.readouterr().err
-    # Items that are all alike, and the version of the fit has been vacuumed away.
+    figures, said = check_now()
+    assert (figures["refit_due"].value, figures["refit_due"].n) == (0, 80)
+    assert "no refit is due: 80 new items" in said
+    # The same items, if more were asked for.
+    with monkeypatch.context() as patch:
+        patch.setattr(drift, "MIN_ITEMS", 81)
+        figures, said = check_now()
+    assert figures == {}
+    assert "80 new items since the fit: too few" in said
+    # Items that are all alike, and the files of the fit's version have been vacuumed away.
     odd = np.eye(11, dtype=np.float32)[0] + 0.05 * unit_vectors(150, 4)
     vectors |= items(odd.astype(np.float32), 500)
     world.vectors(vectors)
-    world.spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
-    try:
-        world.spark.sql(f"VACUUM delta.`{world.lake.path('item_embeddings')}` RETAIN 0 HOURS")
-    finally:
-        world.spark.conf.unset("spark.databricks.delta.retentionDurationCheck.enabled")
-    figures = run(4)
+    for path in world.lake.live_files(of_fit):
+        Path(path).unlink()
+    figures = run(2)
     assert (figures["refit_due"]["value"], figures["refit_due"]["n"]) == (1, 230)
     said = capsys.readouterr().err
     assert "which the codebook was fitted on, cannot be read any more" in said

@@ -89,10 +89,6 @@ def test_parquet(exported, tmp_path, capsys) -> None:
     found = np.column_stack([read[f"c{n}"].to_numpy() for n in (1, 2, 3)])
     np.testing.assert_array_equal(found, exported.resolved)
     assert read["vq"][0].as_py() == [1, 2]
-    other = str(tmp_path / "rq")
-    exported.run(capsys, "--format", "parquet", "--to", other, "--codes", "rq")
-    third = pq.read_table(other).sort_by("item_idx")["c3"].to_numpy()
-    np.testing.assert_array_equal(third, exported.rq[:, 2])
     # Nothing is overwritten.
     again = ["export-codes", "--config", str(exported.config), "--format", "parquet", "--to", to]
     assert cli.main(again) == InputError.exit_code

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from qarm.codes.codebook import Codebook
-from qarm.codes.recode import Plan
+from qarm.codes.recode import Plan, Target, plan_recode
 from qarm.lake import manifest
 from schemas import item_embeddings
-from tests.lakes.codes import unit_vectors
+from tests.lakes.codes import catalogue, touched, unit_vectors
 
 pytestmark = pytest.mark.spark
 
@@ -39,34 +39,16 @@ def items(n, seed=0, first=0):
 
 def embed(world, now, *, gone=()):
     """MERGE into item_embeddings, as embed-catalog does: what differs from ``now`` is touched."""
-    rows = [(i, int(i[1:]), "e1", v.tobytes().hex(), ["text"], v.tolist()) for i, v in now.items()]
-    schema = (
-        "item_id string, item_idx bigint, encoder_version string, content_hash string, "
-        "modalities array<string>, vector array<float>"
-    )
-    df = world.spark.createDataFrame(rows, schema)
     left = [(i, "e1") for i in gone]
     leave = world.spark.createDataFrame(left, "item_id string, encoder_version string")
     ref = world.lake.merge(
         item_embeddings.TABLE,
-        df,
+        world.frame(now),
         {},
         update_when="s.content_hash <> t.content_hash",
         leave=leave,
     )
     world.publish("embed-catalog", ref)
-
-
-def touched(world, since):
-    """(item_id, kind of change) in the feed of semantic_ids after version ``since``."""
-    feed = (
-        world.spark.read.format("delta")
-        .option("readChangeFeed", "true")
-        .option("startingVersion", since + 1)
-        .load(world.lake.path("semantic_ids"))
-        .where("_change_type <> 'update_preimage'")
-    )
-    return sorted((r["item_id"], r["_change_type"]) for r in feed.collect())
 
 
 def check_codes(world, vectors):
@@ -80,84 +62,110 @@ def check_codes(world, vectors):
         assert found[item] == codes
 
 
-def test_change_feed_and_what_to_do_without_it(make_world, monkeypatch) -> None:
-    world = make_world()
-    vectors = items(60)
-    embed(world, vectors)
-    world.run("fit-codebooks")
-    assert world.run("assign-codes")["facts"]["found_by"] == "first run"
-    check_codes(world, vectors)
+def rows_of(world):
+    return {r["item_id"]: r for r in world.table("semantic_ids").collect()}
+
+
+def plan(world) -> Plan:
+    """What assign-codes would do now, under the codebook of ``coded_lake``."""
+    vectors = world.table("item_embeddings")
+    target = Target(
+        codebook=Codebook.from_rows(world.table("codebooks").toArrow()),
+        encoder="e1",
+        vectors=vectors,
+        rows=vectors.count(),
+        vq_k=5,
+    )
+    root = world.lake.root
+    embeddings = manifest.pinned(root, "item_embeddings")
+    return plan_recode(world.lake, target, embeddings, manifest.find(root, "assign-codes"))
+
+
+def test_change_feed_and_what_to_do_without_it(make_coded, monkeypatch, capsys) -> None:
+    world, vectors = make_coded(), catalogue()
+    assert manifest.find(world.lake.root, "assign-codes").facts["found_by"] == "first run"
 
     # One leaves, one leaves and comes back, one changes, one changes and back again, two are new.
     version = world.lake.version("semantic_ids")
     start = world.lake.version("item_embeddings")
     embed(world, {"i8": unit_vectors(1, 8)[0]}, gone=["i3", "i4"])
-    changed = {"i7": unit_vectors(1, 7)[0], **items(2, seed=5, first=60)}
+    changed = {"i7": unit_vectors(1, 7)[0], **items(2, seed=5, first=61)}
     embed(world, {"i8": vectors["i8"], "i4": vectors["i4"], **changed})
     del vectors["i3"]
     vectors |= changed
-    facts = world.run("assign-codes")["facts"]
-    assert facts["found_by"] == (
-        f"change feed of item_embeddings, versions {start + 1} to {start + 2}"
-    )
-    assert [facts[n] for n in ("new", "changed", "unchanged", "removed")] == [2, 1, 58, 1]
-    assert touched(world, version) == [
-        ("i3", "delete"),
-        ("i60", "insert"),
-        ("i61", "insert"),
-        ("i7", "update_postimage"),
-    ]
-    check_codes(world, vectors)
-
-    # Forced to run again: no new version of the vectors, none of the codes.
-    version = world.lake.version("semantic_ids")
-    from qarm.pipeline.runner import run_stage
-    from qarm.pipeline.stages import stage
-
-    entry = run_stage(stage("assign-codes"), world.config, world.spark, force=True)
-    assert entry["facts"]["found_by"] == "no new version of item_embeddings"
-    assert entry["facts"]["unchanged"] == len(vectors)
-    assert world.lake.version("semantic_ids") == version
+    found = plan(world)
+    by_feed = f"change feed of item_embeddings, versions {start + 1} to {start + 2}"
+    assert found.found_by == by_feed
+    assert (found.new, found.changed, found.same, found.removed) == (2, 1, 59, 1)
 
     # A run that breaks off between its MERGE and its manifest: nothing is published, and the next
     # run finds its work done.
-    vectors["i9"] = unit_vectors(1, 9)[0]
-    embed(world, {"i9": vectors["i9"]}, gone=["i10"])
-    del vectors["i10"]
     with monkeypatch.context() as patch:
         patch.setattr(manifest, "publish", broken)
         with pytest.raises(OSError, match="disk full"):
             world.run("assign-codes")
+    assert f"59 unchanged, 1 rows leave ({by_feed})" in capsys.readouterr().err
     after = world.lake.version("semantic_ids")
     assert after == version + 1
     assert manifest.find(world.lake.root, "assign-codes").outputs["semantic_ids"]["version"] < after
+    assert touched(world, version) == [
+        ("i3", "delete"),
+        ("i61", "insert"),
+        ("i62", "insert"),
+        ("i7", "update_postimage"),
+        ("i7", "update_preimage"),
+    ]
     facts = world.run("assign-codes")["facts"]
     assert facts["found_by"].startswith("comparison: semantic_ids is not as the last published")
-    assert [facts[n] for n in ("new", "changed", "unchanged", "removed")] == [0, 0, 60, 0]
+    assert [facts[n] for n in ("new", "changed", "unchanged", "removed")] == [0, 0, 62, 0]
     assert world.lake.version("semantic_ids") == after
     check_codes(world, vectors)
 
-    # The feed's files are gone, as after a vacuum.
-    vectors["i11"] = unit_vectors(1, 11)[0]
-    embed(world, {"i11": vectors["i11"]}, gone=["i12"])
+    # No new version of the vectors.
+    found = plan(world)
+    assert found.found_by == "no new version of item_embeddings"
+    assert (found.same, found.idle) == (len(vectors), True)
+
+    # The feed's files are gone, as after a vacuum: one leaves, one changes, two are new.
+    before = rows_of(world)
+    changed = {"i11": unit_vectors(1, 11)[0], **items(2, seed=6, first=63)}
+    embed(world, changed, gone=["i12"])
+    vectors |= changed
     del vectors["i12"]
-    shutil.rmtree(Path(world.lake.path("item_embeddings").removeprefix("file:")) / "_change_data")
-    facts = world.run("assign-codes")["facts"]
+    shutil.rmtree(Path(world.lake.path("item_embeddings")) / "_change_data")
+    entry = world.run("assign-codes")
+    facts = entry["facts"]
     assert facts["found_by"].startswith("comparison: the change feed cannot be read")
-    assert [facts[n] for n in ("new", "changed", "unchanged", "removed")] == [0, 1, 58, 1]
+    assert [facts[n] for n in ("new", "changed", "unchanged", "removed")] == [2, 1, 60, 1]
+    ids = entry["ledgers"][0]
+    assert (ids["rows_in"], ids["rows_out"]) == (62, 63)
+    assert ids["added"] == {"new_item": 2}
+    assert ids["dropped"] == {"removed_item": 1, "older_codebook": 0}
+    assert touched(world, after) == [
+        ("i11", "update_postimage"),
+        ("i11", "update_preimage"),
+        ("i12", "delete"),
+        ("i63", "insert"),
+        ("i64", "insert"),
+    ]
     check_codes(world, vectors)
+    now = rows_of(world)
+    assert all(now[i] == before[i] for i in now if i not in changed)
 
-    # The table is replaced: its feed would name every item twice.
-    vectors |= items(1, seed=6, first=70)
+    # The table is replaced by the same vectors: its feed would name every item twice.
     world.vectors(vectors)
-    facts = world.run("assign-codes")["facts"]
-    assert facts["found_by"].startswith("comparison: item_embeddings was overwritten in version")
-    check_codes(world, vectors)
+    found = plan(world)
+    assert found.found_by.startswith("comparison: item_embeddings was overwritten in version")
+    assert (found.same, found.idle) == (len(vectors), True)
 
-    world.run("fit-codebooks", seed=3)
-    facts = world.run("assign-codes", seed=3)["facts"]
-    assert "had another codebook_id and codebook_content" in facts["found_by"]
-    assert world.table("semantic_ids").count() == len(vectors)
+    # Codes of older codebooks leave, and all are replaced at once.
+    world.run("fit-codebooks", rq_levels=[9, 8, 7])
+    entry = world.run("assign-codes", rq_levels=[9, 8, 7])
+    assert "had another codebook_id and codebook_content" in entry["facts"]["found_by"]
+    assert entry["ledgers"][0]["dropped"]["older_codebook"] == 63
+    rows = rows_of(world)
+    assert set(rows) == set(vectors)
+    assert {len(r["rq"]) for r in rows.values()} == {3}
 
 
 def broken(*_):
@@ -179,18 +187,15 @@ run_stage(stage("assign-codes"), config, spark)
 
 
 @pytest.mark.fire
-def test_killed_job_and_rerun_give_the_same_table(make_world) -> None:
+def test_killed_job_and_rerun_give_the_same_table(make_coded) -> None:
     """SIGKILL to all processes of a job, as soon as its MERGE has written a file."""
-    world = make_world()
-    vectors = items(300)
-    embed(world, vectors)
-    world.run("fit-codebooks")
-    world.run("assign-codes")
-    embed(world, items(150, seed=5, first=100), gone=["i3"])
-    vectors |= items(150, seed=5, first=100)
+    world = make_coded()
+    others = items(300, seed=5, first=40)
+    embed(world, others, gone=["i3"])
+    vectors = catalogue() | others
     del vectors["i3"]
     published = manifest.find(world.lake.root, "assign-codes").run_id
-    folder = Path(world.lake.path("semantic_ids").removeprefix("file:"))
+    folder = Path(world.lake.path("semantic_ids"))
     before = set(folder.rglob("*.parquet"))
     job = subprocess.Popen(
         [sys.executable, "-c", JOB, world.config.model_dump_json()],

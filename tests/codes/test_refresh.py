@@ -22,8 +22,10 @@ from qarm.codes.residual import fit_residual
 from qarm.config import Config
 from qarm.config.codes import Codes
 from qarm.errors import InputError
+from qarm.lake import manifest
 from qarm.pipeline.stages import _ASSIGN_ONLY, stage
-from tests.lakes.codes import unit_vectors
+from qarm.stages.fit_codebooks import _begin_refit
+from tests.lakes.codes import catalogue, unit_vectors
 
 
 def blobs(n, k=24, d=8, seed=0, noise=0.35):
@@ -189,27 +191,31 @@ def test_anchors_that_stay_keep_their_number() -> None:
     assert keep_anchor_numbers(unknown, cut).tolist() == [0, 1, 2]
 
 
+def test_the_first_codebook_has_no_parent(make_context, capsys) -> None:
+    context = make_context("fit-codebooks", codes={"refresh": "matched"})
+    assert _begin_refit(context, np.arange(9), unit_vectors(9), "e1") is None
+    assert "no codebook has been published, so this fit has no parent" in capsys.readouterr().err
+
+
 @pytest.mark.spark
-def test_stage(make_world) -> None:
-    world = make_world()
-    vectors = {f"i{n}": v for n, v in enumerate(unit_vectors(90))}
-    world.vectors(vectors)
-    first = world.run("fit-codebooks", refresh="matched")  # the first one has no parent
-    assert "parent" not in first["facts"]
-    world.run("assign-codes")
+def test_stage(make_coded) -> None:
+    world, vectors = make_coded(), catalogue()
+    first = manifest.find(world.lake.root, "fit-codebooks").facts["codebook_id"]
     old = {r["item_idx"]: r["rq"] for r in world.table("semantic_ids").collect()}
+
+    def codebook(codebook_id: str) -> Codebook:
+        rows = world.table("codebooks").where(f"codebook_id = '{codebook_id}'")
+        return Codebook.from_rows(rows.toArrow())
 
     # Five items leave, five come; the encoder is the same.
     less = {i: v for i, v in vectors.items() if int(i[1:]) >= 5}
-    less |= {f"i{90 + n}": v for n, v in enumerate(unit_vectors(5, 8))}
-    world.vectors(less)
+    less |= {f"i{61 + n}": v for n, v in enumerate(unit_vectors(5, 8))}
+    of_less = world.vectors(less)
     entry = world.run("fit-codebooks", refresh="matched")
     figures = {m["metric"]: m["value"] for m in entry["metrics"]}
-    assert entry["facts"]["parent"] == first["facts"]["codebook_id"]
-    book = Codebook.from_rows(
-        world.table("codebooks").where(f"codebook_id = '{entry['facts']['codebook_id']}'").toArrow()
-    )
-    assert book.fit["parent"] == first["facts"]["codebook_id"]
+    assert entry["facts"]["parent"] == first
+    book = codebook(entry["facts"]["codebook_id"])
+    assert book.fit["parent"] == first
     assert book.fit["rq_start"] == "parent"
     assert figures["rq_changed_l1"] < 0.3 < 1 - 1 / 13
     assert figures["rq_changed_l1"] <= figures["rq_changed_before_matching_l1"]
@@ -217,9 +223,7 @@ def test_stage(make_world) -> None:
     now = book.rq(np.stack([less[f"i{i}"] for i in items]))[0]
     same = np.mean([old[i][0] == code for i, code in zip(items, now[:, 0], strict=True)])
     assert same > 0.7
-    before = Codebook.from_rows(
-        world.table("codebooks").where(f"codebook_id = '{first['facts']['codebook_id']}'").toArrow()
-    )
+    before = codebook(first)
     stay = np.flatnonzero(np.isin(before.anchor_items, book.anchor_items))
     assert len(stay) > 30
     np.testing.assert_array_equal(before.anchor_items[stay], book.anchor_items[stay])
@@ -230,15 +234,15 @@ def test_stage(make_world) -> None:
 
     # Another encoder, of another length: semantic_ids links the items, if it has their codes.
     turned = {i: np.roll(np.append(v, 0), 3).astype("f4") for i, v in vectors.items()}
-    world.vectors(turned, encoder="e2")
+    of_turned = world.vectors(turned, encoder="e2")
     with pytest.raises(InputError, match="semantic_ids has codes of that codebook for none of the"):
         world.run("fit-codebooks", refresh="matched")
-    world.vectors(less)
+    world.publish("embed-catalog", of_less)
     world.run("assign-codes", refresh="matched")
-    world.vectors(turned, encoder="e2")
+    world.publish("embed-catalog", of_turned)
     entry = world.run("fit-codebooks", refresh="matched")
     figures = {m["metric"]: m for m in entry["metrics"]}
-    assert figures["rq_changed_l1"]["n"] == 85
+    assert figures["rq_changed_l1"]["n"] == 55
     assert figures["rq_changed_l1"]["value"] < 0.3
 
 

@@ -11,11 +11,11 @@ from pyspark.sql import functions as F
 from qarm.codes.codebook import Codebook
 from qarm.codes.resolve import place_overflow, resolve
 from qarm.errors import InputError
+from qarm.lake import manifest
 from qarm.lake.caching import Keeper
-from tests.lakes.codes import unit_vectors
+from tests.lakes.codes import catalogue, unit_vectors
 
 CAPACITY = 2
-SETTINGS = {"rq_levels": [3, 6], "vq_anchors": 10, "vq_k": 2, "resolve_capacity": CAPACITY}
 
 
 def by_loop(rest, centroids, room):
@@ -170,29 +170,26 @@ def state(world):
 
 
 @pytest.mark.spark
-def test_stage(make_world) -> None:
-    world = make_world(codes=SETTINGS)
-    vectors = {f"i{n}": v for n, v in enumerate(unit_vectors(30))}
-    world.vectors(vectors)
-    world.run("fit-codebooks")
-    first = world.run("assign-codes", resolve_capacity=0)
+def test_stage(make_coded) -> None:
+    world, vectors, capacity = make_coded(), catalogue(), 1
+    first = manifest.find(world.lake.root, "assign-codes").result
     assert all(r["rq_resolved"] is None for r in state(world).values())
     assert "resolver_moved" not in {m["metric"] for m in first["metrics"]}
 
     # Turned on later: all items are newcomers to it.
-    entry = world.run("assign-codes")
+    entry = world.run("assign-codes", resolve_capacity=capacity)
     rows = state(world)
     counts = Counter(tuple(r["rq_resolved"]) for r in rows.values())
     moved = sum(r["rq"] != r["rq_resolved"] for r in rows.values())
     listed = world.spark.read.parquet(entry["artifacts"]["unresolved"]["uri"]).collect()
-    crowd = sum(max(n - CAPACITY, 0) for n in counts.values())
+    crowd = sum(max(n - capacity, 0) for n in counts.values())
     assert len(listed) == crowd > 0
     assert entry["ledgers"][1]["dropped"] == {"no_room_so_plain_code": crowd}
     for row in listed:
         assert rows[row["item_id"]]["rq"] == rows[row["item_id"]]["rq_resolved"] == row["code"]
-        assert counts[tuple(row["code"])] == row["items"] > CAPACITY
+        assert counts[tuple(row["code"])] == row["items"] > capacity
         same = [r for r in rows.values() if r["rq_resolved"] == row["code"]]
-        assert sum(r["residual_error"] < row["distance"] for r in same) >= CAPACITY
+        assert sum(r["residual_error"] < row["distance"] for r in same) >= capacity
     figures = {
         m["metric"]: m["value"]
         for m in entry["metrics"]
@@ -201,14 +198,14 @@ def test_stage(make_world) -> None:
     shared = sum(n for n in counts.values() if n > 1)
     assert figures["resolver_moved"] == moved > 0
     assert figures["resolver_unresolved"] == crowd
-    assert figures["duplicate_rate"] == pytest.approx(1 - len(counts) / 30)
-    assert figures["shared_rate"] == pytest.approx(shared / 30)
+    assert figures["duplicate_rate"] == pytest.approx(1 - len(counts) / 61)
+    assert figures["shared_rate"] == pytest.approx(shared / 61)
 
     # One leaves, three come, and the capacity is another: who is published stays where it is.
     del vectors["i3"]
-    world.vectors(vectors | {f"i{n + 30}": v for n, v in enumerate(unit_vectors(3, 4))})
-    entry = world.run("assign-codes", resolve_capacity=1)
+    world.vectors(vectors | {f"i{n + 61}": v for n, v in enumerate(unit_vectors(3, 4))})
+    entry = world.run("assign-codes", resolve_capacity=2)
     after = state(world)
     assert all(after[i] == rows[i] for i in vectors)
-    assert len(after) == 32
-    assert all(after[f"i{n}"]["rq_resolved"] for n in (30, 31, 32))
+    assert len(after) == 63
+    assert all(after[f"i{n}"]["rq_resolved"] for n in (61, 62, 63))

@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 from qarm.lake import manifest
 from qarm.lake.tables import Lake
 from schemas import TABLES
+from tests.lakes.copies import copy_lake
 from tests.lakes.encoders import ITEM_TYPE, item, tiny_text_model
 
 __all__ = ["tiny_text_model"]
@@ -60,11 +61,16 @@ def pairs() -> list[dict[str, Any]]:
     return [*rows, {**rows[0], "miner_version": "w"}]  # repeated
 
 
-@pytest.fixture
-def world(spark: SparkSession, lake: Lake) -> Callable[..., None]:
-    """Publish items and pairs as their stages would."""
-
-    def publish(table: str, stage: str, df: Any) -> None:
+@pytest.fixture(scope="session")
+def alignment_lake(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """A lake with items and pairs as their stages would have published them, to be copied."""
+    lake = Lake(spark, str(tmp_path_factory.mktemp("alignment") / "lake"))
+    schema = ", ".join(f"{c.name} {c.type}" for c in TABLES["item_pairs"].columns)
+    for table, stage, rows, columns in (
+        ("items", "ingest", catalogue(), ITEM_TYPE),
+        ("item_pairs", "mine-pairs", pairs(), schema),
+    ):
+        df = spark.createDataFrame(rows, columns)  # type: ignore[type-var]
         ref = lake.overwrite(TABLES[table], df, {"stage": stage})
         manifest.publish(
             lake.root,
@@ -77,10 +83,10 @@ def world(spark: SparkSession, lake: Lake) -> Callable[..., None]:
                 outputs={table: ref.as_dict()},
             ),
         )
+    return lake
 
-    def make(items: list[dict[str, Any]] | None = None) -> None:
-        publish("items", "ingest", spark.createDataFrame(items or catalogue(), ITEM_TYPE))
-        schema = ", ".join(f"{c.name} {c.type}" for c in TABLES["item_pairs"].columns)
-        publish("item_pairs", "mine-pairs", spark.createDataFrame(pairs(), schema))
 
-    return make
+@pytest.fixture
+def world(alignment_lake: Lake, lake: Lake) -> Callable[[], None]:
+    """Fill the lake with the tables of ``alignment_lake``."""
+    return lambda: copy_lake(alignment_lake, lake)

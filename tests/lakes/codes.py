@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +14,11 @@ import pytest
 
 from qarm.config import Config
 from qarm.lake import manifest
+from qarm.lake.tables import Lake, TableRef
 from qarm.pipeline.runner import run_stage
 from qarm.pipeline.stages import stage
 from schemas import event_splits, item_embeddings, items
+from tests.lakes.copies import copy_lake
 
 DIMENSIONS = 11
 START = datetime(2024, 1, 1)
@@ -25,6 +29,12 @@ def unit_vectors(n: int, seed: int = 0) -> np.ndarray:
     """(n, DIMENSIONS) float32 of unit length."""
     x = np.random.default_rng(seed).standard_normal((n, DIMENSIONS))
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def catalogue() -> dict[str, np.ndarray]:
+    """The vectors of ``coded_lake``: items i0 to i59, and i60 whose vector is zero."""
+    vectors = {f"i{n}": v for n, v in enumerate(unit_vectors(60))}
+    return vectors | {"i60": np.zeros(DIMENSIONS, np.float32)}
 
 
 class World:
@@ -45,18 +55,26 @@ class World:
             manifest.Manifest(name, run_id, "c", "v", {}, outputs, facts=known),
         )
 
-    def vectors(self, vectors: dict[str, np.ndarray], encoder: str = "e1", mark: str = "") -> None:
-        """Publish item_embeddings; the item_idx of "i17" is 17."""
+    def frame(self, vectors: dict[str, np.ndarray], encoder: str = "e1", mark: str = ""):
+        """Rows of item_embeddings; the item_idx of "i17" is 17."""
         rows = [
             (i, int(i[1:]), encoder, f"{mark}{v.tobytes().hex()[:16]}", ["text"], v.tolist())
             for i, v in vectors.items()
         ]
-        df = self.spark.createDataFrame(
+        return self.spark.createDataFrame(
             rows,
             "item_id string, item_idx bigint, encoder_version string, content_hash string, "
             "modalities array<string>, vector array<float>",
         )
-        self.publish("embed-catalog", self.lake.overwrite(item_embeddings.TABLE, df, {}))
+
+    def vectors(
+        self, vectors: dict[str, np.ndarray], encoder: str = "e1", mark: str = ""
+    ) -> TableRef:
+        """Publish item_embeddings, rows as in ``frame``; the version that was written."""
+        df = self.frame(vectors, encoder, mark)
+        ref = self.lake.overwrite(item_embeddings.TABLE, df, {})
+        self.publish("embed-catalog", ref)
+        return ref
 
     def log(self, catalogue: Iterable[str], events: dict[str, int]) -> None:
         """Publish items, so many training events of some of them, and 66 less those of test."""
@@ -89,11 +107,48 @@ class World:
         return self.lake.read(manifest.pinned(self.lake.root, name))
 
 
+def touched(world: World, since: int) -> list[tuple[str, str]]:
+    """(item_id, kind of change) in the feed of semantic_ids after version ``since``."""
+    feed = (
+        world.spark.read.format("delta")
+        .option("readChangeFeed", "true")
+        .option("startingVersion", since + 1)
+        .load(world.lake.path("semantic_ids"))
+    )
+    rows = feed.select("item_id", "_change_type").collect()
+    return sorted((r["item_id"], r["_change_type"]) for r in rows)
+
+
 @pytest.fixture
 def make_world(spark, lake):
     def make(**sections) -> World:
         sections.setdefault("codes", SMALL)
         return World(spark, lake, Config.model_validate({"lake": lake.root, **sections}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def coded_lake(spark, tmp_path_factory) -> Lake:
+    """A lake with the vectors of ``catalogue``, a codebook fitted on them, and their codes."""
+    lake = Lake(spark, str(tmp_path_factory.mktemp("coded") / "lake"))
+    world = World(spark, lake, Config.model_validate({"lake": lake.root, "codes": SMALL}))
+    world.vectors(catalogue())
+    world.run("fit-codebooks")
+    world.run("assign-codes")
+    return lake
+
+
+@pytest.fixture
+def make_coded(coded_lake, lake, make_world):
+    """Make a world whose lake is a copy of ``coded_lake``, with or without the codes."""
+
+    def make(*, codes: bool = True) -> World:
+        copy_lake(coded_lake, lake)
+        if not codes:
+            Path(lake.root, "manifests", "assign-codes.json").unlink()
+            shutil.rmtree(Path(lake.root, "tables", "semantic_ids"))
+        return make_world()
 
     return make
 

@@ -15,6 +15,7 @@ from qarm.encoders.fusion import ItemBatch, ItemEncoder
 from qarm.errors import InputError, MissingStageError
 from qarm.lake import manifest
 from qarm.lake.tables import Lake
+from qarm.ledger import StageResult
 from qarm.pipeline.context import Context
 from qarm.stages import embed_catalog
 from tests.lakes.encoders import item
@@ -74,64 +75,40 @@ def table(context: Context) -> dict[str, Any]:
     return {row.item_id: row for row in rows}
 
 
-def test_whole_catalogue_then_nothing_then_what_changed(
+def test_whole_catalogue_under_each_encoder_then_nothing_then_what_changed(
     publish: Callable[..., dict[str, Any]],
     settings: dict[str, Any],
     write_items: Callable,
     make_context: Callable[..., Context],
 ) -> None:
-    version = publish()["version"]
+    def run() -> tuple[Context, StageResult]:
+        context = make_context("embed-catalog", **settings)
+        result = embed_catalog.run(context)
+        for ledger in result.ledgers:
+            ledger.close("test")
+        return context, result
+
+    def check_whole(context: Context, version: str) -> dict[str, Any]:
+        found = table(context)
+        assert sorted(found) == ["i0", "i1", "i2", "i3"]
+        assert found["i1"].modalities == ["text", "attributes"]
+        assert found["i3"].modalities == []
+        assert {row.encoder_version for row in found.values()} == {version}
+        vectors = np.array([row.vector for row in found.values()])
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        encoder, _ = artifact.load(context.artifact("train-alignment", "encoder")["uri"])
+        empty = torch.nn.functional.normalize(encoder.empty, dim=0).detach().numpy()
+        np.testing.assert_allclose(found["i3"].vector, empty, atol=1e-6)
+        return found
+
+    # A trained backbone encodes raw content; its features are not kept.
+    trained = publish(finetune=("text",), seed=2)
     write_items(ROWS)
-    context = make_context("embed-catalog", **settings)
-    result = embed_catalog.run(context)
-    for ledger in result.ledgers:
-        ledger.close("test")
+    context, result = run()
     assert result.ledgers[0].dropped == {"removed_item": 1}
     assert result.facts["without_content"] == 1
-    first = table(context)
-    assert sorted(first) == ["i0", "i1", "i2", "i3"]
-    assert first["i1"].modalities == ["text", "attributes"]
-    assert first["i3"].modalities == []
-    assert {row.encoder_version for row in first.values()} == {version}
-    vectors = np.array([row.vector for row in first.values()])
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    encoder, _ = artifact.load(context.artifact("train-alignment", "encoder")["uri"])
-    empty = torch.nn.functional.normalize(encoder.empty, dim=0).detach().numpy()
-    np.testing.assert_allclose(first["i3"].vector, empty, atol=1e-6)
-    written = context.outputs["item_embeddings"]
-
-    context = make_context("embed-catalog", **settings)
-    again = embed_catalog.run(context)
-    assert context.outputs["item_embeddings"] == written  # no commit at all
-    assert (again.facts["encoded"], again.facts["unchanged"]) == (0, 4)
-
-    write_items([ROWS[0], item(1, text="green mug"), ROWS[3], item(5, text="new")])
-    context = make_context("embed-catalog", **settings)
-    changed = embed_catalog.run(context)
-    assert (changed.facts["encoded"], changed.facts["unchanged"]) == (2, 2)
-    last = table(context)
-    assert sorted(last) == ["i0", "i1", "i3", "i5"]
-    assert last["i0"] == first["i0"]
-    assert last["i1"].vector != first["i1"].vector
-    assert last["i1"].modalities == ["text"]
-
-    other = publish(seed=1)["version"]
-    context = make_context("embed-catalog", **settings)
-    embed_catalog.run(context)
-    assert {row.encoder_version for row in table(context).values()} == {other}
-
-
-def test_trained_backbone_encodes_raw_content(
-    publish: Callable[..., dict[str, Any]],
-    settings: dict[str, Any],
-    write_items: Callable,
-    make_context: Callable[..., Context],
-) -> None:
-    uri = publish(finetune=("text",), seed=2)["uri"]
-    write_items(ROWS)
-    context = make_context("embed-catalog", **settings)
-    embed_catalog.run(context)
-    encoder, _ = artifact.load(uri)
+    found = check_whole(context, trained["version"])
+    encoder, _ = artifact.load(trained["uri"])
     batch = ItemBatch(
         1,
         {},
@@ -140,29 +117,37 @@ def test_trained_backbone_encodes_raw_content(
         offsets=torch.tensor([0, 0]),
     )
     expected = encoder(batch)[0].detach().numpy()
-    np.testing.assert_allclose(table(context)["i2"].vector, expected, atol=1e-5)
+    np.testing.assert_allclose(found["i2"].vector, expected, atol=1e-5)
     assert "item_features" not in context.outputs or not [
         row
         for row in context.lake.read(context.outputs["item_features"]).collect()
         if row.modality == "text"
     ]
 
-
-def test_features_of_another_backbone_are_refused(
-    publish: Callable[..., dict[str, Any]],
-    settings: dict[str, Any],
-    write_items: Callable,
-    make_context: Callable[..., Context],
-) -> None:
     publish(backbone="minilm-0/64")
-    write_items(ROWS)
     with pytest.raises(InputError, match=r"trained on text features of minilm-0/64"):
-        embed_catalog.run(make_context("embed-catalog", **settings))
+        run()
+
+    version = publish(seed=1)["version"]
+    context, result = run()
+    assert (result.facts["encoded"], result.facts["unchanged"]) == (4, 0)
+    first = check_whole(context, version)
+    written = context.outputs["item_embeddings"]
+
+    context, again = run()
+    assert context.outputs["item_embeddings"] == written  # no commit at all
+    assert (again.facts["encoded"], again.facts["unchanged"]) == (0, 4)
+
+    write_items([ROWS[0], item(1, text="green mug"), ROWS[3], item(5, text="new")])
+    context, changed = run()
+    assert (changed.facts["encoded"], changed.facts["unchanged"]) == (2, 2)
+    last = table(context)
+    assert sorted(last) == ["i0", "i1", "i3", "i5"]
+    assert last["i0"] == first["i0"]
+    assert last["i1"].vector != first["i1"].vector
+    assert last["i1"].modalities == ["text"]
 
 
-def test_without_an_encoder(
-    settings: dict[str, Any], write_items: Callable, make_context: Callable[..., Context]
-) -> None:
-    write_items(ROWS)
+def test_without_an_encoder(settings: dict[str, Any], make_context: Callable[..., Context]) -> None:
     with pytest.raises(MissingStageError, match="train-alignment"):
         embed_catalog.run(make_context("embed-catalog", **settings))

@@ -1,23 +1,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from qarm.alignment.encoder_task import EncoderResult, EncoderTask
+from qarm.alignment.encoder_trainer import train
 from qarm.encoders import artifact
 from qarm.encoders.backbones import open_backbone
+from qarm.encoders.embedding import embed_batches, encoder_inputs
 from qarm.errors import ConfigError, InputError
-from qarm.lake import manifest
 from qarm.pipeline.context import Context
-from qarm.stages import embed_catalog as embed
+from qarm.pipeline.features import live_items
 from qarm.stages import train_alignment
-from tests.lakes.alignment import ITEMS, catalogue, group, pairs
-from tests.lakes.encoders import item
+from qarm.training.wire import from_json, to_json
+from tests.alignment.test_ranks import PAIRS, make_task
+from tests.lakes.alignment import ITEMS, group, pairs
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod]
+pytestmark = pytest.mark.spark
 
 
 @pytest.fixture
@@ -50,10 +55,38 @@ def group_gap(vectors: np.ndarray, index: list[int]) -> float:
     return float(cosines[same].mean() - cosines[groups[:, None] != groups].mean())
 
 
+def vectors_of(context: Context, encoder: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the tasks of embed-catalog make of the catalogue, in this process."""
+    card = artifact.read_card(encoder["uri"])
+    features = context.lake.read(context.outputs["item_features"])
+    inputs = encoder_inputs(live_items(context), features, card, card["backbones"], ITEMS)
+    batches = embed_batches(
+        iter(inputs.toArrow().to_batches()), uri=encoder["uri"], version=encoder["version"]
+    )
+    return [row for batch in batches for row in batch.to_pylist()]
+
+
+@pytest.fixture
+def train_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ranks are this process alone, which no launcher starts; their task still is JSON."""
+
+    def launch(function: str, task: EncoderTask, *_: Any, **__: Any) -> EncoderResult:
+        assert function == "qarm.alignment.encoder_trainer:train"
+        return train(from_json(EncoderTask, to_json(task)))
+
+    monkeypatch.setattr(train_alignment, "launch", launch)
+
+
+@pytest.mark.horovod
 def test_two_ranks_learn_what_is_bought_together(
-    world: Callable[..., None], make_context: Callable[..., Context], settings: dict[str, Any]
+    world: Callable[..., None],
+    make_context: Callable[..., Context],
+    settings: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """From texts and attributes; images, which no item has, are left out."""
     world()
+    settings["encoder"]["modalities"] = ["text", "image", "attributes"]
     context = make_context("train-alignment", **settings)
     result = train_alignment.run(context)
     for ledger in result.ledgers:
@@ -83,27 +116,16 @@ def test_two_ranks_learn_what_is_bought_together(
     encoder = result.artifacts["encoder"]
     assert encoder["modalities"] == ["text", "attributes"]
     assert encoder["dimensions"] == 8
-    manifest.publish(
-        context.lake.root,
-        manifest.Manifest(
-            stage="train-alignment",
-            run_id="test",
-            config_hash="",
-            code_version="",
-            inputs={},
-            outputs={name: ref.as_dict() for name, ref in context.outputs.items()},
-            artifacts=result.artifacts,
-        ),
-    )
-    context = make_context("embed-catalog", **settings)
-    embed.run(context)
-    rows = context.lake.read(context.outputs["item_embeddings"]).collect()
-    known = [row for row in rows if row.modalities]
+    said = capsys.readouterr()
+    assert "no item has image; the encoder is built without" in said.out + said.err
+    rows = vectors_of(context, encoder)
     assert len(rows) == ITEMS
-    vectors = np.array([row.vector for row in known])
-    assert group_gap(vectors, [row.item_idx for row in known]) > 0.3
+    known = [row for row in rows if row["modalities"]]
+    vectors = np.array([row["vector"] for row in known])
+    assert group_gap(vectors, [row["item_idx"] for row in known]) > 0.3
 
 
+@pytest.mark.usefixtures("train_here")
 def test_fine_tuning_trains_the_backbone(
     world: Callable[..., None], make_context: Callable[..., Context], settings: dict[str, Any]
 ) -> None:
@@ -138,19 +160,15 @@ def test_what_cannot_be_trained_says_why(
     wrong = {**settings, "alignment": {"finetune": ["image"]}}
     with pytest.raises(ConfigError, match=r"alignment.finetune names \['image'\]"):
         train_alignment.run(make_context("train-alignment", **wrong))
-    wrong = {**settings, "alignment": {"sources": {"user": 1.0}}}
-    with pytest.raises(InputError, match=r"asks for \['user'\]"):
-        train_alignment.run(make_context("train-alignment", **wrong))
     wrong = {**settings, "encoder": {"modalities": ["audio"]}}
     with pytest.raises(InputError, match=r"no item has any of \['audio'\]"):
         train_alignment.run(make_context("train-alignment", **wrong))
 
 
-def test_modality_that_no_item_has_is_left_out(
-    world: Callable[..., None], make_context: Callable[..., Context], settings: dict[str, Any]
-) -> None:
-    world([item(row["item_idx"], attributes=row["attributes"]) for row in catalogue()])
-    settings["training"]["ranks"] = 1
-    settings["alignment"]["epochs"] = 1
-    result = train_alignment.run(make_context("train-alignment", **settings))
-    assert result.artifacts["encoder"]["modalities"] == ["attributes"]
+def test_attributes_alone_are_trained_on(tmp_path: Path) -> None:
+    """What is left where no item has a text: there are no features."""
+    task = make_task(tmp_path)
+    items = replace(task.items, feature_files=[], feature_dims={}, backbones={})
+    result = train(replace(task, items=items))
+    assert result.artifact["modalities"] == ["attributes"]
+    assert sum(result.rows_per_rank) == PAIRS
