@@ -20,6 +20,7 @@ from qarm.encoders.encode_content import (
     with_content,
 )
 from qarm.errors import InputError
+from qarm.lake.counting import count_rows
 from schemas import item_features
 
 if TYPE_CHECKING:
@@ -124,30 +125,38 @@ def plan_update(
 
     columns = item_features.TABLE.column_names
     key = ["item_idx", "modality_hash"]
-    work: dict[str, ModalityWork] = {}
-    reused, encoded = [], []
-    for modality in modalities:
-        backbone = backbone_id(encoder, modality)
+    backbones = {modality: backbone_id(encoder, modality) for modality in modalities}
+    valid, missing = {}, {}
+    frames = {"items": items, "known": known.where(F.col("modality").isin(list(modalities)))}
+    for modality, backbone in backbones.items():
         content = with_content(items, modality)
         own = known.where((F.col("modality") == modality) & (F.col("backbone") == backbone))
-        valid = own.join(content.select(*key), key, "left_semi").select(*columns)
-        missing = content.join(own.select(*key), key, "left_anti")
-        counts = ModalityWork(
+        valid[modality] = own.join(content.select(*key), key, "left_semi").select(*columns)
+        missing[modality] = content.join(own.select(*key), key, "left_anti")
+        frames[f"{modality} contents"] = content
+        frames[f"{modality} missing"] = items.where(~has_content(modality))
+        frames[f"{modality} reused"] = valid[modality]
+        frames[f"{modality} to_encode"] = missing[modality]
+    rows = count_rows(frames)
+    work = {
+        modality: ModalityWork(
             backbone=backbone,
-            contents=content.count(),
-            missing=items.where(~has_content(modality)).count(),
-            reused=valid.count(),
-            to_encode=missing.count(),
+            contents=rows[f"{modality} contents"],
+            missing=rows[f"{modality} missing"],
+            reused=rows[f"{modality} reused"],
+            to_encode=rows[f"{modality} to_encode"],
         )
-        work[modality] = counts
-        reused.append(valid)
-        if counts.to_encode:
-            fresh = encode_content(missing, modality, backbone, counts.to_encode, encoder)
-            encoded.append(fresh.select(*columns))
-    known_rows = known.where(F.col("modality").isin(list(modalities))).count()
-    has_stale_rows = known_rows > sum(counts.reused for counts in work.values())
-    rows = reduce(DataFrame.unionByName, reused + encoded) if encoded or has_stale_rows else None
-    return FeaturePlan(items.count(), work, rows)
+        for modality, backbone in backbones.items()
+    }
+    encoded = [
+        encode_content(missing[modality], modality, each.backbone, each.to_encode, encoder)
+        for modality, each in work.items()
+        if each.to_encode
+    ]
+    if not encoded and rows["known"] == sum(each.reused for each in work.values()):
+        return FeaturePlan(rows["items"], work, None)
+    after = [*valid.values(), *(frame.select(*columns) for frame in encoded)]
+    return FeaturePlan(rows["items"], work, reduce(DataFrame.unionByName, after))
 
 
 def own_backbones(features: DataFrame, modalities: Sequence[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from qarm.config.gates import Gates
@@ -100,38 +101,49 @@ def of_text(broken: int, example: str | None) -> list[Oddity]:
     return [Oddity("replacement_characters", broken, text)]
 
 
-def of_ids(ids: DataFrame, name: str, kind: str) -> list[Oddity]:
+def of_ids(ids: Mapping[str, DataFrame]) -> list[Oddity]:
     """Oddity of ids that differ only by spaces, case or Unicode form. This runs a job.
 
     Args:
-        ids: one row per id.
-        name: column of the id.
-        kind: ``users`` or ``items``.
+        ids: ``users`` or ``items`` -> one row per id; the id is the first column.
     """
+    from pyspark.sql import DataFrame
     from pyspark.sql import functions as F
 
-    texts = ids.select(F.col(name).cast("string").alias("id"))
+    texts = reduce(
+        DataFrame.unionByName,
+        [
+            each.select(
+                F.lit(kind).alias("kind"), F.col(each.columns[0]).cast("string").alias("id")
+            )
+            for kind, each in ids.items()
+        ],
+    )
     plain = ~F.col("id").rlike("[^\\x00-\\x7f]")
     folded = F.lower(F.trim("id")).alias("folded")
     composed = F.lower(F.udf(_compose, "string")("id")).alias("folded")
     # Python sees the ids beyond ASCII alone: within a CASE it would see all.
-    both = texts.where(plain).select("id", folded)
-    both = both.unionByName(texts.where(~plain).select("id", composed))
+    both = texts.where(plain).select("kind", "id", folded)
+    both = both.unionByName(texts.where(~plain).select("kind", "id", composed))
     alike = (
-        both.groupBy("folded")
+        both.groupBy("kind", "folded")
         .agg(F.count("*").alias("n"), F.min("id").alias("a"), F.max("id").alias("b"))
         .where("n > 1")
+        .groupBy("kind")
         .agg(F.sum("n").alias("n"), F.min(F.struct("a", "b")).alias("example"))
-        .first()
     )
-    if alike is None or not alike["n"]:
-        return []
-    a, b = alike["example"]
-    text = (
-        f"{alike['n']:,} ids of {kind} differ from another one only by spaces, case or Unicode "
-        f"form, such as {a!r} and {b!r}; they count as different {kind}"
-    )
-    return [Oddity(f"similar_{kind}", int(alike["n"]), text)]
+    by_kind = {row["kind"]: row for row in alike.collect()}
+    found = []
+    for kind in ids:
+        if kind not in by_kind:
+            continue
+        n, (a, b) = int(by_kind[kind]["n"]), by_kind[kind]["example"]
+        text = (
+            f"{n:,} ids of {kind} differ from another one only by spaces, case or Unicode form, "
+            f"such as {a!r} and {b!r}; they count as different {kind}"
+        )
+        found.append(Oddity(f"similar_{kind}", n, text))
+    return found
 
 
 def _compose(text: str | None) -> str | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qarm.lake.counting import count_rows
 from qarm.pairs import scratch
 from qarm.pairs.lists import bounds_of, names_of
 from qarm.pairs.mined import Keep
@@ -212,11 +213,11 @@ def score_days(
     supported = scored.where(F.col("support") >= config.min_support)
     order = [F.desc("score"), F.asc("target")]
     kept = keep(top_k(supported, ["trigger"], order, config.top_k))
-    everything, enough, left = scored.count(), supported.count(), kept.count()
+    rows = count_rows({"scored": scored, "supported": supported, "kept": kept})
     return kept, {
-        "scored": everything,
-        "below_min_support": everything - enough,
-        "beyond_top_k": enough - left,
+        "scored": rows["scored"],
+        "below_min_support": rows["scored"] - rows["supported"],
+        "beyond_top_k": rows["supported"] - rows["kept"],
     }
 
 

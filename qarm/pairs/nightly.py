@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qarm.config import fingerprint
+from qarm.lake.counting import count_rows
 from qarm.lake.tables import Lake, TableRef
 from qarm.pairs.mined import Keep
 from qarm.pairs.scratch import LEDGER
@@ -133,7 +134,8 @@ def update(scratch: Scratch, miner: Miner, now: DataFrame, recount: Recount, kee
     changed = keep(now.join(before, [_KEY, "fingerprint"], "left_anti"))
     gone = keep(before.join(now, _KEY, "left_anti").select(_KEY))
     leaving = keep(changed.select(_KEY).unionByName(gone))
-    recounted, left = changed.count(), gone.count()
+    counts = count_rows({"changed": changed, "gone": gone})
+    recounted, left = counts["changed"], counts["gone"]
     refs = {table.name: scratch.latest(table) for table in miner.tables}
     old = {
         name: scratch.lake.read(ref).withColumn(_KEY, _text(miner)) for name, ref in refs.items()

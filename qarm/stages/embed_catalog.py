@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qarm.encoders.artifact import read_card
 from qarm.encoders.embedding import check_backbones, embed, encoder_inputs, frozen_modalities
 from qarm.errors import plain_errors
+from qarm.lake.counting import count_rows
 from qarm.ledger import Ledger, StageResult
 from qarm.pipeline.features import latest, live_items, update_features
 from schemas import item_embeddings
@@ -39,8 +40,9 @@ def run(context: Context) -> StageResult:
     key = ["item_id", "content_hash"]
     valid = current.join(live.select(*key), key, "left_semi")
     missing = live.join(current.select(*key), key, "left_anti")
-    encoded, unchanged = missing.count(), valid.count()
-    if encoded or unchanged < known.count():
+    rows = count_rows({"encoded": missing, "unchanged": valid, "known": known})
+    encoded, unchanged = rows["encoded"], rows["unchanged"]
+    if encoded or unchanged < rows["known"]:
         context.say(f"encoding {encoded:,} items, {unchanged:,} are up to date")
         feature_rows = context.lake.read(features.ref)
         inputs = encoder_inputs(missing, feature_rows, card, features.backbones, encoded)

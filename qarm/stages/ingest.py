@@ -195,8 +195,7 @@ def _write(context: Context, judged: _Judged, keep: Keeper) -> StageResult:
     odd = [
         *oddities.of_log(parts, log_statistics.get("over_time"), config.log.positive),
         *oddities.of_text(summary["with_broken_text"], broken_text),
-        *oddities.of_ids(seen_users, "user_id", "users"),
-        *oddities.of_ids(catalog_now, "item_id", "items"),
+        *oddities.of_ids({"users": seen_users, "items": catalog_now}),
     ]
     oddities.check(config.gates, odd)
 

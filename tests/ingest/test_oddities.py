@@ -43,12 +43,15 @@ def test_labels_and_times() -> None:
 def test_ids_that_look_alike(spark) -> None:
     ids = ["u1", "u1 ", "U1", "u2", "caf\u00e9", "cafe\u0301", "\u00a0u2"]
     df = spark.createDataFrame([(each,) for each in ids], "user_id string")
-    (found,) = oddities.of_ids(df, "user_id", "users")
+    (found,) = oddities.of_ids({"users": df})
     assert (found.name, found.count) == ("similar_users", 7)
     assert "'U1' and 'u1 '" in found.text
-    (found,) = oddities.of_ids(df.where("user_id LIKE 'caf%'"), "user_id", "users")
+    (found,) = oddities.of_ids({"users": df.where("user_id LIKE 'caf%'")})
     assert "'cafe\u0301' and 'caf\u00e9'" in found.text
-    assert oddities.of_ids(df.where("user_id in ('u1', 'u2')"), "user_id", "users") == []
+    few = df.where("user_id in ('u1', 'u2')")
+    assert oddities.of_ids({"users": few}) == []
+    (found,) = oddities.of_ids({"users": few, "items": df.withColumnRenamed("user_id", "item_id")})
+    assert found.name == "similar_items"
 
 
 def test_a_gate_stops_on_what_it_names() -> None:
