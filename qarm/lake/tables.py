@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from qarm.errors import ConflictError, InputError, SchemaError
 from qarm.lake import files
 from qarm.lake.creation import create_table, snapshot_of, struct_of
+from schemas import TABLES
 from schemas.table import Table
 
 if TYPE_CHECKING:
@@ -307,9 +308,17 @@ class Lake:
             return committed()
 
     def read(self, ref: TableRef) -> DataFrame:
-        """The table at the pinned version."""
+        """The table at the pinned version; null in columns that an earlier release lacked."""
+        from pyspark.sql import functions as F
+
         reader = self.spark.read.format("delta").option("versionAsOf", ref.version)
-        return reader.load(ref.path)
+        rows = reader.load(ref.path)
+        table = TABLES.get(ref.name)
+        if table is None:
+            return rows
+        have = set(rows.columns)
+        absent = [c for c in table.columns if c.nullable and c.name not in have]
+        return rows.withColumns({c.name: F.lit(None).cast(c.type) for c in absent})
 
     def live_files(self, ref: TableRef) -> list[str]:
         """URIs of the Parquet files of the pinned version, sorted; plain paths where it is local.

@@ -18,6 +18,7 @@ from qarm.codes.recode import Plan, Target, plan_recode
 from qarm.lake import manifest
 from schemas import item_embeddings
 from tests.lakes.codes import catalogue, touched, unit_vectors
+from tests.lakes.copies import drop_column
 
 pytestmark = pytest.mark.spark
 
@@ -84,6 +85,7 @@ def plan(world) -> Plan:
 def test_change_feed_and_what_to_do_without_it(make_coded, monkeypatch, capsys) -> None:
     world, vectors = make_coded(), catalogue()
     assert manifest.find(world.lake.root, "assign-codes").facts["found_by"] == "first run"
+    drop_column(world.lake, "semantic_ids", "rq_resolved")  # as a release without the resolver
 
     # One leaves, one leaves and comes back, one changes, one changes and back again, two are new.
     version = world.lake.version("semantic_ids")
@@ -106,7 +108,7 @@ def test_change_feed_and_what_to_do_without_it(make_coded, monkeypatch, capsys) 
             world.run("assign-codes")
     assert f"59 unchanged, 1 rows leave ({by_feed})" in capsys.readouterr().err
     after = world.lake.version("semantic_ids")
-    assert after == version + 1
+    assert after == version + 2  # the column that was lacking, and the MERGE
     assert manifest.find(world.lake.root, "assign-codes").outputs["semantic_ids"]["version"] < after
     assert touched(world, version) == [
         ("i3", "delete"),

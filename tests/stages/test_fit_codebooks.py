@@ -12,6 +12,7 @@ from qarm.pipeline.context import open_context
 from qarm.pipeline.export_codes import measure_anchor_pools
 from schemas import item_embeddings
 from tests.lakes.codes import catalogue, unit_vectors
+from tests.lakes.copies import drop_column
 
 pytestmark = pytest.mark.spark
 
@@ -61,6 +62,8 @@ def test_same_inputs_same_codebook_and_older_ones_stay(make_coded) -> None:
     from_table = Codebook.from_rows(world.table("codebooks").toArrow())
     assert from_table.codebook_id == first.codebook_id == first.content_hash
     np.testing.assert_array_equal(from_table.anchors, first.anchors)
+    # An earlier release did not name the items of anchors.
+    drop_column(world.lake, "codebooks", "item_idx")
     other = world.run("fit-codebooks", seed=1)
     assert other["artifacts"]["codebook"]["version"] != first.codebook_id
     assert world.lake.version("codebooks") > version

@@ -22,6 +22,7 @@ from qarm.lake.tables import Lake
 from qarm.ledger import StageResult
 from qarm.pipeline.context import Context
 from qarm.stages import ingest
+from tests.lakes.copies import drop_column
 from tests.stages.sources import LOG, jpeg, make_sources, write
 
 pytestmark = pytest.mark.spark
@@ -147,11 +148,16 @@ def by_id(context: Context, table: str) -> dict[str, dict[str, Any]]:
 def test_new_items_come_last_and_nobody_gets_another_index(
     spark, ingested, tmp_path, monkeypatch
 ) -> None:
-    """Two more runs on the lake of the first: one that crashes before its end, and one after it."""
+    """Two more runs on the lake of the first: one that crashes before its end, and one after it.
+
+    The lake is that of an earlier release, whose items and users could not be removed.
+    """
     first, of_first = ingested
     seen = {table: by_id(first, table) for table in ("items", "users")}
     sources = make_sources(tmp_path)
     sources["items"]["unknown"] = "keep"
+    drop_column(first.lake, "items", "removed_at")
+    drop_column(first.lake, "users", "removed_at")
     # An item earlier in time than all others arrives; b leaves the catalogue.
     Path(sources["log"]["path"][0]).write_text(LOG + "u0,new,show,1600000000000,1,0,tr\n")
     path = Path(sources["items"]["path"][0])
