@@ -72,13 +72,11 @@ class Other:
 
 @pytest.fixture
 def logs(tmp_path: Path) -> tuple[Path, Path]:
-    """Our log and the other's; both have users and items that both know, and a row without a user."""
+    """Our log and the other's: users and items that both know, and a row without a user."""
     paths = (tmp_path / "ours.csv", tmp_path / "theirs.csv")
+    rows = "".join(f"u{n % 3},i{n},{1_600_000_000 + n}\n" for n in range(9))
     for path in paths:
-        path.write_text(
-            "user,item,t\n,i0,1600000000\n"
-            + "".join(f"u{n % 3},i{n},{1_600_000_000 + n}\n" for n in range(9))
-        )
+        path.write_text(f"user,item,t\n,i0,1600000000\n{rows}")
     return paths
 
 
