@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import logging
 import math
 import os
@@ -37,8 +38,8 @@ COLUMNS = ("id", "x", "y", "word", "list")
 
 
 def run(function: str, spec: Any, ranks: int, work_dir: Path, **settings: Any) -> Any:
-    """Launch a function of this module, or another one, on that many ranks without restarts."""
-    name = function if ":" in function else f"tests.training.ranks:{function}"
+    """Launch a function of this module on that many ranks without restarts."""
+    name = f"tests.training.ranks:{function}"
     training = Training(ranks=ranks, **{"restarts": 0, **settings})
     return launch(name, spec, object, training, work_dir=str(work_dir))
 
@@ -157,7 +158,7 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
     """Fit; weights and history.
 
     The spec's ``kill`` maps ranks to the step (of this start of the ranks) in which they are
-    killed; with ``kill_once``, a file, only if that is not there yet.
+    killed; with ``kill_once``, a file, only if that is not there yet. All raise in step ``stop``.
     """
     model, optimizer, loader = make_training(spec)
     loss = contrastive_loss if spec.get("loss") == "contrastive" else point_loss
@@ -171,6 +172,8 @@ def train(spec: dict[str, Any]) -> dict[str, Any]:
                 if once is not None:
                     Path(once).touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        if spec.get("stop") == len(calls):
+            raise TrainingError("stopped")
         calls.append(0)
         return loss(model, batch)
 
@@ -296,6 +299,12 @@ def everything(spec: dict[str, Any]) -> dict[str, Any]:
         out[name] = train({**spec, "loss": name})
     out["dropout"] = train({**spec, **DROPOUT_RUN})
     out["early"] = stop_early(spec)
+    begun = {"loss": "contrastive", "checkpoints": spec["begun"], "checkpoint_steps": 4}
+    try:
+        stop = 5 if collectives.size() > 1 else None
+        out["begun"] = train({**spec, **begun, "stop": stop})
+    except TrainingError:
+        out["begun"] = None
     model, optimizer, loader = make_training(spec)
     try:
         fit(model, infinite_loss, loader, optimizer, FitConfig())
@@ -331,12 +340,20 @@ def fail(spec: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def train_then_fail(spec: dict[str, Any]) -> dict[str, Any]:
+    """Train, leave the result in a file, then fail as ``fail`` does."""
+    result = train(spec)
+    if collectives.rank() == 0:
+        Path(spec["left"]).write_text(json.dumps(result))
+    return fail({"kind": "input"})
+
+
 def wait(spec: dict[str, Any]) -> dict[str, Any]:
     """Leave the process id in a folder, and wait."""
     collectives.barrier()
     Path(spec["pids"]).mkdir(exist_ok=True)
     Path(spec["pids"], str(os.getpid())).touch()
-    time.sleep(spec.get("seconds", 120))
+    time.sleep(120)
     return {}
 
 
