@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 from pyspark.sql import functions as F
 
-from schemas import event_splits, interactions
+from qarm.lake.tables import Lake, TableRef
+from schemas import event_splits, id_vectors, interactions
 from tests.lakes.encoders import tiny_text_model
 from tests.pairs.reference import EPOCH, Event
 
@@ -85,6 +86,28 @@ def fill(spark, frame):
         return [e for e in log if e.minute < train_until and e.weight > 0.6]
 
     return write
+
+
+@pytest.fixture(scope="session")
+def vectors_of_items(spark, tmp_path_factory) -> TableRef:
+    """ID vectors of twenty items."""
+    rows = [(i, [1.0, float(i), float(i * i % 5)], "own") for i in range(20)]
+    table = spark.createDataFrame(rows, "item_idx bigint, vector array<float>, model string")
+    lake = Lake(spark, str(tmp_path_factory.mktemp("vectors") / "lake"))
+    return lake.overwrite(id_vectors.TABLE, table, {"stage": "test"})
+
+
+@pytest.fixture
+def make_miner(make_context, vectors_of_items):
+    """Make contexts of stage mine-pairs with ID vectors of the user's own: without ALS."""
+
+    def make(**sections):
+        own = {"tables": {"id_vectors": vectors_of_items.path}}
+        context = make_context("mine-pairs", external=own, **sections)
+        context.adopted["id_vectors"] = vectors_of_items
+        return context
+
+    return make
 
 
 @pytest.fixture

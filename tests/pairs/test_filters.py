@@ -93,13 +93,11 @@ def test_the_packaged_judge_tells_subjects_apart():
 
 
 def test_the_stage_says_what_filters_removed_and_its_ledgers_close(
-    make_context, fill, spark, tiny_text_model, capsys
+    make_miner, fill, spark, tiny_text_model, capsys
 ):
-    context = make_context(
-        "mine-pairs",
+    context = make_miner(
         pairs={
             "sources": ["itemcf"],
-            "id_vectors": {"rank": 3, "iterations": 1},
             "filters": {
                 "min_content_similarity": -0.99,
                 "judge": "tests.pairs.test_filters:same_colour",

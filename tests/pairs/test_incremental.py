@@ -75,60 +75,61 @@ LOG = spread(random_log(8, users=14, items=12, events=130), 60)
 
 
 @pytest.mark.parametrize("name", list(SOURCE))
-def test_nights_with_late_events_backfill_and_takedowns_equal_a_new_lake(
-    mine, spark, tmp_path, name
-):
+def test_nights_with_late_events_and_takedowns_equal_a_new_lake(mine, lake, tmp_path, name):
     assert SOURCES[name] is SOURCE[name]
     late = Event(1, 3, 1440 + 5, 0, 1.0)
     missing = {e for e in LOG if e.user == 2 and e.minute < 2000}  # filled in later
     first = [e for e in LOG if e not in missing]
-    lake = Lake(spark, str(tmp_path / "nightly"))
 
     def night(events: list[Event], day: int) -> tuple[int, int]:
         _, facts, _ = mine(name, before(events, day), lake, tables=False)
         return facts["keys_recounted"], facts["keys_left"]
 
-    known = before(first, 4)
-    days = {(e.user, e.minute // 1440) for e in known}
-    keys = {"u2i": days, "itemcf": {day for _, day in days}}
+    def keys_until(day: int) -> set:
+        found = {(e.user, e.minute // 1440) for e in before(first, day)}
+        return found if name == "u2i" else {of_user for _, of_user in found}
+
     everything, left = night(first, 4)
-    assert everything == len(keys[name]) if name in keys else everything > 3
-    # A late event moves what comes after it, and nothing else.
-    recounted, left = night([*first, late], 4)
+    assert everything == len(keys_until(4)) if name != "swing" else everything > 3
+    # A late event moves what comes after it, two more days are new, and nothing else is counted.
+    recounted, left = night([*first, late], 6)
     moved = {
-        "u2i": {(1, 1)} | {(u, day) for u, day in days if u == 1 and day >= 1},
-        "itemcf": {1} | {day for _, day in days if day in (1, 2)},
+        "u2i": {(1, day) for day in range(1, 6) if day == 1 or (1, day) in keys_until(6)},
+        "itemcf": {1, 2},
     }
-    assert recounted == len(moved[name]) if name in moved else 0 < recounted <= everything
-    assert left == 0 or name not in moved
-    # A later day, of a log that was filled in; then an earlier --as-of, without an erased user and
-    # a removed item.
-    assert night([*LOG, late], 6)[0] > 0
+    if name == "swing":
+        assert recounted > 0
+    else:
+        assert recounted == len(moved[name] | (keys_until(6) - keys_until(4)))
+        assert recounted < len(keys_until(6))
+        assert left == 0
+    # An earlier --as-of, of a log that was filled in, without an erased user and a removed item.
     erased = [e for e in [*LOG, late] if e.user != 0 and e.item != 5]
     pairs, _, kept = mine(name, before(erased, 5), lake)
     assert all(kept.values())
     assert all(5 not in row[:2] for row in pairs)
     if name == "itemcf":  # by day it is another count; test_itemcf_days.py has its definition
-        fresh = Lake(spark, str(tmp_path / "fresh"))
+        fresh = Lake(lake.spark, str(tmp_path / "fresh"))
         assert mine(name, before(erased, 5), fresh)[::2] == (pairs, kept)
+        check_settings(mine, before(erased, 5), lake, pairs, kept)
     else:
         assert mine(name, before(erased, 5))[0] == pairs
 
 
-def test_what_scores_counts_does_not_recount_them(mine, lake):
-    log = before(LOG, 3)
-    whole = mine("itemcf", log, lake)
+def check_settings(mine, log: list[Event], lake: Lake, pairs: list[tuple], kept: dict) -> None:
+    """What scores counts does not recount them; what counts does."""
     fewer = CONFIG.model_copy(
         update={"itemcf": CONFIG.itemcf.model_copy(update={"top_k": 1, "min_support": 2})}
     )
-    pairs, facts, kept = mine("itemcf", log, lake, fewer)
+    best, facts, same = mine("itemcf", log, lake, fewer)
     assert facts["keys_recounted"] == 0
-    assert kept == whole[2]
-    assert len(pairs) < len(whole[0])
+    assert same == kept
+    assert len(best) < len(pairs)
     other = CONFIG.model_copy(
         update={"itemcf": CONFIG.itemcf.model_copy(update={"window_events": 1})}
     )
-    assert mine("itemcf", log, lake, other)[1]["keys_recounted"] == 3
+    days = len({e.minute // 1440 for e in log})
+    assert mine("itemcf", log, lake, other)[1]["keys_recounted"] == days
 
 
 def test_a_user_day_is_marked_by_all_earlier_events(frame):

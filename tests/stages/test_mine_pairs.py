@@ -74,8 +74,8 @@ def test_mines_the_training_period_alone_and_closes_its_ledgers(make_context, fi
     assert {name: table(context, name) for name in before} == before
 
 
-def test_gate_and_empty_input_publish_nothing(make_context, fill):
-    context = make_context("mine-pairs", pairs={**PAIRS, "sources": ["itemcf"]})
+def test_gate_and_empty_input_publish_nothing(make_miner, fill):
+    context = make_miner(pairs={**PAIRS, "sources": ["itemcf"]})
     fill(context, [Event(u, u, 0, 0, 1.0) for u in range(3)])
     with pytest.raises(GateError, match=r"0 pairs were mined, at least 1 are required"):
         run(context)
@@ -85,7 +85,7 @@ def test_gate_and_empty_input_publish_nothing(make_context, fill):
     with pytest.raises(InputError, match="the mining period has no positive event"):
         run(context)
     with pytest.raises(ConfigError, match=r"pairs\.sources is empty"):
-        run(make_context("mine-pairs", pairs={"sources": []}))
+        run(make_miner(pairs={"sources": []}))
 
 
 def test_own_splits_must_name_a_part_for_every_event(make_context, fill, spark, tmp_path):
@@ -95,9 +95,9 @@ def test_own_splits_must_name_a_part_for_every_event(make_context, fill, spark, 
     splits = str(tmp_path / "splits")
     context.table("event_splits").where("item_idx <> 2").write.parquet(splits)
     own = {"tables": {"event_splits": splits}}
+    interactions = context.outputs["interactions"]
     context = make_context("mine-pairs", pairs=PAIRS, external=own)
-    fill(context, log)
-    del context.outputs["event_splits"]
+    context.outputs["interactions"] = interactions
     with pytest.raises(InputError, match=r"1 events of interactions have no row .*'item_idx': 2"):
         own_tables.adopt_inputs(context, stage("mine-pairs"))
 
@@ -121,8 +121,9 @@ def test_tables_of_the_user_take_the_place_of_ours(make_context, fill, spark, tm
     assert "id_vectors" not in context.outputs
     assert result.ledgers[0].name == "item pairs"
 
+    filled = {name: context.outputs[name] for name in ("interactions", "event_splits")}
     context = make_context("mine-pairs", pairs=PAIRS, external={"tables": {"item_pairs": pairs}})
-    fill(context, log)
+    context.outputs.update(filled)
     result = run(context)
     assert set(context.outputs) == {"interactions", "event_splits", "id_vectors"}
     assert [(ledger.name, ledger.rows_out) for ledger in result.ledgers] == [
@@ -159,37 +160,28 @@ POPULAR = PairSource(
 )
 
 
-def test_a_fourth_source_needs_a_record_and_its_registration_alone(make_context, fill, monkeypatch):
-    pairs = {**PAIRS, "sources": ["popular", "itemcf"]}
+def test_a_fourth_source_needs_a_record_alone_and_an_incremental_one_keeps_scratch_tables(
+    make_miner, fill, monkeypatch, capsys
+):
+    pairs = {
+        "sources": ["popular", "itemcf"],
+        "incremental": ["itemcf"],
+        "itemcf": {**PAIRS["itemcf"], "window_days": 1.0},
+    }
     with pytest.raises(ConfigError, match=r"pairs\.sources names 'popular'"):
         check_sources(Pairs.model_validate(pairs))
     monkeypatch.setitem(SOURCES, "popular", POPULAR)
-    context = make_context("mine-pairs", pairs=pairs)
+    context = make_miner(pairs=pairs)
     mined = fill(context, random_log(1, users=8, items=9, events=60))
     result = run(context)
     for ledger in result.ledgers:
         ledger.close("mine-pairs")
     found = of_source(context, "popular")
     assert len(found) == len({e.item for e in mined}) - 1
-    assert of_source(context, "itemcf")
     metrics = {(m.metric, m.variant): m.value for m in result.metrics}
     assert metrics["item_coverage", "popular"] == 1.0
     assert set(result.facts["miner_versions"]) == {"popular", "itemcf"}
     assert result.facts["skew"]["popular"] == {}
-
-
-def test_an_incremental_source_publishes_its_scratch_tables(make_context, fill, capsys):
-    pairs = {
-        **PAIRS,
-        "sources": ["itemcf"],
-        "incremental": ["itemcf"],
-        "itemcf": {"window_days": 1.0},
-    }
-    context = make_context("mine-pairs", pairs=pairs)
-    fill(context, random_log(1, users=8, items=9, events=60))
-    result = run(context)
-    for ledger in result.ledgers:
-        ledger.close("mine-pairs")
     scratch = {name for name in context.outputs if name.startswith("scratch_")}
     assert scratch == {"scratch_itemcf_pairs", "scratch_itemcf_items", "scratch_ledger"}
     assert context.outputs[LEDGER.name].version == context.lake.version(LEDGER.name)
