@@ -17,10 +17,9 @@ from tests.training.ranks import recorded_losses
 ITEMS, DIMENSIONS = 40, 6
 
 
-def one_step(spec: dict[str, Any]) -> dict[str, Any]:
-    """Loss and gradients of one batch of ``spec["rows"]`` pairs, shared out over the ranks."""
+def one_step(rows: int) -> dict[str, Any]:
+    """Loss and gradients of one batch of ``rows`` pairs, shared out over the ranks."""
     generator = torch.Generator().manual_seed(4)
-    rows = spec["rows"]
     table = torch.nn.Embedding(ITEMS, DIMENSIONS)
     with torch.no_grad():
         table.weight.copy_(torch.randn(ITEMS, DIMENSIONS, generator=generator))
@@ -52,8 +51,10 @@ def one_step(spec: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Trainings:
-    """Trainings one after the other, in one start of the ranks."""
+    """A step and trainings one after the other, in one start of the ranks."""
 
+    rows: int
+    """Of the step."""
     exact: list[EncoderTask]
     """In float64."""
     fast: list[EncoderTask]
@@ -78,7 +79,16 @@ def train(task: EncoderTask, kind: torch.dtype) -> Trained:
     return Trained(losses, result)
 
 
-def train_each(tasks: Trainings) -> list[Trained]:
+@dataclass(frozen=True)
+class Each:
+    """All of them."""
+
+    step: dict[str, Any]
+    trained: list[Trained]
+
+
+def train_each(tasks: Trainings) -> Each:
     """The exact ones first."""
+    step = one_step(tasks.rows)
     exact = [train(task, torch.float64) for task in tasks.exact]
-    return exact + [train(task, torch.float32) for task in tasks.fast]
+    return Each(step, exact + [train(task, torch.float32) for task in tasks.fast])

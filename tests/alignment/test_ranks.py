@@ -16,7 +16,6 @@ from qarm.training.launch import launch
 from qarm.training.settings import FitConfig
 from tests.alignment import ranks
 from tests.alignment.test_item_store import MAP, write
-from tests.training.ranks import run
 
 PAIRS, CATALOGUE, WIDTH = 660, 50, 12
 
@@ -70,8 +69,8 @@ KINDS = {True: 1e-9, False: 1e-5}
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory) -> dict[tuple[int, bool], tuple]:
-    """(ranks, exact) -> losses and weights of the whole trainer over an epoch."""
+def launched(tmp_path_factory) -> dict[int, tuple[list[EncoderTask], ranks.Each]]:
+    """Ranks -> tasks of the whole trainer over an epoch, and what came of them."""
     found = {}
     for world in (1, 2):
         folder = tmp_path_factory.mktemp(f"world{world}")
@@ -81,12 +80,21 @@ def seen(tmp_path_factory) -> dict[tuple[int, bool], tuple]:
             tasks.append(make_task(folder / str(exact)))
         results = launch(
             "tests.alignment.ranks:train_each",
-            ranks.Trainings(exact=tasks[:1], fast=tasks[1:]),
-            list[ranks.Trained],
+            ranks.Trainings(rows=24, exact=tasks[:1], fast=tasks[1:]),
+            ranks.Each,
             Training(ranks=world, restarts=0),
             work_dir=str(folder / "ranks"),
         )
-        for exact, task, trained in zip(KINDS, tasks, results, strict=True):
+        found[world] = (tasks, results)
+    return found
+
+
+@pytest.fixture(scope="module")
+def seen(launched) -> dict[tuple[int, bool], tuple]:
+    """(ranks, exact) -> losses and weights."""
+    found = {}
+    for world, (tasks, results) in launched.items():
+        for exact, task, trained in zip(KINDS, tasks, results.trained, strict=True):
             assert sum(trained.result.rows_per_rank) == PAIRS
             assert trained.result.artifact["dimensions"] == 8
             last = checkpoint.latest(task.fit.checkpoint_folder)
@@ -112,10 +120,9 @@ def test_two_ranks_train_as_one_with_twice_the_batch(seen, exact: bool, toleranc
 
 
 @pytest.mark.horovod
-def test_two_ranks_take_the_step_of_one_with_the_whole_batch(tmp_path: Path) -> None:
+def test_two_ranks_take_the_step_of_one_with_the_whole_batch(launched) -> None:
     """Loss and every gradient: negatives, masks and padding are those of the global batch."""
-    alone = ranks.one_step({"rows": 24})
-    both = run("tests.alignment.ranks:one_step", {"rows": 24}, 2, tmp_path / "ranks")
+    alone, both = (launched[world][1].step for world in (1, 2))
     assert both["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     assert both["weight"] == pytest.approx(alone["weight"], rel=1e-6)
     np.testing.assert_allclose(both["table"], alone["table"], atol=1e-6)
