@@ -15,6 +15,7 @@ from qarm.lake.tables import Lake
 from qarm.memory import PeakMemory
 from qarm.pipeline.context import Context
 from qarm.session import class_archive_options
+from tests.sessions import FEW_PARTITIONS
 
 pytest_plugins = [
     "tests.lakes.alignment",
@@ -87,7 +88,7 @@ def spark() -> Iterator[SparkSession]:
         "qarm tests",
         master="local[2]",
         settings={
-            "spark.ui.enabled": "false",
+            **FEW_PARTITIONS,
             "spark.driver.memory": "2g",
             # What a query leaves dies young. This session lives for ten minutes and more, so that
             # the second compiler pays where it starts after four times as many calls as usual.
@@ -96,9 +97,6 @@ def spark() -> Iterator[SparkSession]:
             "-XX:Tier4CompileThreshold=60000 -XX:Tier4BackEdgeThreshold=160000",
             # Classes of plans that recur from test to test are compiled once.
             "spark.sql.codegen.cache.maxEntries": "2000",
-            "spark.sql.shuffle.partitions": "2",
-            "spark.default.parallelism": "2",
-            "spark.databricks.delta.snapshotPartitions": "1",
         },
     )
     yield session

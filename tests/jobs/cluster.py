@@ -18,6 +18,8 @@ from pathlib import Path
 import psutil
 import pyspark
 
+from tests.sessions import FEW_PARTITIONS
+
 ROOT = Path(__file__).resolve().parents[2]
 SPARK_HOME = Path(pyspark.__file__).parent
 
@@ -26,6 +28,8 @@ SPARK_HOME = Path(pyspark.__file__).parent
 class Cluster:
     """Where to submit, and the Python of driver and workers."""
 
+    folder: Path
+    """Of logs, and of the workers' own folders: work0, work1."""
     master: str
     python: Path
     wheel: Path
@@ -42,9 +46,14 @@ def bare_python(folder: Path) -> Path:
     target = next(folder.glob("lib/python*/site-packages"))
     (target / "packages.pth").write_text(f"{packages}\n")
     python = folder / "bin" / "python"
-    seen = subprocess.run([python, "-c", "import qarm"], cwd="/", capture_output=True, check=False)
-    assert seen.returncode != 0, "this Python should not have qarm"
+    assert not has_qarm(python)
     return python
+
+
+def has_qarm(python: Path) -> bool:
+    """Whether this Python has a qarm of its own."""
+    seen = subprocess.run([python, "-c", "import qarm"], cwd="/", capture_output=True, check=False)
+    return seen.returncode == 0
 
 
 def build_wheel(folder: Path) -> Path:
@@ -109,7 +118,7 @@ def standalone(folder: Path, workers: int = 2) -> Iterator[Cluster]:
                 master,
             )  # fmt: skip
             _wait_for(log, r"(Successfully registered) with master")
-        yield Cluster(master, python, build_wheel(folder))
+        yield Cluster(folder, master, python, build_wheel(folder))
     finally:
         for process in reversed(processes):
             process.terminate()
@@ -133,17 +142,17 @@ def submit(
     Raises:
         AssertionError: it failed; with the end of what it printed.
     """
+    settings: list[str] = []
+    for name, value in FEW_PARTITIONS.items():
+        settings += ["--conf", f"{name}={value}"]
     command = [
         str(SPARK_HOME / "bin" / "spark-submit"),
         "--master", master or cluster.master,
         "--properties-file", str(ROOT / "spark-defaults.conf"),
         "--py-files", str(cluster.wheel),
-        "--conf", "spark.ui.enabled=false",
+        *settings,
         "--conf", "spark.driver.memory=1500m",
         "--conf", "spark.executor.memory=1200m",
-        "--conf", "spark.sql.shuffle.partitions=2",
-        "--conf", "spark.default.parallelism=2",
-        "--conf", "spark.databricks.delta.snapshotPartitions=1",
         # Two executors of one slot: by default a task waits 3 s for the one that has its rows.
         "--conf", "spark.locality.wait=0",
         str(job), *arguments,

@@ -14,6 +14,7 @@ import pytest
 from qarm.errors import ConflictError
 from qarm.lake.tables import Lake, TableRef
 from schemas.table import Table, col
+from tests.sessions import FEW_PARTITIONS
 
 REGISTRY = Table(
     name="registry",
@@ -42,7 +43,7 @@ def other_writer(root: str) -> None:
     """Obey one line of JSON at a time: draw, or write names; answer with a version or conflict."""
     from qarm.session import open_session
 
-    session = open_session("other", master="local[1]", settings={"spark.ui.enabled": "false"})
+    session = open_session("other", master="local[1]", settings=FEW_PARTITIONS)
     lake, drawn_at = Lake(session, root), -1
     print("READY", flush=True)
     for line in sys.stdin:
