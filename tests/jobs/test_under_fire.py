@@ -5,6 +5,7 @@ Real processes of the command line; see docs/reliability.md for the faults that 
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from qarm.lake import manifest
 from qarm.pipeline.runner import run_stage
 from qarm.pipeline.stages import stage
 from schemas import TABLES
+from tests.sessions import FEW_PARTITIONS
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.fire]
 WRITTEN = ("items", "users", "interactions", "event_splits", "quarantine")
@@ -34,9 +36,11 @@ def config(tmp_path: Path) -> Path:
     lines = [f"i{n},title {n}" for n in range(30)]
     (tmp_path / "items.csv").write_text("\n".join(["item_id,title", *lines]))
     path = tmp_path / "fire.toml"
+    settings = "".join(f'"{name}" = "{value}"\n' for name, value in FEW_PARTITIONS.items())
     path.write_text(
         '[log]\npath = ["log.csv"]\ntime_format = "epoch_s"\n'
         '[items]\npath = ["items.csv"]\ntitle = "title"\n'
+        f"[spark]\n{settings}"
     )
     return path
 
@@ -77,8 +81,9 @@ def test_interrupted_then_killed_then_run_again(spark, config: Path, tmp_path: P
     time.sleep(1)  # into a Spark job
     process.send_signal(signal.SIGINT)
     rest = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert rest.strip().splitlines()[-1].startswith("qarm: interrupted; run the same command")
+    assert process.returncode == 130, rest
+    (ours,) = (line for line in rest.splitlines() if line.startswith("qarm:"))  # Java says more
+    assert ours.startswith("qarm: interrupted; run the same command")
     assert "Traceback" not in rest
 
     process = start(config, lake)
@@ -102,12 +107,15 @@ def test_interrupted_then_killed_then_run_again(spark, config: Path, tmp_path: P
 
 
 def test_a_full_disk_and_the_same_command_with_room(spark, config: Path, small_disk: Path) -> None:
+    filler = small_disk / "filler"  # room for a part of the first table
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 16_384))
     process = start(config, small_disk / "lake")
     printed = process.communicate(timeout=200)[1]
     assert process.returncode == 1
     assert "No space left on device. Make room, then run the same command again" in printed
     assert "Traceback" not in printed
     assert manifest.find(str(small_disk / "lake"), "ingest") is None
+    filler.unlink()
     more = ["mount", "-o", "remount,size=50m", str(small_disk)]
     subprocess.run(more, check=True)
     entry = run_stage(stage("ingest"), load(str(config), [f'lake="{small_disk}/lake"']), spark)

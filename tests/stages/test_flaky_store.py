@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import pytest
 
-from qarm.config import Config
 from qarm.errors import StorageError, plain_errors
 from qarm.lake import files
-from qarm.lake.tables import Lake
-from tests.lakes.codes import SMALL, World, unit_vectors
+from tests.lakes.codes import World, catalogue
 
 pytestmark = [pytest.mark.spark, pytest.mark.fire]
 STAGES = ("fit-codebooks", "assign-codes")
-VECTORS = {f"i{n}": v for n, v in enumerate(unit_vectors(60))}
 
 
-def world_at(spark, root: Path) -> World:
-    world = World(
-        spark, Lake(spark, str(root)), Config.model_validate({"lake": str(root), "codes": SMALL})
-    )
-    world.vectors(VECTORS)
-    return world
-
-
-def test_the_same_commands_again_give_the_same_codes(spark, tmp_path, monkeypatch) -> None:
+def test_the_same_commands_again_give_the_same_codes(coded_lake, make_world, monkeypatch) -> None:
     """Fault injected: every fiftieth request to the file system raises."""
-    calm, flaky = world_at(spark, tmp_path / "calm"), world_at(spark, tmp_path / "flaky")
-    for name in STAGES:
-        calm.run(name)
+    flaky = make_world()
+    calm = World(flaky.spark, coded_lake, flaky.config)
+    flaky.vectors(catalogue())
     requests, failures, open_fs = itertools.count(1), [], files._open_fs
 
     def fails(uri: str):
