@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 from pyspark.sql import functions as F
 
+from qarm.lake.caching import Keeper
 from qarm.lake.tables import Lake, TableRef
 from schemas import event_splits, id_vectors, interactions
 from tests.lakes.encoders import tiny_text_model
@@ -27,6 +28,13 @@ def frame(spark):
         return spark.createDataFrame(rows, SCHEMA).repartition(3)
 
     return make
+
+
+@pytest.fixture
+def keep() -> Iterator[Keeper]:
+    """Keeps what a miner reads more than once, as the stage does."""
+    with Keeper() as keeper:
+        yield keeper
 
 
 @pytest.fixture
