@@ -165,6 +165,23 @@ def plain_errors() -> Iterator[None]:
         raise plain from error
 
 
+@contextmanager
+def _interruptions() -> Iterator[None]:
+    """Raise the interruption in place of an error that came while it ended what was open.
+
+    Spark's own ``with`` blocks call the JVM at their end, on the connection that was interrupted.
+    """
+    try:
+        yield
+    except Exception as error:
+        before: BaseException | None = error
+        while before is not None:
+            if isinstance(before, KeyboardInterrupt):
+                raise before from None
+            before = before.__cause__ or before.__context__
+        raise
+
+
 def guarded(action: Callable[[], None]) -> int:
     """Run ``action`` and return the exit code of the process.
 
@@ -172,7 +189,7 @@ def guarded(action: Callable[[], None]) -> int:
     name is printed.
     """
     try:
-        with plain_errors():
+        with plain_errors(), _interruptions():
             action()
     except QarmError as error:
         sys.stderr.write(f"qarm: {type(error).__name__}: {error}\n")

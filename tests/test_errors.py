@@ -45,6 +45,19 @@ def test_success_interruption_and_bugs(capsys) -> None:
     assert "run the same command again" in capsys.readouterr().err
 
 
+def test_an_error_that_an_interruption_causes_is_the_interruption(capsys) -> None:
+    """As where the JVM does not answer the calls that end what was open."""
+
+    def action() -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ConnectionError("Answer from Java side is empty")
+
+    assert guarded(action) == 130
+    assert capsys.readouterr().err.startswith("qarm: interrupted;")
+
+
 def test_what_nothing_knows_is_a_sentence_and_the_trace_is_in_a_file(capsys) -> None:
     text = "An error occurred while calling o12.x.\n: java.lang.IllegalStateException: odd\n\tat y"
     assert guarded(_raise(RuntimeError(f"{text}\nCaused by: a.B: the cause\n"))) == 1
