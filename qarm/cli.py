@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qarm import __version__
+from qarm.codes import FORMATS
 from qarm.config import Config, load
 from qarm.errors import ConfigError, guarded
 from qarm.pipeline.stages import STAGES, stage
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 EXIT_CODES = """exit codes: 0 success; 1 other error; 2 configuration; 3 bad input; 4 a gate stopped
 the run; 5 rows unaccounted for; 6 training failed; 7 an earlier stage has not run; 8 two runs wrote
 to one table; 130 interrupted"""
-
-#: Formats of ``export-codes``.
-FORMATS = ("parquet", "grid", "minionerec", "torcheasyrec")
 
 
 def _instant(text: str) -> datetime:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from qarm.codes import formats
-from qarm.codes.formats import Codes, Key
+from qarm.codes.formats import Codes, Key, Write
 from qarm.errors import InputError, RowsLostError
 
 if TYPE_CHECKING:
@@ -14,22 +13,14 @@ if TYPE_CHECKING:
 
 Kind = Literal["auto", "rq", "rq_resolved"]
 
-_WRITERS: dict[str, Callable[[Codes, str, Key], int]] = {
-    "parquet": lambda codes, to, key: formats.write_parquet(codes, to),
-    "grid": lambda codes, to, key: formats.write_grid(codes, to),
-    "minionerec": formats.write_minionerec,
-    "torcheasyrec": lambda codes, to, key: formats.write_torcheasyrec(codes, to),
-}
 
-
-def write_codes(codes: Codes, form: str, to: str, key: Key = "item_id") -> dict[str, Any]:
+def write_codes(codes: Codes, form: str, to: str) -> dict[str, Any]:
     """Write codes as files of another program.
 
     Args:
         codes: see ``choose_codes``.
-        form: parquet, grid, minionerec or torcheasyrec.
+        form: one of ``FORMATS``.
         to: URI of a folder (parquet, torcheasyrec) or a file (grid, minionerec).
-        key: column that names an item in minionerec's file.
 
     Returns:
         format, codes, codebook_id, levels, rows_in, rows_out and uri, for printing.
@@ -38,7 +29,8 @@ def write_codes(codes: Codes, form: str, to: str, key: Key = "item_id") -> dict[
         InputError: the format cannot hold these codes.
         RowsLostError: the number of rows written is not the number of rows read.
     """
-    written = _WRITERS[form](codes, to, key)
+    write: Write = getattr(formats, f"write_{form}")
+    written = write(codes, to)
     if written != codes.count:
         raise RowsLostError(
             f"export-codes: {codes.count} items have a code, {written} were written to {to}; if "
@@ -63,6 +55,7 @@ def choose_codes(
     any_book: bool = False,
     items: DataFrame | None,
     kind: Kind = "auto",
+    key: Key = "item_id",
 ) -> Codes:
     """The codes to export.
 
@@ -75,6 +68,7 @@ def choose_codes(
         any_book: ``levels`` is the user's own codebook, whatever its id.
         items: the catalogue, for the type of the source's ids; None: they are strings.
         kind: rq, rq_resolved, or auto: rq_resolved where every item has one.
+        key: see ``Codes``.
 
     Raises:
         InputError: codes of several codebooks, of several lengths, or not all items have ``kind``.
@@ -121,6 +115,7 @@ def choose_codes(
         codebook_id=codebook_id,
         kind=kind,
         integer_ids=items is not None and _integer_ids(items),
+        key=key,
     )
 
 

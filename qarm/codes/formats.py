@@ -13,7 +13,7 @@ import os
 import shutil
 import string
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 Key = Literal["item_id", "item_idx"]
+Write = Callable[["Codes", str], int]
+"""Writes codes to a URI and returns the number of rows written."""
 _CHUNK = 1 << 20
 #: Columns of a tensor without an item: no code has this number.
 NO_ITEM = -1
@@ -48,6 +50,8 @@ class Codes:
     """rq or rq_resolved."""
     integer_ids: bool
     """Whether the source's ids are integers."""
+    key: Key = "item_id"
+    """Column that names an item where a format has one name per item."""
 
     def with_slots(self) -> DataFrame:
         """``rows`` and ``slot``: 0, 1, ... among the items of a code, in the order of item_idx."""
@@ -67,7 +71,7 @@ def write_parquet(codes: Codes, to: str) -> int:
     return _rows_in(to)
 
 
-def write_minionerec(codes: Codes, to: str, key: Key) -> int:
+def write_minionerec(codes: Codes, to: str) -> int:
     """One JSON object: item -> ["<a_12>", "<b_7>", "<c_9>"], in the order of item_idx."""
     from pyspark.sql import functions as F
 
@@ -81,7 +85,7 @@ def write_minionerec(codes: Codes, to: str, key: Key) -> int:
         for level, letter in enumerate(letters)
     ]
     # {"k":"..."} without its braces and its name: the id as a JSON string.
-    named = f"to_json(struct(string({key}) AS k))"
+    named = f"to_json(struct(string({codes.key}) AS k))"
     name = F.expr(f"substring({named}, 6, length({named}) - 6)")
     line = F.concat(F.lit(","), name, F.lit(": ["), F.concat_ws(", ", *tokens), F.lit("]"))
     written = 0

@@ -22,7 +22,7 @@ def export_codes(
 
     Args:
         context: reads semantic_ids and, where they exist, codebooks and items.
-        form: parquet, grid, minionerec or torcheasyrec.
+        form: one of ``qarm.codes.FORMATS``.
         to: URI of a folder (parquet, torcheasyrec) or a file (grid, minionerec); must not exist.
         kind: rq, rq_resolved, or auto: rq_resolved where every item has one.
         key: column that names an item in minionerec's file.
@@ -48,9 +48,10 @@ def export_codes(
         any_book=context.is_external("codebooks"),
         items=context.table("items") if context.find("items") is not None else None,
         kind=kind,
+        key=key,
     )
     context.say(f"{codes.count:,} items, {codes.kind} of codebook {codes.codebook_id}, as {form}")
-    return write_codes(codes, form, to, key)
+    return write_codes(codes, form, to)
 
 
 def measure_anchor_pools(context: Context) -> dict[str, Coverage]:

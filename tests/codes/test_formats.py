@@ -20,7 +20,7 @@ def codes(sizes: list[int]) -> Codes:
 
 def test_minionerec_names_26_levels(tmp_path) -> None:
     with pytest.raises(InputError, match="levels a to z, these codes have 27 levels"):
-        formats.write_minionerec(codes([2] * 27), str(tmp_path / "x.json"), "item_id")
+        formats.write_minionerec(codes([2] * 27), str(tmp_path / "x.json"))
     assert os.listdir(tmp_path) == []
 
 

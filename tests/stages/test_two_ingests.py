@@ -19,6 +19,7 @@ from qarm.lake.tables import Lake, TableRef
 from qarm.pipeline.runner import run_stage
 from qarm.pipeline.stages import stage
 from schemas import Table
+from tests.sessions import FEW_PARTITIONS
 
 #: Tables before whose commit the other runs: both registries, and one that is overwritten whole.
 STEPS = ("users", "items", "event_splits")
@@ -40,7 +41,7 @@ def other_process(lake: str, log: str) -> None:
     """Ingest once for every line on stdin, and answer with what came of it."""
     from qarm.session import open_session
 
-    session = open_session("other", master="local[1]", settings={"spark.ui.enabled": "false"})
+    session = open_session("other", master="local[1]", settings=FEW_PARTITIONS)
     print("READY", flush=True)
     for _ in sys.stdin:
         print("ANSWER", json.dumps(ingest(session, lake, log)), flush=True)
