@@ -26,7 +26,7 @@ CORE = [
 # this torch without the compiler wrapper of scripts/build_horovod.sh, which `make setup` runs after
 # torch is installed.
 TRAIN = [
-    "torch==2.9.1",
+    "torch==2.15.0",
     "petastorm==0.12.1",  # 0.13.1 silently loses rows with its default thread pool
     "safetensors>=0.4.3,<1",  # model files, never pickle
     "tensorboard>=2.16,<3",  # training curves

@@ -53,13 +53,13 @@ mkdir -p "$wheels"
 say "Horovod $version: building against ${built_for/_/, } with $compiler (2 to 3 minutes on 2 cores)"
 say "build log: $log"
 
-# Horovod asks for C++14 (its bundled gloo for C++11), but torch's headers need C++17. Without debug information the
+# Horovod asks for C++14 (its bundled gloo for C++11), but torch's headers need C++20. Without debug information the
 # build takes a third less time, and the wheel has a twentieth of the size.
 cat >"$work/cxx" <<EOF
 #!/usr/bin/env bash
 args=()
 for arg in "\$@"; do
-    case "\$arg" in -std=c++11 | -std=gnu++11 | -std=c++14 | -std=gnu++14) arg=-std=gnu++17 ;; esac
+    case "\$arg" in -std=c++11 | -std=gnu++11 | -std=c++14 | -std=gnu++14) arg=-std=gnu++20 ;; esac
     args+=("\$arg")
 done
 exec $cxx "\${args[@]}" -g0

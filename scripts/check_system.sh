@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Check what the operating system must provide: Python, Java, a C++17 compiler, make.
+# Check what the operating system must provide: Python, Java, a C++20 compiler, make.
 # Prints the chosen Python interpreter on stdout. Prints missing packages, with the commands that
 # install them, on stderr, and exits 1 if anything is missing.
 #   PYTHON  interpreter to use (default: the first of python3.11, python3.12, python3)
@@ -70,9 +70,9 @@ esac
 
 cxx=${CXX:-$(command -v g++ || command -v c++)}
 # Also include a header: the compiler needs libstdc++.
-if ! printf '#include <optional>\nint main() { if constexpr (true) return *std::optional<int>(0); }\n' |
-    ${cxx:-g++} -std=gnu++17 -x c++ -fsyntax-only - 2>/dev/null; then
-    lacks "a C++17 compiler, to build Horovod (tried: ${cxx:-g++, c++})" "g++" "gcc-c++" "xcode-select --install"
+if ! printf '#include <concepts>\nint main() { return std::integral<int> ? 0 : 1; }\n' |
+    ${cxx:-g++} -std=gnu++20 -x c++ -fsyntax-only - 2>/dev/null; then
+    lacks "a C++20 compiler, to build Horovod (tried: ${cxx:-g++, c++})" "g++" "gcc-c++" "xcode-select --install"
 fi
 
 if ! command -v make >/dev/null; then

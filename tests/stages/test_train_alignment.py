@@ -141,7 +141,7 @@ def test_fine_tuning_trains_the_backbone(
     assert card["finetune"] == ["text"]
     frozen = open_backbone(context.config.encoder, "text")
     moved = [
-        float((trained - start).abs().max())
+        float((trained - start).detach().abs().max())
         for trained, start in zip(
             encoder.backbones["text"].parameters(), frozen.parameters(), strict=True
         )
