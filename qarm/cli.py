@@ -168,8 +168,8 @@ def _export(arguments: argparse.Namespace) -> None:
 def _lineage(arguments: argparse.Namespace) -> None:
     from qarm.pipeline.lineage import trace
 
-    for line in trace(_config(arguments), arguments.table):
-        print(line)
+    node = trace(_config(arguments), arguments.name)
+    print(json.dumps(node.as_dict()) if arguments.json else "\n".join(node.lines()))
 
 
 def _settings(arguments: argparse.Namespace) -> None:
@@ -243,9 +243,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(do=_export)
 
-    lineage = commands.add_parser("lineage", help="trace a table back to the logs")
+    lineage = commands.add_parser(
+        "lineage", help="trace a table or an artifact back to the source files"
+    )
     _configured(lineage)
-    lineage.add_argument("table", help="name of a table, such as semantic_ids")
+    lineage.add_argument("name", help="a table, such as semantic_ids, or encoder, codebook, ranker")
+    lineage.add_argument("--json", action="store_true", help="print the tree as JSON")
     lineage.set_defaults(do=_lineage)
 
     pools = commands.add_parser(

@@ -14,7 +14,8 @@ from qarm.errors import InputError
 from qarm.lake import files
 from qarm.lake.tables import TableRef
 
-FORMAT = 1
+FORMAT = 2
+"""2: with ``artifact_inputs`` and ``sources``. Earlier ones are read too."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Manifest:
     """Table -> {name, path, version} that was written."""
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Name -> {uri, version, ...}, such as the encoder."""
+    artifact_inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """stage/name -> {uri, version, ...} of the artifacts that were read."""
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    """Source files that were read: name, size in bytes, mark of the store."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Small JSON values that later stages need, such as train_end."""
     result: dict[str, Any] = field(default_factory=dict)

@@ -318,7 +318,8 @@ class Lake:
             return rows
         have = set(rows.columns)
         absent = [c for c in table.columns if c.nullable and c.name not in have]
-        return rows.withColumns({c.name: F.lit(None).cast(c.type) for c in absent})
+        nulls = {c.name: F.lit(None).cast(c.type) for c in absent}
+        return rows.withColumns(nulls) if nulls else rows
 
     def live_files(self, ref: TableRef) -> list[str]:
         """URIs of the Parquet files of the pinned version, sorted; plain paths where it is local.

@@ -43,7 +43,12 @@ def run_stage(
     if replaced := next((names for names in stage.replaced_by if brought >= set(names)), None):
         progress.say(f"{stage.name}: not needed, since you bring {', '.join(replaced)}")
         return summary.skipped(stage.name, "external")
+    sources, artifacts_read = _sources(stage, config), _artifacts(stage, lake.root)
     context = _context(stage, config, spark, lake, as_of)
+    marks = _input_marks(stage, config, context, sources, artifacts_read)
+    context.run_id = fingerprint(
+        stage.name, context.config_hash, context.code_version, str(as_of), marks
+    )
     before = manifest.find(lake.root, stage.name)
     if before is not None and before.run_id == context.run_id and not force:
         progress.say(f"{stage.name}: up to date (run {context.run_id})")
@@ -75,6 +80,8 @@ def run_stage(
             inputs={name: ref.as_dict() for name, ref in sorted(context.inputs.items())},
             outputs={name: ref.as_dict() for name, ref in sorted(context.outputs.items())},
             artifacts=result.artifacts,
+            artifact_inputs=artifacts_read,
+            sources=[file for files_of in sources.values() for file in files_of],
             facts=result.facts,
             result=entry,
         ),
@@ -107,7 +114,7 @@ def _context(
 ) -> Context:
     config_hash = fingerprint(stage.settings(config))
     version = code_version(stage.module)
-    context = Context(
+    return Context(
         config=config,
         spark=spark,
         lake=lake,
@@ -117,17 +124,35 @@ def _context(
         config_hash=config_hash,
         as_of=as_of,
     )
-    context.run_id = fingerprint(
-        stage.name, config_hash, version, str(as_of), _input_marks(stage, config, context)
-    )
-    return context
 
 
-def _input_marks(stage: Stage, config: Config, context: Context) -> dict[str, Any]:
+def _sources(stage: Stage, config: Config) -> dict[str, list[dict[str, Any]]]:
+    """URI -> its files, of the sources that the stage reads."""
+    return {uri: files.describe(uri) for uri in config.source_uris()} if stage.reads_sources else {}
+
+
+def _artifacts(stage: Stage, root: str) -> dict[str, dict[str, Any]]:
+    """stage/name -> the artifact, of those that the stage reads and that are published."""
+    found = {}
+    for artifact in stage.artifacts:
+        owner, _, name = artifact.partition("/")
+        published = manifest.find(root, owner)
+        if published is not None and name in published.artifacts:
+            found[artifact] = published.artifacts[name]
+    return found
+
+
+def _input_marks(
+    stage: Stage,
+    config: Config,
+    context: Context,
+    sources: Mapping[str, Any],
+    artifacts: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
     """What the result depends on besides settings and code: files, table versions, artifacts."""
     marks: dict[str, Any] = {}
     if stage.reads_sources:
-        marks["sources"] = {uri: files.describe(uri) for uri in config.source_uris()}
+        marks["sources"] = sources
     for name in (*stage.inputs, *stage.optional_inputs):
         if context.is_external(name):
             uri = config.external.tables[name]
@@ -137,9 +162,7 @@ def _input_marks(stage: Stage, config: Config, context: Context) -> dict[str, An
             if ref is not None:
                 marks[name] = ref.version
     for artifact in stage.artifacts:
-        owner, _, key = artifact.partition("/")
-        published = manifest.find(context.lake.root, owner)
-        marks[artifact] = published.artifacts.get(key, {}).get("version") if published else None
+        marks[artifact] = artifacts.get(artifact, {}).get("version")
     return marks
 
 

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from qarm.cli import main
-from qarm.lake import manifest
+from qarm.config import load
+from qarm.lake import files, manifest
 from qarm.lake.tables import Lake
+from qarm.pipeline.lineage import trace
 from tests.jobs.cluster import ROOT, Cluster, has_qarm, kill_an_executor, standalone, submit
 from tests.lakes import news
 
@@ -111,6 +113,19 @@ def test_own_log_goes_through_all_stages_by_configuration_alone(local, lakes) ->
     for variant in ("base", "vq_rq", "floor"):
         assert {("auc", variant), ("auc[long]", variant)} <= aucs
     assert "News 3" in (lake / "report.html").read_text()
+
+
+@pytest.mark.cluster
+def test_lineage_goes_from_predictions_to_the_source_files(lakes, config: Path) -> None:
+    found = load(str(config), [f"lake={json.dumps(str(lakes[1]))}"])
+    lines = [line.strip() for line in trace(found, "predictions").lines()]
+    for name in ("ranking_samples", "semantic_ids", "codebooks", "item_embeddings", "encoder"):
+        assert any(line.startswith(f"{name} version") for line in lines), name
+    for name in ("item_pairs", "interactions", "items", "event_splits"):
+        assert any(line.startswith(f"{name} version") for line in lines), name
+    assert not any("no manifest is left" in line for line in lines)
+    described = files.describe(found.log.path[0])[0]
+    assert f"{described['name']} ({described['size']:,} bytes, mark {described['mark']})" in lines
 
 
 def test_what_is_up_to_date_does_not_run_again(local, config: Path, capsys) -> None:

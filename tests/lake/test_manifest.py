@@ -65,6 +65,6 @@ def test_damaged_and_later_files_are_errors(tmp_path) -> None:
     with pytest.raises(InputError, match=r"ingest\.json is not a manifest"):
         manifest.find(root, "ingest")
     _publish(root, "ingest", "one", items=0)
-    files.write_text(uri, files.read_text(uri).replace('"format": 1', '"format": 2'))
-    with pytest.raises(InputError, match="has format 2, this version reads up to 1"):
+    files.write_text(uri, files.read_text(uri).replace('"format": 2', '"format": 3'))
+    with pytest.raises(InputError, match="has format 3, this version reads up to 2"):
         manifest.find(root, "ingest")
