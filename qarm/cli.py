@@ -80,8 +80,10 @@ def _config(arguments: argparse.Namespace) -> Config:
     if arguments.lake:
         overrides.append(f"lake={json.dumps(arguments.lake)}")
     from qarm.pairs.pair_sources import check_sources
+    from qarm.pipeline.metric_gates import check_names
 
     config = load(arguments.config, overrides)
+    check_names(config.gates)
     check_sources(config.pairs, config.alignment.sources)
     if config.codes.rq_last != "kmeans":
         from qarm.codes.kinds import last_kind

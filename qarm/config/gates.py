@@ -37,4 +37,12 @@ class Gates(Section):
     """Oddities of the input that stop the run; others are printed and stand in the report. For
     example "no_positive": no event of a part is positive."""
     min_metric: dict[str, float] = {}
-    """Metric -> smallest allowed value, named as metric/variant/part: "auc/base/test" = 0.7."""
+    """Metric -> smallest allowed value, named as metric/variant/part: "auc/base/test" = 0.7. A
+    fourth part names a slice: "recall@50/aligned/test/swing cold" = 0.1."""
+    max_metric: dict[str, float] = {}
+    """Metric -> largest allowed value: "shared_rate/rq/" = 0.3."""
+    max_drop: dict[str, float] = {}
+    """Metric -> by how much it may be lower than in the published run: "auc/rq/test" = 0.01.
+    A stage that has published nothing passes."""
+    max_rise: dict[str, float] = {}
+    """Metric -> by how much it may be higher than in the published run."""

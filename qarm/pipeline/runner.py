@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,17 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from qarm import progress
 from qarm.config import Config, fingerprint
-from qarm.errors import ConfigError, GateError, plain_errors
+from qarm.errors import plain_errors
 from qarm.lake import files, manifest
 from qarm.lake.tables import Lake
 from qarm.memory import PeakMemory
-from qarm.pipeline import own_tables, summary
+from qarm.pipeline import metric_gates, own_tables, summary
 from qarm.pipeline.code_version import code_version
 from qarm.pipeline.context import Context
 from qarm.pipeline.stages import STAGES, Stage
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+
+#: What a gate that stops a run means for what is published.
+_NOTHING = "Nothing was published; the tables of the previous run remain valid"
+_STAYS = "The run stays published and was not repeated"
 
 
 def run_stage(
@@ -52,7 +56,8 @@ def run_stage(
     before = manifest.find(lake.root, stage.name)
     if before is not None and before.run_id == context.run_id and not force:
         progress.say(f"{stage.name}: up to date (run {context.run_id})")
-        _check_published(stage, config, lake.root, before.result.get("metrics", []))
+        known = before.result.get("metrics", [])
+        _check_gates(stage, config, lake.root, known, known, _STAYS)
         return {**before.result, "status": "skipped"}
     progress.say(f"{stage.name}: {stage.summary}")
     started = time.monotonic()
@@ -62,11 +67,8 @@ def run_stage(
     for ledger in result.ledgers:
         ledger.close(stage.name)
     metrics = [asdict(metric) for metric in result.metrics]
-    _check_metric_gates(
-        config, metrics, "Nothing was published; the tables of the previous run remain valid"
-    )
-    if stage.completes_metrics:
-        _check_gate_names(config, lake.root, metrics)
+    published = before.result.get("metrics", []) if before is not None else []
+    _check_gates(stage, config, lake.root, metrics, published, _NOTHING)
     entry = summary.entry(
         stage.name, context, result, time.monotonic() - started, memory.peak_bytes
     )
@@ -99,7 +101,12 @@ def run_pipeline(
     as_of: datetime | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Run the stages ``first`` to ``last`` in order and write ``summary.json`` after each."""
+    """Run the stages ``first`` to ``last`` in order and write ``summary.json`` after each.
+
+    Raises:
+        QarmError: as ``run_stage``; a gate that names no metric is refused before the first stage.
+    """
+    metric_gates.check_names(config.gates)
     names = [stage.name for stage in STAGES]
     start = names.index(first) if first else 0
     end = names.index(last) + 1 if last else len(names)
@@ -166,43 +173,21 @@ def _input_marks(
     return marks
 
 
-def _gate_name(metric: Mapping[str, Any]) -> str:
-    return f"{metric['metric']}/{metric['variant']}/{metric['part']}"
-
-
-def _check_published(
-    stage: Stage, config: Config, root: str, metrics: Sequence[Mapping[str, Any]]
+def _check_gates(
+    stage: Stage,
+    config: Config,
+    root: str,
+    metrics: Sequence[Mapping[str, Any]],
+    published: Sequence[Mapping[str, Any]],
+    consequence: str,
 ) -> None:
-    """Check the metric gates of a stage that is up to date: the gates may have been edited."""
-    _check_metric_gates(config, metrics, "The run stays published and was not repeated")
+    """Check a stage's metrics, and after the last stage with metrics the names of all gates.
+
+    A stage that is up to date is checked too: the gates may have been edited.
+    """
+    metric_gates.check_values(config.gates, metrics, published, consequence)
     if stage.completes_metrics:
-        _check_gate_names(config, root, metrics)
-
-
-def _check_gate_names(config: Config, root: str, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ConfigError for a gate that matches no metric: it would never stop a run."""
-    known = [*metrics]
-    for published in manifest.all_of(root).values():
-        known += published.result.get("metrics", [])
-    names = {_gate_name(metric) for metric in known if metric["slice"] == "all"}
-    for gate in config.gates.min_metric:
-        if gate not in names:
-            near = difflib.get_close_matches(gate, names, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {sorted(names)}"
-            raise ConfigError(
-                f"gates.min_metric: no metric is called {gate!r} (metric/variant/part); {hint}"
-            )
-
-
-def _check_metric_gates(
-    config: Config, metrics: Sequence[Mapping[str, Any]], consequence: str
-) -> None:
-    """Raise GateError for a metric below its gate (``metric/variant/part``)."""
-    for metric in metrics:
-        name = _gate_name(metric)
-        least = config.gates.min_metric.get(name)
-        if metric["slice"] == "all" and least is not None and not metric["value"] >= least:
-            raise GateError(
-                f"gates.min_metric: {name} is {metric['value']:.4f}, below {least}. {consequence}. "
-                "Check what changed in the input (qarm lineage), or lower the gate"
-            )
+        others = [
+            m for each in manifest.all_of(root).values() for m in each.result.get("metrics", [])
+        ]
+        metric_gates.check_existence(config.gates, [*metrics, *others])

@@ -38,6 +38,8 @@ class Stage:
     """Groups of tables: where the user brings all tables of a group, the stage is not needed."""
     reads_sources: bool = False
     """Whether it reads the user's files (``Config.source_uris``)."""
+    metrics: tuple[str, ...] = ()
+    """Patterns of the names of its metrics, for gates."""
     completes_metrics: bool = False
     """Whether every metric that a gate can name exists once this stage has run."""
 
@@ -68,6 +70,12 @@ _FIT = (
     "gates.stop_on",
     *(f"codes.{name}" for name in Codes.model_fields if name not in _ASSIGN_ONLY),
 )
+
+#: Metrics of each kind of code.
+_COLLISIONS = ("duplicate_rate", "shared_rate", "items_per_code", "largest_code")
+
+#: Metrics of each ranker.
+_RANKING = ("auc", "auc_gain", "uauc", "gauc", "log_loss")
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -100,6 +108,7 @@ STAGES: tuple[Stage, ...] = (
         ),
         optional_inputs=("id_vectors",),
         replaced_by=(("item_pairs", "id_vectors"),),
+        metrics=("pairs", "item_coverage"),
     ),
     Stage(
         name="train-alignment",
@@ -110,6 +119,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=("item_features", "alignment_pairs"),
         optional_inputs=("item_features",),
         replaced_by=(("item_embeddings",),),
+        metrics=("recall@*",),
     ),
     Stage(
         name="embed-catalog",
@@ -131,6 +141,7 @@ STAGES: tuple[Stage, ...] = (
         outputs=("codebooks",),
         optional_inputs=("items", "event_splits"),
         replaced_by=(("codebooks",), ("semantic_ids",)),
+        metrics=("rq_*_error_l*", "rq_*changed*_l*", "vq_anchors_kept"),
     ),
     Stage(
         name="assign-codes",
@@ -142,6 +153,7 @@ STAGES: tuple[Stage, ...] = (
         artifacts=("fit-codebooks/codebook",),
         optional_inputs=("items",),
         replaced_by=(("semantic_ids",),),
+        metrics=(*_COLLISIONS, "resolver_*", "rq_drift_*", "refit_due", "vq_index_recall"),
     ),
     Stage(
         name="quality",
@@ -151,6 +163,7 @@ STAGES: tuple[Stage, ...] = (
         inputs=("semantic_ids", "item_embeddings", "codebooks"),
         outputs=(),
         optional_inputs=("items", "interactions", "event_splits", "item_pairs", "id_vectors"),
+        metrics=(*_COLLISIONS, "rq_*", "vq_*", "zero_vectors", "neighbour_overlap*"),
     ),
     Stage(
         name="build-samples",
@@ -168,6 +181,7 @@ STAGES: tuple[Stage, ...] = (
         sections=("ranker", *_TRAINING),
         inputs=("ranking_samples", "semantic_ids", "item_embeddings", "codebooks"),
         outputs=("predictions",),
+        metrics=("selection_auc",),
     ),
     Stage(
         name="evaluate",
@@ -178,6 +192,11 @@ STAGES: tuple[Stage, ...] = (
         outputs=("metrics",),
         completes_metrics=True,
         optional_inputs=("item_pairs", "id_vectors", "item_features", "semantic_ids", "items"),
+        metrics=(
+            *_RANKING,
+            *(f"{name}[[]*]" for name in _RANKING),  # of another label, such as auc[long]
+            *("recall@*", "recall_ratio@*"),
+        ),
     ),
     Stage(
         name="report",

@@ -17,9 +17,11 @@ import pytest
 
 from qarm.cli import main
 from qarm.config import load
+from qarm.config.gates import Gates
 from qarm.lake import files, manifest
 from qarm.lake.tables import Lake
 from qarm.pipeline.lineage import trace
+from qarm.pipeline.metric_gates import check_names, names_of
 from tests.jobs.cluster import ROOT, Cluster, has_qarm, kill_an_executor, standalone, submit
 from tests.lakes import news
 
@@ -113,6 +115,9 @@ def test_own_log_goes_through_all_stages_by_configuration_alone(local, lakes) ->
     for variant in ("base", "vq_rq", "floor"):
         assert {("auc", variant), ("auc[long]", variant)} <= aucs
     assert "News 3" in (lake / "report.html").read_text()
+    # Every metric can be named by a gate.
+    names = [name for metric in tree["metrics"] for name in names_of(metric)]
+    check_names(Gates(min_metric=dict.fromkeys(names, 0.0)))
 
 
 @pytest.mark.cluster

@@ -178,7 +178,7 @@ def test_summary_and_lineage(spark, config, monkeypatch) -> None:
     assert [s["name"] for s in tree["stages"]] == ["one", "two"]
     assert tree["metrics"][0]["metric"] == "auc"
     assert all(s["peak_bytes"] > 1e8 for s in tree["stages"])  # JVM included
-    lines = list(lineage.trace(config, "metrics"))
+    lines = list(lineage.trace(config, "metrics").lines())
     assert "metrics version" in lines[0]
     assert "id_vectors version" in lines[1]
     assert "<- one run" in lines[1]
