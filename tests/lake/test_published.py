@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 
 from qarm.errors import InputError, MissingStageError
@@ -9,6 +11,18 @@ from qarm.lake import files, manifest
 from qarm.lake.manifest import Manifest
 from qarm.lake.published import PublishedLake
 from qarm.lake.tables import TableRef
+from schemas import TABLES
+
+
+class Loaded(NamedTuple):
+    """Stands for a frame with the columns of items."""
+
+    path: str
+    version: int
+
+    @property
+    def columns(self) -> list[str]:
+        return TABLES["items"].column_names
 
 
 class Reader:
@@ -26,8 +40,8 @@ class Reader:
         self.version = value
         return self
 
-    def load(self, path: str) -> tuple[str, int]:
-        return path, self.version
+    def load(self, path: str) -> Loaded:
+        return Loaded(path, self.version)
 
 
 def publish(root: str, stage: str, versions: dict[str, int], **fields) -> None:
