@@ -109,7 +109,7 @@ status=$?
 set -e
 if [ "$status" -ne 0 ]; then
     # The log ends with pip's traceback; the cause is far above it.
-    grep -nE -A 4 'CMake Error|error:|Error(:|$)|ERROR:' "$log" | sed -n 1,60p >&2
+    { grep -nE -A 4 'CMake Error|error:|Error(:|$)|ERROR:' "$log" || true; } | sed -n 1,60p >&2
     echo "Horovod $version did not build (exit status $status). Full log: $log" >&2
     exit 1
 fi

@@ -102,8 +102,9 @@ def _refuse(limit: str, gate: str, near: str, known: Sequence[str]) -> None:
 
 def _beyond(gates: Gates, name: str, value: float, before: float | None) -> str | None:
     """What is wrong, beginning with the setting; None: nothing."""
-    if any(name in getattr(gates, limit) for limit in LIMITS) and math.isnan(value):
-        return f"min_metric and the like: {name} is NaN"
+    naming = [limit for limit in LIMITS if name in getattr(gates, limit)]
+    if naming and math.isnan(value):
+        return f"{naming[0]}: {name} is NaN"
     least, most = gates.min_metric.get(name), gates.max_metric.get(name)
     if least is not None and value < least:
         return f"min_metric: {name} is {value:.4f}, below {least}"

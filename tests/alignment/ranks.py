@@ -81,7 +81,7 @@ def train(task: EncoderTask, kind: torch.dtype) -> Trained:
 
 @dataclass(frozen=True)
 class Each:
-    """All of them."""
+    """What came of a ``Trainings``."""
 
     step: dict[str, Any]
     trained: list[Trained]

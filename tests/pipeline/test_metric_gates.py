@@ -60,7 +60,7 @@ def test_a_name_that_no_stage_has_returned() -> None:
         ({"max_metric": {"auc/rq/test": 0.4}}, 0.5, r"max_metric: .* is 0\.5000, above 0\.4"),
         ({"max_drop": {"auc/rq/test": 0.1}}, 0.5, r"max_drop: .*fell from 0\.7000 to 0\.5000"),
         ({"max_rise": {"auc/rq/test": 0.1}}, 0.9, r"max_rise: .*rose from 0\.7000 to 0\.9000"),
-        ({"max_drop": {"auc/rq/test": 0.1}}, float("nan"), "is NaN"),
+        ({"max_drop": {"auc/rq/test": 0.1}}, float("nan"), r"gates\.max_drop: auc/rq/test is NaN"),
         ({"max_drop": {"auc/rq/test": 0.3}, "min_metric": {"auc/rq/test": 0.5}}, 0.5, None),
     ],
 )
